@@ -1,0 +1,37 @@
+"""Vision Runner: one command runs an image-classification recipe on any framework and device.
+
+These names are the public interface for plugin authors; ``runner.contracts`` holds the protocols
+that their objects follow and ``runner.testing`` the checks that they can run.
+"""
+
+from runner.contracts import ArtifactInfo, Availability, Batch, EngineState, EvalCounts, StepResult
+from runner.entries import (
+    DatasetEntry,
+    DeviceEntry,
+    ExporterEntry,
+    FrameworkEntry,
+    ModelEntry,
+    OptimizerEntry,
+    PredictorEntry,
+)
+from runner.hooks import hookimpl
+from runner.options import NoOptions, options
+
+__all__ = [
+    "ArtifactInfo",
+    "Availability",
+    "Batch",
+    "DatasetEntry",
+    "DeviceEntry",
+    "EngineState",
+    "EvalCounts",
+    "ExporterEntry",
+    "FrameworkEntry",
+    "ModelEntry",
+    "NoOptions",
+    "OptimizerEntry",
+    "PredictorEntry",
+    "StepResult",
+    "hookimpl",
+    "options",
+]

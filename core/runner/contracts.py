@@ -1,0 +1,273 @@
+"""What core and plugins promise each other: the objects that entries open, and what they exchange.
+
+Shapes: N images in the dataset, B images in a batch, H height, W width, C = 3 channels (RGB),
+K classes. Pixels are ``uint8`` in NHWC order everywhere in core; a framework moves them to the
+device and normalises them there, so that every framework sees the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from runner.entries import ModelEntry, OptimizerEntry
+    from runner.recipe.schema import LossSection, PrecisionSection
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Images as the data pipeline hands them to an engine."""
+
+    images: NDArray[np.uint8]
+    """Pixels ``[B, H, W, C]``."""
+    labels: NDArray[np.int64]
+    """Class indices ``[B]``."""
+    indices: NDArray[np.int64]
+    """Positions of the images in the dataset ``[B]``."""
+
+
+class Deferred(Protocol[T_co]):
+    """A value that may still be on its way from the device."""
+
+    def read(self) -> T_co:
+        """Wait for the device and return the value."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What one optimizer step reports."""
+
+    loss: float
+    """Mean loss over the images of the step, before the update, without loss scaling."""
+    skipped: bool = False
+    """The gradients overflowed under a dynamic loss scale, so the weights were left alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalCounts:
+    """Sums over the images of one or more evaluation batches."""
+
+    top1: int
+    top5: int
+    loss_sum: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineState:
+    """Everything of an engine that is not its weights: optimizer, loss scale, EMA, random states.
+
+    Both parts are plain data, so that a checkpoint never needs pickle.
+    """
+
+    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Arrays by name. ``ema/<canonical name>`` holds the weights that evaluation uses when the
+    recipe asks for an average; ``runner eval`` and ``export`` read them from there."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """What a framework needs to build an engine; the plan derives it from the recipe."""
+
+    model: ModelEntry
+    model_options: object
+    num_classes: int
+    image_size: tuple[int, int]
+    """Height and width of evaluation images, in pixels."""
+    mean: tuple[float, float, float]
+    """Mean of each channel, on pixels scaled to [0, 1]."""
+    std: tuple[float, float, float]
+    precision: PrecisionSection
+    framework_options: object
+    seed: int
+    loss: LossSection
+    optimizer: OptimizerEntry | None
+    """``None`` when the engine only evaluates."""
+    optimizer_options: object | None
+    weight_decay: float
+    no_weight_decay: tuple[str, ...]
+    """Kinds of parameters (``bias``, ``norm``) and name patterns that are not decayed."""
+    micro_batch_size: int
+    """Images in one forward pass on one device; a step's batch is split into these."""
+    clip_grad_norm: float | None
+    ema_decay: float | None
+
+
+class Engine(Protocol):
+    """A model on a device, with its loss and optimizer; one per run, opened by a framework."""
+
+    def train_step(self, batch: Batch, learning_rate: float) -> Deferred[StepResult]:
+        """Take one optimizer step on ``batch``, in passes of ``micro_batch_size`` images.
+
+        Return without waiting for the device.
+        """
+        ...
+
+    def eval_step(self, batch: Batch) -> Deferred[EvalCounts]:
+        """Count correct predictions with the evaluation weights (the EMA when there is one)."""
+        ...
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits ``[B, K]`` for pixels ``[B, H, W, C]``, with the evaluation weights."""
+        ...
+
+    def weights(self) -> Mapping[str, NDArray[Any]]:
+        """Copy the model's weights and buffers to the host, under canonical (torchvision) names."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Replace all weights and buffers.
+
+        Raises:
+            CheckpointError: A name is missing or unexpected, or a shape differs; all are listed.
+        """
+        ...
+
+    def evaluation_weights(self) -> Mapping[str, NDArray[Any]]:
+        """Copy the weights that evaluation and export use (the EMA when there is one)."""
+        ...
+
+    def state(self) -> EngineState:
+        """Copy to the host everything else that the next step depends on."""
+        ...
+
+    def load_state(self, state: EngineState) -> None:
+        """Continue exactly where ``state`` was taken.
+
+        Raises:
+            CheckpointError: The state belongs to another optimizer or precision.
+        """
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything it was asked to do."""
+        ...
+
+    def report(self) -> Mapping[str, Any]:
+        """Return what is in effect: parameters, precision, memory layout, threads, ... (JSON)."""
+        ...
+
+
+class Device(Protocol):
+    """One accelerator, opened for this process. What frameworks add to it is theirs."""
+
+    @property
+    def name(self) -> str:
+        """Name of the device entry, such as ``cuda``."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until the device is idle."""
+        ...
+
+    def peak_memory_bytes(self) -> int | None:
+        """Return the most memory held since the process began, where the device can tell."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return what identifies hardware and driver in a manifest (JSON)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Availability:
+    """Whether a device can be used on this machine, and why not."""
+
+    available: bool
+    reason: str = ""
+    """What was probed and what it answered, such as ``torch.cuda reports no device``."""
+
+
+class Dataset(Protocol):
+    """One split of a dataset: N images with their labels."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Class names; the position of a name is its label."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels ``[N]``."""
+        ...
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Return an encoded image, or decoded RGB pixels ``[H, W, C]``.
+
+        Called from several threads at once.
+        """
+        ...
+
+    def describe(self, index: int) -> str:
+        """Name an image for messages, usually its path."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactInfo:
+    """What an exporter tells about the file it wrote."""
+
+    format: str
+    """Such as ``onnx``; a predictor entry that lists it can run the artifact."""
+    file: str
+    """File name inside the artifact's folder."""
+    input_name: str
+    input_shape: tuple[int | str, ...]
+    """Such as ``("batch", 3, 224, 224)``."""
+    output_name: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Anything else worth recording, such as the opset (JSON)."""
+
+
+class Predictor(Protocol):
+    """An exported model, loaded without the framework's model code."""
+
+    def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits ``[B, K]`` for normalised inputs ``[B, C, H, W]``."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return which runtime and provider really ran (JSON)."""
+        ...
+
+
+class PredictorLoader(Protocol):
+    """Opens an artifact."""
+
+    def __call__(self, folder: Path, info: ArtifactInfo) -> Predictor:
+        """Load ``info.file`` from ``folder``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What observers learn about a run when it starts."""
+
+    name: str
+    folder: Path
+    recipe: Mapping[str, Any]
+    """The resolved recipe (JSON)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochMetrics:
+    """What observers learn at the end of an epoch."""
+
+    epoch: int
+    """Number of finished epochs, from 1."""
+    step: int
+    values: Mapping[str, float]
+    """Metrics by name, such as ``train.loss`` and ``val.top1``."""

@@ -1,0 +1,122 @@
+"""What plugins hand to core: one frozen record per thing a recipe can name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.options import NoOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from runner.contracts import (
+        ArtifactInfo,
+        Availability,
+        Dataset,
+        Device,
+        Engine,
+        EngineSpec,
+        PredictorLoader,
+    )
+
+# The options that core passes to these callables are an instance of the entry's own `config`
+# class, which only the plugin knows: hence `Any` in their types.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What all entries have."""
+
+    name: str
+    """The name that recipes use."""
+    summary: str
+    """One line for lists."""
+    config: type = NoOptions
+    """The class, made with ``runner.options``, of this entry's own keys in a recipe."""
+    requires: tuple[str, ...] = ()
+    """Modules that must be installed, such as ``("torch", "torchvision")``; never imported."""
+    install: str = ""
+    """The command that installs them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameworkEntry(Entry):
+    """A framework, named under ``framework:``."""
+
+    open: Callable[[EngineSpec, Device], Engine]
+    """Build model, loss and optimizer on a device that belongs to this framework."""
+    read_weights: Callable[[Path], Mapping[str, NDArray[Any]]] | None = None
+    """Read a foreign weights file into canonical names; ``None`` if there is no such format."""
+    weight_suffixes: tuple[str, ...] = ()
+    """File endings that ``read_weights`` understands, such as ``.pth``."""
+    launch: Callable[[int, Sequence[str]], Sequence[str]] | None = None
+    """Return the command that starts a command on several devices of this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceEntry(Entry):
+    """A device of one framework, named under ``device:``."""
+
+    framework: str
+    probe: Callable[[], Availability]
+    """Say whether the device is there. May import the framework, must not raise."""
+    open: Callable[[Any], Device]
+    """Open the device for this process, given its options.
+
+    Raises ``DeviceError`` when it is not there or cannot do what the options ask.
+    """
+    visible_devices: str | None = None
+    """Environment variable that chooses physical cards, such as ``CUDA_VISIBLE_DEVICES``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetEntry(Entry):
+    """A source of images, named under ``dataset:``."""
+
+    framework: str = "any"
+    """``any``, or the one framework that can read it."""
+    open: Callable[[Any, str], Dataset]
+    """Open the split ``train`` or ``val``, given the options."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry(Entry):
+    """An image classifier, named under ``model:``."""
+
+    framework: str
+    build: Callable[[Any, int], Any]
+    """Build the framework's model with fresh weights, given the options and the classes."""
+    parameters: int | None = None
+    """Trainable parameters with 1,000 classes, for estimates and as a check."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerEntry(Entry):
+    """An update rule, named under ``optimizer:``."""
+
+    framework: str
+    build: Callable[[Any, Any, float], Any]
+    """Build the framework's optimizer, given parameter groups, options and a learning rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExporterEntry(Entry):
+    """A way to write a model to a file, named under ``export:``."""
+
+    framework: str
+    export: Callable[[Engine, EngineSpec, Any, Path], ArtifactInfo]
+    """Write the engine's evaluation model into a folder, given the spec and the options."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictorEntry(Entry):
+    """A runtime that executes exported models."""
+
+    formats: tuple[str, ...]
+    """Artifact formats that it runs."""
+    load: PredictorLoader

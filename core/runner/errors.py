@@ -1,0 +1,117 @@
+"""The errors a user can meet.
+
+    RunnerError                    exit code
+    ├── UsageError                 2    a command was called with something that does not exist
+    ├── RecipeError                2    the recipe is wrong; holds every problem found in it
+    ├── PluginError                3    a plugin failed, clashes with another, or is missing
+    ├── DeviceError                4    the device is not there, or cannot do what is asked
+    ├── DataError                  5    the dataset or an image in it
+    ├── CheckpointError            6    a checkpoint is damaged or does not fit
+    ├── ArtifactError              7    an export failed, or its result disagrees with the model
+    │   └── MissingRuntimeError    7    no installed runtime can execute an artifact
+    ├── NonFiniteError             8    the loss or the weights are not finite
+    ├── StorageError               9    the disk is full or the run folder cannot be written
+    └── InterruptedRunError        130 or 143, after SIGINT or SIGTERM
+
+A message answers three questions: what was found, what was expected, how to fix it.
+It starts in lower case and has no full stop when it is one sentence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class RunnerError(Exception):
+    """An error that is explained by its message alone; the command line prints no traceback."""
+
+    exit_code = 1
+
+
+class UsageError(RunnerError):
+    """A command was called with something that does not exist or does not fit."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing wrong with a recipe: where, and what."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        if not self.line:
+            return f"{self.file}: {self.message}"
+        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+
+
+class RecipeError(RunnerError):
+    """Everything that is wrong with a recipe, at once."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class PluginError(RunnerError):
+    """A plugin failed, clashes with another, or is missing."""
+
+    exit_code = 3
+
+
+class DeviceError(RunnerError):
+    """The device is not there, or cannot do what the recipe asks."""
+
+    exit_code = 4
+
+
+class DataError(RunnerError):
+    """The dataset, or an image in it, is not what the recipe says."""
+
+    exit_code = 5
+
+
+class CheckpointError(RunnerError):
+    """A checkpoint is damaged, or does not fit the model or the data."""
+
+    exit_code = 6
+
+
+class ArtifactError(RunnerError):
+    """An export failed, or the exported model disagrees with the live one."""
+
+    exit_code = 7
+
+
+class MissingRuntimeError(ArtifactError):
+    """No installed runtime can execute an artifact."""
+
+
+class NonFiniteError(RunnerError):
+    """The loss or the weights stopped being finite numbers."""
+
+    exit_code = 8
+
+
+class StorageError(RunnerError):
+    """The disk is full, or the run folder cannot be written."""
+
+    exit_code = 9
+
+
+class InterruptedRunError(RunnerError):
+    """The run was asked to stop, saved a checkpoint and left."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        self.exit_code = 128 + signal_number
+        super().__init__(message)

@@ -1,0 +1,114 @@
+"""The hooks that a plugin implements. This file is the contract.
+
+A plugin is a module with functions of these names, marked ``@hookimpl``, and an entry point in
+the group ``runner.plugins``:
+
+    from runner import ModelEntry, hookimpl
+
+    def build(options, num_classes):
+        from my_package.net import Net   # frameworks are imported here, not above
+        return Net(num_classes)
+
+    @hookimpl
+    def runner_register_models():
+        yield ModelEntry(name="my_net", framework="torch", summary="My network", build=build)
+
+Registration hooks take nothing, return entries, and do no work: they are called before any
+framework is imported, also for ``runner list-plugins``. An entry's name is unique within its kind
+and framework; a clash is reported with both plugins and neither is used.
+
+An entry says what it needs in ``requires`` and ``install``. Observers have no entry, so a plugin
+with observers says it at module level; where a module is missing, ``runner list-plugins`` shows
+the plugin as unavailable and its observers are not called:
+
+    RUNNER_REQUIRES = ("tensorboardX",)
+    RUNNER_INSTALL = "pip install 'vision-runner[tensorboard]'"
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from runner.contracts import EpochMetrics, RunInfo
+    from runner.entries import (
+        DatasetEntry,
+        DeviceEntry,
+        ExporterEntry,
+        FrameworkEntry,
+        ModelEntry,
+        OptimizerEntry,
+        PredictorEntry,
+    )
+
+hookspec = pluggy.HookspecMarker("runner")
+hookimpl = pluggy.HookimplMarker("runner")
+
+
+@hookspec
+def runner_register_frameworks() -> Iterable[FrameworkEntry]:
+    """Offer frameworks that a recipe can name under ``framework:``."""
+    return ()
+
+
+@hookspec
+def runner_register_devices() -> Iterable[DeviceEntry]:
+    """Offer devices of a framework that a recipe can name under ``device:``."""
+    return ()
+
+
+@hookspec
+def runner_register_datasets() -> Iterable[DatasetEntry]:
+    """Offer sources of images that a recipe can name under ``dataset:``."""
+    return ()
+
+
+@hookspec
+def runner_register_models() -> Iterable[ModelEntry]:
+    """Offer image classifiers that a recipe can name under ``model:``."""
+    return ()
+
+
+@hookspec
+def runner_register_optimizers() -> Iterable[OptimizerEntry]:
+    """Offer update rules that a recipe can name under ``optimizer:``."""
+    return ()
+
+
+@hookspec
+def runner_register_exporters() -> Iterable[ExporterEntry]:
+    """Offer ways to write a model to a file that a recipe can name under ``export:``."""
+    return ()
+
+
+@hookspec
+def runner_register_predictors() -> Iterable[PredictorEntry]:
+    """Offer runtimes that execute exported models; the first that lists a format runs it."""
+    return ()
+
+
+@hookspec
+def runner_run_started(run: RunInfo) -> None:
+    """Observe that a run starts or continues. Called once, before the first step.
+
+    An observer that raises is reported, switched off for the rest of the run, and never stops it.
+    """
+
+
+@hookspec
+def runner_epoch_finished(run: RunInfo, metrics: EpochMetrics) -> None:
+    """Observe the end of an epoch, after its evaluation and before its checkpoint."""
+
+
+@hookspec
+def runner_run_failed(run: RunInfo, error: BaseException) -> None:
+    """Observe that a run ends with an error or was interrupted."""
+
+
+@hookspec
+def runner_run_finished(run: RunInfo, result: dict[str, object]) -> None:
+    """Observe that a run has finished; ``result`` is what ``result.json`` holds."""
