@@ -1,0 +1,124 @@
+"""The steps from a decoded image to the network's input; one options class each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, Union
+
+from annotated_types import Ge, Gt, Le
+from pydantic import Discriminator
+
+from runner.options import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Fraction = Annotated[float, Ge(0), Le(1)]
+Pixels = Annotated[int, Gt(0)]
+
+
+@options
+class RandomResizedCrop:
+    """Crop a random area and aspect ratio, and resize it to a square."""
+
+    name: Literal["random_resized_crop"]
+    size: Pixels
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest share of the image's area."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width / height."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale is {list(self.scale)}, expected 0 < smallest <= largest <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio is {list(self.ratio)}, expected 0 < smallest <= largest")
+
+
+@options
+class RandomCrop:
+    """Pad the image with black and crop a random square (the usual CIFAR augmentation)."""
+
+    name: Literal["random_crop"]
+    size: Pixels
+    padding: Annotated[int, Ge(0)] = 0
+
+
+@options
+class HorizontalFlip:
+    """Mirror the image left to right with a probability."""
+
+    name: Literal["horizontal_flip"]
+    probability: Fraction = 0.5
+
+
+@options
+class ColorJitter:
+    """Change brightness, contrast and saturation by random factors, in random order."""
+
+    name: Literal["color_jitter"]
+    brightness: Annotated[float, Ge(0)] = 0.0
+    """The factor is drawn from [1 - brightness, 1 + brightness], and not below 0."""
+    contrast: Annotated[float, Ge(0)] = 0.0
+    saturation: Annotated[float, Ge(0)] = 0.0
+
+
+@options
+class Resize:
+    """Resize the shorter side, or both sides to an exact size whatever the aspect ratio."""
+
+    name: Literal["resize"]
+    shorter_side: Pixels | None = None
+    exact: tuple[Pixels, Pixels] | None = None
+    """Height and width."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if (self.shorter_side is None) == (self.exact is None):
+            raise ValueError(
+                "resize needs one of shorter_side (keeps the aspect ratio) "
+                "and exact ([height, width])"
+            )
+
+
+@options
+class CenterCrop:
+    """Cut a square from the middle; offsets round half to even, as in torchvision."""
+
+    name: Literal["center_crop"]
+    size: Pixels
+
+
+Transform = Annotated[
+    Union[RandomResizedCrop, RandomCrop, HorizontalFlip, ColorJitter, Resize, CenterCrop],  # noqa: UP007
+    Discriminator("name"),
+]
+
+
+def output_size(transforms: Sequence[Transform]) -> tuple[int, int] | None:
+    """Return the height and width of every image after ``transforms``.
+
+    Returns:
+        ``None`` if they depend on the image, as after a resize of the shorter side alone.
+    """
+    size: tuple[int, int] | None = None
+    for transform in transforms:
+        if isinstance(transform, (RandomResizedCrop, RandomCrop, CenterCrop)):
+            size = (transform.size, transform.size)
+        elif isinstance(transform, Resize) and transform.exact is not None:
+            size = transform.exact
+        elif isinstance(transform, Resize) and transform.shorter_side is not None and size:
+            size = shorter_side_size(*size, transform.shorter_side)
+    return size
+
+
+def shorter_side_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:
+    """Return the size whose shorter side is ``shorter_side``; the other is rounded down."""
+    if height <= width:
+        return shorter_side, shorter_side * width // height
+    return shorter_side * height // width, shorter_side
+
+
+def random_steps(transforms: Sequence[Transform]) -> tuple[str, ...]:
+    """Return the names of the steps that change an image at random."""
+    return tuple(step.name for step in transforms if not isinstance(step, (Resize, CenterCrop)))

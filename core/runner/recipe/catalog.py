@@ -1,0 +1,136 @@
+"""Recipes by name: those of the checkout, of the installed package, and of plugins."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import runner
+from runner.errors import RecipeError, UsageError
+from runner.recipe.words import did_you_mean, one_of, shown_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runner.registry import Registry
+
+_SUFFIXES = (".yaml", ".yml")
+_PROJECT = 'name = "vision-runner"'
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeListing:
+    """A recipe that can be started by its name."""
+
+    name: str
+    """Path below its folder, without the suffix."""
+    path: Path
+    summary: str
+    """The recipe's summary, or what is wrong with the file."""
+    source: str
+    """``checkout``, ``runner``, or the plugin's distribution."""
+
+
+def find(name_or_path: str, registry: Registry | None = None) -> Path:
+    """Return the file of a recipe: an existing path, or a name.
+
+    Recipes that come with runner win over those of plugins.
+
+    Raises:
+        UsageError: It is a folder, nothing of this name exists, or two plugins have one.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UsageError(f"'{name_or_path}' is a folder; expected a recipe, which is one YAML file")
+    name = _stem(name_or_path)
+    known: dict[str, list[tuple[str, Path]]] = {}
+    for source, folder in _folders(registry):
+        for file in _files(folder):
+            found = known.setdefault(_name(file, folder), [])
+            if not found or _is_plugin(found[0][0]):
+                found.append((source, file))
+    if name in known:
+        if len(known[name]) > 1:
+            places = one_of([f"{file} ({source})" for source, file in known[name]])
+            raise UsageError(f"several plugins have a recipe '{name}'; give a path: {places}")
+        return known[name][0][1]
+    raise UsageError(_not_found(name_or_path, path, name, sorted(known)))
+
+
+def list_recipes(registry: Registry | None = None) -> tuple[RecipeListing, ...]:
+    """Return all recipes that can be started by name, sorted by source and name."""
+    return tuple(
+        RecipeListing(
+            name=_name(file, folder), path=file, summary=_summary(file, registry), source=source
+        )
+        for source, folder in _folders(registry)
+        for file in _files(folder)
+    )
+
+
+def _not_found(given: str, path: Path, name: str, known: list[str]) -> str:
+    if path.suffix in _SUFFIXES or path.parent != Path():
+        if not path.parent.is_dir():
+            return f"no recipe '{given}': there is no folder '{path.parent}'"
+        beside = [shown_path(file) for file in _files(path.parent, deep=False)]
+        hint = did_you_mean(given, beside) or did_you_mean(name, known)
+        return f"no recipe '{given}': there is no such file{hint}"
+    hint = did_you_mean(name, known) or ";"
+    return f"unknown recipe '{given}'{hint} see: runner list recipes"
+
+
+def _stem(name: str) -> str:
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _name(file: Path, folder: Path) -> str:
+    return _stem(file.relative_to(folder).as_posix())
+
+
+def _files(folder: Path, *, deep: bool = True) -> list[Path]:
+    found = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(file for file in found if file.suffix in _SUFFIXES and file.is_file())
+
+
+def _is_plugin(source: str) -> bool:
+    return source not in {"checkout", "runner"}
+
+
+def _folders(registry: Registry | None) -> Iterator[tuple[str, Path]]:
+    """Yield each folder of recipes with its source, in order of precedence."""
+    assert runner.__file__ is not None
+    package = Path(runner.__file__).parent
+    project = package.parents[1]
+    pyproject = project / "pyproject.toml"
+    if pyproject.is_file() and _PROJECT in pyproject.read_text("utf-8"):
+        yield "checkout", project / "recipes"
+    elif (package / "recipes").is_dir():
+        yield "runner", package / "recipes"
+    for plugin in registry.plugins if registry else ():
+        # The package is asked for its place, which imports its parents but not the plugin.
+        name = plugin.module.rpartition(".")[0]
+        try:
+            spec = importlib.util.find_spec(name) if name else None
+        except (ImportError, ValueError):
+            continue
+        for location in (spec.submodule_search_locations or ()) if spec else ():
+            if (Path(location) / "recipes").is_dir():
+                yield plugin.distribution, Path(location) / "recipes"
+
+
+def _summary(file: Path, registry: Registry | None) -> str:
+    from runner.recipe.compose import compose
+
+    try:
+        document = compose(file, environ={}, allow_unset=True, registry=registry)
+    except RecipeError as error:
+        return f"broken: {error.problems[0]}"
+    summary = document.root.get("summary")
+    return summary.value if summary and isinstance(summary.value, str) else ""

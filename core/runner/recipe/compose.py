@@ -1,0 +1,154 @@
+"""Recipe files -> one document: ``extends``, ``--set`` and environment variables.
+
+Files are merged from the base to the recipe that was asked for. Mappings merge key by key; lists
+and scalars replace. A mapping whose ``name`` differs from the base's replaces it as a whole, so
+that the options of another component never linger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
+
+from runner.errors import Problem, RecipeError, UsageError
+from runner.recipe.catalog import find
+from runner.recipe.environment import UnsetVariable, expand, expand_text
+from runner.recipe.overrides import Override, apply, parse_override
+from runner.recipe.source import DEFAULT, Node, Origin, read
+from runner.recipe.tree import long_form, merge, precision_long_form
+from runner.recipe.words import show, shown_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from runner.registry import Registry
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A recipe before its keys and values are checked, with the origin of every value."""
+
+    path: Path
+    """The file that was asked for."""
+    files: tuple[Path, ...]
+    """All files that were read, bases first."""
+    root: Node
+    """The merged sections, without ``extends`` and shorthands."""
+    unset: tuple[UnsetVariable, ...] = ()
+    """Environment variables without a value; their values still read ``${NAME}``."""
+    problems: tuple[Problem, ...] = ()
+    """What is already known to be wrong; ``validate`` reports it with everything else."""
+
+    def origin(self, path: Sequence[str | int]) -> Origin:
+        """Return where the value at a path of the resolved recipe comes from."""
+        node = self.root.find(path)
+        return node.origin if node else DEFAULT
+
+
+def compose(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str],
+    allow_unset: bool = False,
+    registry: Registry | None = None,
+) -> Document:
+    """Read a recipe, the files it extends, the overrides and the environment.
+
+    Args:
+        path: The recipe file.
+        overrides: Assignments such as ``train.epochs=10`` or ``export.0.name=onnx``.
+        environ: Values of ``${NAME}`` and ``${NAME:-default}``; empty ones count as unset.
+        allow_unset: Keep variables without a value as they are, and list them in ``unset``.
+        registry: Where to look for recipes of plugins that ``extends`` names.
+
+    Raises:
+        RecipeError: A file cannot be read or is not YAML, ``extends`` goes in a circle, or an
+            override is not an assignment. What else is wrong is kept for ``validate``.
+    """
+    problems: list[Problem] = []
+    files = _Files(environ, registry, problems)
+    root = files.load(path, ())
+    parsed: list[Override] = []
+    for text in overrides:
+        override = parse_override(text, problems)
+        if override:
+            parsed.append(override)
+    # A new name replaces its section, so names come first whatever their order was.
+    for override in sorted(parsed, key=lambda override: not override.chooses_name):
+        root = apply(root, override, problems)
+    root, unset = expand(precision_long_form(root), environ, problems)
+    if not allow_unset:
+        problems += [variable.problem() for variable in unset]
+    return Document(
+        path=path,
+        files=tuple(files.order),
+        root=root,
+        unset=tuple(unset),
+        problems=tuple(problems),
+    )
+
+
+@final
+class _Files:
+    """Reads recipe files and the files they extend."""
+
+    def __init__(
+        self, environ: Mapping[str, str], registry: Registry | None, problems: list[Problem]
+    ) -> None:
+        self.environ = environ
+        self.registry = registry
+        self.problems = problems
+        self.order: list[Path] = []
+
+    def load(self, path: Path, chain: tuple[Path, ...]) -> Node:
+        """Return a file merged over its bases."""
+        node = read(path, self.problems)
+        assert isinstance(node.value, dict)
+        extends = node.value.get("extends")
+        own = {key: long_form((key,), member) for key, member in node.value.items()}
+        own.pop("extends", None)
+        merged = replace(node, value=own)
+        if extends is not None:
+            bases: Node | None = None
+            for item in self._items(extends):
+                base = self._base(path, item, (*chain, path))
+                if base is not None:
+                    bases = merge(bases, base) if bases else base
+            merged = merge(bases, merged) if bases else merged
+        if path not in self.order:
+            self.order.append(path)
+        return merged
+
+    def _items(self, extends: Node) -> tuple[Node, ...]:
+        items = extends.value if isinstance(extends.value, tuple) else (extends,)
+        wrong = [item for item in items if not isinstance(item.value, str)]
+        for item in wrong:
+            message = (
+                f"extends: expected a file or a recipe name, or a list, got {show(item.data())}"
+            )
+            self.problems.append(item.origin.problem(message))
+        return tuple(item for item in items if item not in wrong)
+
+    def _base(self, path: Path, item: Node, chain: tuple[Path, ...]) -> Node | None:
+        text, unset = expand_text(str(item.value), self.environ)
+        if unset:
+            variable = UnsetVariable(name=unset[0], path=("extends",), origin=item.origin)
+            self.problems.append(variable.problem())
+            return None
+        base = path.parent / text
+        if not base.is_file():
+            try:
+                base = find(text, self.registry)
+            except UsageError as error:
+                message = f"extends: no file '{text}' beside this recipe: {error}"
+                self.problems.append(item.origin.problem(message))
+                return None
+        known = [other.resolve() for other in chain]
+        if base.resolve() in known:
+            circle = [*chain[known.index(base.resolve()) :], base]
+            names = " -> ".join(shown_path(file) for file in circle)
+            raise RecipeError([item.origin.problem(f"extends goes in a circle: {names}")])
+        return self.load(base, chain)

@@ -1,0 +1,138 @@
+"""What a valid recipe must fulfil beyond the types of its keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, final
+
+from runner.data.transforms import output_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runner.data.transforms import Transform
+    from runner.recipe.schema import (
+        LoaderSection,
+        LossSection,
+        OptimizerSection,
+        PrecisionSection,
+        ScheduleSection,
+        TrainSection,
+        TransformsSection,
+    )
+    from runner.recipe.source import KeyPath
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """The sections that rules look at; ``None`` where a section is absent or itself wrong."""
+
+    trains: bool
+    """The recipe has a ``train`` section, be it right or wrong."""
+    optimizes: bool
+    """The recipe has an ``optimizer`` section, be it right or wrong."""
+    precision: PrecisionSection | None
+    transforms: TransformsSection | None
+    loader: LoaderSection | None
+    loss: LossSection | None
+    optimizer: OptimizerSection | None
+    schedule: ScheduleSection | None
+    train: TrainSection | None
+
+
+def broken(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the path and the message of each rule that is not fulfilled."""
+    if draft.trains and not draft.optimizes:
+        example = "optimizer: {name: sgd, learning_rate: 0.1}"
+        yield ("train",), f"train needs a section `optimizer`, such as {example}"
+    precision, loader, train = draft.precision, draft.loader, draft.train
+    trains_fp16 = draft.trains and precision and precision.compute == "fp16"
+    if trains_fp16 and precision and precision.loss_scale == "none":
+        message = "fp16 needs a loss scale to train; add loss_scale: dynamic, or a number"
+        yield ("precision", "compute"), f"precision.compute: {message} such as 128"
+    if loader and loader.damaged_images == "skip" and not loader.max_damaged:
+        message = "skip needs max_damaged, the number of images that may be skipped"
+        yield ("loader", "damaged_images"), f"loader.damaged_images: {message}"
+    if train and train.micro_batch_size and train.micro_batch_size > train.batch_size:
+        message = (
+            f"train.micro_batch_size: expected at most batch_size, which is {train.batch_size}, "
+            f"got {train.micro_batch_size}"
+        )
+        yield ("train", "micro_batch_size"), message
+    if draft.schedule:
+        yield from _schedule(draft.schedule)
+    if draft.transforms:
+        if draft.trains:
+            yield from _transforms("train", draft.transforms.train)
+        yield from _transforms("eval", draft.transforms.eval)
+
+
+def _schedule(schedule: ScheduleSection) -> Iterator[tuple[KeyPath, str]]:
+    milestones = schedule.milestones
+    if schedule.name == "multistep" and not milestones:
+        message = "multistep needs milestones, the epochs at which it decays, such as [30, 60, 80]"
+        yield ("schedule", "name"), f"schedule.name: {message}"
+    if any(after <= before for before, after in pairwise(milestones)):
+        message = f"expected epochs in rising order, got {milestones}"
+        yield ("schedule", "milestones"), f"schedule.milestones: {message}"
+
+
+def _transforms(split: str, transforms: list[Transform]) -> Iterator[tuple[KeyPath, str]]:
+    if output_size(transforms) is None:
+        crop = "random_resized_crop" if split == "train" else "center_crop"
+        message = (
+            f"transforms.{split}: images must leave with one fixed size to form a batch; "
+            f"add {{name: {crop}, size: 224}}, another crop, or resize with exact"
+        )
+        yield ("transforms", split), message
+
+
+def ineffective(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the path of each key that has no effect, and the reason.
+
+    A recipe that gives such a key is wrong; a resolved recipe does not show it.
+    """
+    if not draft.trains:
+        reason = "without a section `train`"
+        for section in ("optimizer", "schedule", "checkpoint"):
+            yield (section,), reason
+        yield ("transforms", "train"), reason
+        yield ("precision", "loss_scale"), reason
+        yield ("loss", "aux_weight"), reason
+        yield ("eval", "every_epochs"), reason
+        yield ("eval", "start_epoch"), reason
+    elif draft.schedule:
+        for key, reason in _ineffective_schedule(draft.schedule):
+            yield ("schedule", key), reason
+    if draft.trains and draft.precision and draft.precision.compute == "fp32":
+        yield ("precision", "loss_scale"), "with compute: fp32"
+    if draft.loader and draft.loader.damaged_images == "stop":
+        yield ("loader", "max_damaged"), "with damaged_images: stop"
+    if draft.loss and not draft.loss.label_smoothing:
+        yield ("loss", "smooth_over"), "with label_smoothing: 0"
+
+
+def _ineffective_schedule(schedule: ScheduleSection) -> Iterator[tuple[str, str]]:
+    belongs = {
+        "update": ("step", "multistep", "cosine", "linear"),
+        "gamma": ("step", "multistep"),
+        "every_epochs": ("step",),
+        "milestones": ("multistep",),
+        "decay_from": ("cosine", "linear"),
+        "decay_epochs": ("cosine", "linear"),
+        "min_learning_rate": ("cosine",),
+    }
+    for key, names in belongs.items():
+        if schedule.name not in names:
+            yield key, f"with name: {schedule.name}"
+    if not schedule.warmup_epochs:
+        for key in ("warmup", "warmup_update", "warmup_factor"):
+            yield key, "with warmup_epochs: 0"
+        if schedule.name in belongs["decay_from"]:
+            yield "decay_from", "with warmup_epochs: 0"
+    elif schedule.warmup != "constant":
+        yield "warmup_factor", f"with warmup: {schedule.warmup}"
+    else:
+        yield "warmup_update", "with warmup: constant"

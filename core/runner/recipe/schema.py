@@ -1,0 +1,271 @@
+"""The sections and keys of a recipe.
+
+A section with a ``name`` (framework, device, dataset, model, optimizer, export) chooses an entry
+that a plugin registered. Keys of such a section that are not listed here belong to that entry:
+they are checked against its own options class and arrive in ``options``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from runner.data.transforms import Transform  # noqa: TC001  pydantic reads annotations
+from runner.options import NoOptions, options
+
+PositiveInt = Annotated[int, Gt(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+
+
+@options
+class FrameworkSection:
+    """Which framework trains and evaluates the model."""
+
+    name: str
+    """A framework entry, such as `torch`."""
+    options: object = NoOptions()
+
+
+@options
+class DeviceSection:
+    """Which accelerator to use, and how many."""
+
+    name: str
+    """A device entry of the framework, such as `cpu` or `cuda`."""
+    count: PositiveInt = 1
+    """Devices that work on one step together."""
+    options: object = NoOptions()
+
+
+@options
+class PrecisionSection:
+    """Number formats of the computation; weights and optimizer stay in fp32."""
+
+    compute: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Format of convolutions and matrix products."""
+    loss_scale: Literal["none", "dynamic"] | Annotated[float, Gt(0)] = "none"
+    """Factor on the loss that keeps small fp16 gradients from vanishing; fp16 needs one."""
+
+
+@options
+class DatasetSection:
+    """Where the images and their labels come from."""
+
+    name: str
+    """A dataset entry, such as `class_folders`."""
+    num_classes: PositiveInt | None = None
+    """Classes the data must have; found in the data when left out."""
+    train_images: PositiveInt | None = None
+    """Images the training split must have; lets `explain` work where the data is not."""
+    val_images: PositiveInt | None = None
+    """Images the validation split must have."""
+    options: object = NoOptions()
+
+
+@options
+class TransformsSection:
+    """From a decoded image to the network's input."""
+
+    train: list[Transform] = field(default_factory=list)
+    """Steps for training images, in order; the last size must be fixed."""
+    eval: list[Transform] = field(default_factory=list)
+    """Steps for evaluation and prediction images."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of each channel on pixels scaled to [0, 1], subtracted on the device."""
+    std: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = (
+        0.229,
+        0.224,
+        0.225,
+    )
+    """Standard deviation of each channel, divided by on the device."""
+
+
+@options
+class LoaderSection:
+    """How images are read; nothing here changes what the model sees."""
+
+    workers: PositiveInt = 2
+    """Threads that read, decode and augment."""
+    prefetch_batches: PositiveInt = 2
+    """Batches that are prepared ahead."""
+    cache_gib: Annotated[float, Ge(0)] = 0.0
+    """Memory for decoded images, in GiB; images that fit are decoded once."""
+    damaged_images: Literal["stop", "skip"] = "stop"
+    """What to do with an image that cannot be decoded; skipped ones are counted and listed."""
+    max_damaged: Annotated[int, Ge(0)] = 0
+    """Skipped images above which the run stops all the same."""
+
+
+@options
+class ModelSection:
+    """The classifier."""
+
+    name: str
+    """A model entry of the framework, such as `resnet50`."""
+    weights: str | None = None
+    """File or checkpoint to start from, in place of fresh weights."""
+    options: object = NoOptions()
+
+
+@options
+class LossSection:
+    """Softmax cross-entropy."""
+
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Probability mass taken from the true class."""
+    smooth_over: Literal["all", "others"] = "all"
+    """Spread the mass over all K classes (PyTorch), or over the K-1 other classes."""
+    aux_weight: Annotated[float, Ge(0)] = 0.3
+    """Weight of each auxiliary head's loss, for models that have such heads."""
+
+
+@options
+class OptimizerSection:
+    """The update rule."""
+
+    name: str
+    """An optimizer entry of the framework, such as `sgd`."""
+    learning_rate: Annotated[float, Gt(0)]
+    """Peak learning rate, for the global batch of this recipe."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """Decay of the weights, as the optimizer defines it."""
+    no_weight_decay: list[str] = field(default_factory=list)
+    """Parameters without decay: `bias`, `norm`, or name patterns such as `*.bn*.weight`."""
+    options: object = NoOptions()
+
+
+@options
+class ScheduleSection:
+    """The learning rate over the run, relative to its peak."""
+
+    name: Literal["constant", "step", "multistep", "cosine", "linear"] = "constant"
+    """Shape of the decay."""
+    update: Literal["step", "epoch"] = "step"
+    """Recompute the decay at every step, or keep it over an epoch."""
+    warmup_epochs: Annotated[int, Ge(0)] = 0
+    """Epochs before the decay is in force."""
+    warmup: Literal["linear", "from_zero", "constant"] = "linear"
+    """`linear` ends at the peak, (u+1)/W; `from_zero` starts at exactly zero, u/W; `constant`
+    holds `warmup_factor` times the peak."""
+    warmup_update: Literal["step", "epoch"] = "step"
+    """Whether u and W count steps or epochs."""
+    warmup_factor: Fraction = 0.1
+    """For a constant warm-up."""
+    gamma: Annotated[float, Gt(0), Le(1)] = 0.1
+    """Factor of each decay of `step` and `multistep`."""
+    every_epochs: Annotated[float, Gt(0)] = 30
+    """Distance between decays of `step`, in epochs; fractions are rounded down to steps."""
+    milestones: list[PositiveInt] = field(default_factory=list)
+    """Epochs at which `multistep` decays."""
+    decay_from: Literal["warmup_end", "start"] = "warmup_end"
+    """Where the progress of `cosine` and `linear` counts from."""
+    decay_epochs: PositiveInt | None = None
+    """Epochs over which `cosine` and `linear` decay; the rest of the run when left out."""
+    min_learning_rate: Annotated[float, Ge(0)] = 0.0
+    """Where `cosine` ends."""
+
+
+@options
+class TrainSection:
+    """How long, and in what batches."""
+
+    epochs: PositiveInt
+    """Passes over the training images."""
+    batch_size: PositiveInt
+    """Images of one optimizer step, over all devices together."""
+    micro_batch_size: PositiveInt | None = None
+    """Images in one pass on one device; smaller than the device's share of the batch means that
+    gradients are accumulated over several passes."""
+    last_batch: Literal["drop", "keep"] = "drop"
+    """What happens to images that do not fill a batch at the end of an epoch."""
+    max_steps_per_epoch: PositiveInt | None = None
+    """Steps after which an epoch ends early."""
+    clip_grad_norm: Annotated[float, Gt(0)] | None = None
+    """Largest global L2 norm of the gradients."""
+    ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None
+    """Decay of an exponential moving average of the weights, which is then what is evaluated."""
+    target_top1: Fraction | None = None
+    """Stop when evaluation reaches this accuracy."""
+    log_every_steps: PositiveInt = 20
+    """Steps between two log lines; the loss is read from the device only then."""
+
+
+@options
+class EvalSection:
+    """Evaluation, always over the whole validation split."""
+
+    batch_size: PositiveInt = 64
+    """Images in one pass on one device."""
+    every_epochs: PositiveInt = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    start_epoch: Annotated[int, Ge(0)] = 0
+    """Finished epochs before the first evaluation."""
+
+
+@options
+class CheckpointSection:
+    """What is kept on disk."""
+
+    every_epochs: PositiveInt = 1
+    """Epochs between checkpoints; the last epoch is always saved."""
+    every_steps: PositiveInt | None = None
+    """Steps between further checkpoints inside an epoch."""
+    keep: PositiveInt = 2
+    """Most recent checkpoints that are kept."""
+    keep_best: bool = True
+    """Keep the checkpoint with the best top-1 accuracy as well."""
+
+
+@options
+class ExportSection:
+    """A file to write from the finished model."""
+
+    name: str
+    """An exporter entry of the framework, such as `onnx`."""
+    verify_images: PositiveInt = 16
+    """Validation images stored beside the artifact, with the logits it must reproduce."""
+    tolerance: Annotated[float, Gt(0)] = 1e-4
+    """Largest difference to the live model's logits, relative to their largest magnitude."""
+    evaluate: bool = True
+    """Evaluate the artifact over the whole validation split."""
+    options: object = NoOptions()
+
+
+@options
+class ReferenceSection:
+    """A published figure that reports print beside the measured one."""
+
+    metric: str
+    """Such as `val.top1` or `train.images_per_s`."""
+    value: float
+    source: Annotated[str, MinLen(1)]
+    """Where the figure was published."""
+    hardware: str | None = None
+    note: str | None = None
+
+
+@options
+class Recipe:
+    """One experiment: everything that decides its result."""
+
+    summary: str
+    """One line for lists."""
+    framework: FrameworkSection
+    device: DeviceSection
+    precision: PrecisionSection = PrecisionSection()
+    seed: Annotated[int, Ge(0)] = 1
+    """Seed of fresh weights, sample order and augmentation."""
+    dataset: DatasetSection
+    transforms: TransformsSection
+    loader: LoaderSection = LoaderSection()
+    model: ModelSection
+    loss: LossSection = LossSection()
+    optimizer: OptimizerSection | None = None
+    schedule: ScheduleSection = ScheduleSection()
+    train: TrainSection | None = None
+    eval: EvalSection = EvalSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    export: list[ExportSection] = field(default_factory=list)
+    reference: list[ReferenceSection] = field(default_factory=list)
