@@ -1,0 +1,1 @@
+"""From image files to batches of pixels, the same for every framework."""

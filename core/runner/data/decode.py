@@ -1,0 +1,128 @@
+"""Encoded images to RGB pixels, with Pillow.
+
+Pixels are those of ``PIL.Image.open(file).convert("RGB")``, as in torchvision's image folders:
+transparency is dropped, CMYK is converted without a colour profile, of an animation the first
+frame is taken, and the EXIF orientation is not applied. Images with 16 bits per channel keep
+their upper 8 bits (Pillow alone would clip 16-bit grey to white).
+
+Pillow detects truncated files; changed bytes inside an otherwise complete JPEG decode to wrong
+pixels without an error in every decoder, and only a checksum can find them.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from runner.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Pillow's names of the formats that are read; others, such as EPS, start programs."""
+
+MAX_PIXELS = 89_478_485
+"""Pixels above which an image is refused; Pillow's own limit of 256 MiB at 3 bytes per pixel."""
+
+# What Pillow's readers raise for broken files, beside OSError.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedImage:
+    """An image that could not be read or decoded."""
+
+    index: int
+    """Position in the dataset."""
+    description: str
+    """Its name, usually its path."""
+    reason: str
+
+
+class DamagedImageError(DataError):
+    """An image could not be read or decoded."""
+
+    def __init__(self, description: str, reason: str) -> None:
+        self.description = description
+        self.reason = reason
+        super().__init__(f"{description}: {reason}")
+
+
+def decode(data: bytes, description: str) -> Image.Image:
+    """Decode an image to RGB.
+
+    Args:
+        data: The encoded image.
+        description: Its name in errors.
+
+    Raises:
+        DamagedImageError: It is empty, truncated, corrupt, no image, or too large.
+    """
+    if not data:
+        raise DamagedImageError(description, "the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image, description)
+        image.load()
+        return _to_rgb(image)
+    except DamagedImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DamagedImageError(description, _too_large(str(error))) from error
+    except UnidentifiedImageError as error:
+        start = data[:12].decode("latin-1")
+        reason = (
+            f"not an image ({len(data)} bytes that begin with {start!r}); "
+            f"expected one of {', '.join(FORMATS)}"
+        )
+        raise DamagedImageError(description, reason) from error
+    except _BROKEN as error:
+        raise DamagedImageError(description, f"cannot be decoded: {error}") from error
+
+
+def _check_size(image: Image.Image, description: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height} pixels"
+        raise DamagedImageError(description, _too_large(size))
+
+
+def _too_large(found: str) -> str:
+    return f"too large: {found}, expected at most {MAX_PIXELS:,} pixels; resize or remove the image"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("pixels are floating point numbers, expected integers")
+    if image.mode == "P" and "transparency" in image.info:
+        # Same colours; the direct way warns that transparency is lost.
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """Copy the pixels of an RGB image to ``[H, W, C]``."""
+    pixels: NDArray[np.uint8] = np.frombuffer(image.tobytes(), np.uint8)
+    return pixels.reshape(image.height, image.width, 3)

@@ -1,0 +1,164 @@
+"""What all layouts of image files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from runner.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+_SHOWN = 5
+
+
+@final
+class ImageFiles:
+    """Image files below one folder, with their labels."""
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        paths: Sequence[str],
+        labels: NDArray[np.int64],
+        classes: Sequence[str],
+        ignored_files: int = 0,
+    ) -> None:
+        assert len(paths) == len(labels), "every path has a label"
+        self._folder = folder
+        self._paths = paths
+        self._labels = labels
+        self._classes = tuple(classes)
+        self._ignored_files = ignored_files
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Class names; the position of a name is its label."""
+        return self._classes
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels ``[N]``."""
+        return self._labels
+
+    @property
+    def ignored_files(self) -> int:
+        """Files in the folders that are not images by their ending; hidden ones do not count."""
+        return self._ignored_files
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of a file."""
+        return Path(self.describe(index)).read_bytes()
+
+    def describe(self, index: int) -> str:
+        """Return the path of a file."""
+        # os.path.join instead of pathlib: called once per image.
+        return os.path.join(self._folder, self._paths[index])  # noqa: PTH118
+
+
+def existing_folder(path: str | Path, what: str, setting: str) -> Path:
+    """Return ``path`` with ``~`` expanded.
+
+    Args:
+        path: The folder.
+        what: What it is for, in the error.
+        setting: The recipe key that names it, in the error.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    found = "is a file" if folder.exists() else "does not exist"
+    raise DataError(
+        f"{what} {folder.absolute()} {found}{_neighbours(folder)}; "
+        f"set the folder with --set {setting}=/path/to/images"
+    )
+
+
+def _neighbours(folder: Path) -> str:
+    """Say what lies beside a missing folder, which often is the one that was meant."""
+    if not folder.parent.is_dir():
+        return ""
+    names = sorted(entry.name for entry in _visible(str(folder.parent)) if entry.is_dir())
+    return f" ({folder.parent.absolute()} has {shown(names)})" if names else ""
+
+
+def shown(names: Iterable[str]) -> str:
+    """List the first few names and say how many more there are."""
+    all_names = list(names)
+    rest = len(all_names) - _SHOWN
+    return ", ".join(all_names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _visible(folder: str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                yield entry
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the names of the visible folders in ``folder``, sorted by code point."""
+    return sorted(entry.name for entry in _visible(str(folder)) if entry.is_dir())
+
+
+def list_images(folder: str, prefix: str, extensions: tuple[str, ...]) -> tuple[list[str], int]:
+    """Find the image files in a folder and the folders in it.
+
+    Hidden files and folders, whose names start with a dot, are left out.
+
+    Args:
+        folder: Where to look.
+        prefix: What to put before the names, such as ``cat/``.
+        extensions: Endings of images, in lower case.
+
+    Returns:
+        Sorted relative paths, and how many other files there were.
+    """
+    paths: list[str] = []
+    ignored = 0
+    # The directory tells files from folders, so that no file has to be looked at: this finds
+    # 1.28 million images in seconds.
+    for entry in _visible(folder):
+        if entry.name.lower().endswith(extensions):
+            paths.append(prefix + entry.name)
+        elif entry.is_dir():
+            found, left = list_images(entry.path, f"{prefix}{entry.name}/", extensions)
+            paths += found
+            ignored += left
+        else:
+            ignored += 1
+    paths.sort()
+    return paths, ignored
+
+
+def known_extensions(extensions: Sequence[str]) -> tuple[str, ...]:
+    """Return file endings in lower case, with their dot.
+
+    Raises:
+        DataError: There is none, or one is empty.
+    """
+    if not extensions or not all(ending.strip(".") for ending in extensions):
+        raise DataError(
+            f"dataset.extensions is {list(extensions)}, expected endings such as .jpg and .png"
+        )
+    return tuple("." + ending.lower().lstrip(".") for ending in extensions)
+
+
+def split_folder(config_split: dict[str, str], split: str) -> str:
+    """Look up a split's name.
+
+    Raises:
+        DataError: It is neither ``train`` nor ``val``.
+    """
+    if split not in config_split:
+        raise DataError(f"unknown split {split!r}, expected train or val")
+    return config_split[split]

@@ -1,0 +1,253 @@
+"""Images whose labels stand in text files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runner.data.images import (
+    ImageFiles,
+    existing_folder,
+    known_extensions,
+    list_images,
+    shown,
+    split_folder,
+)
+from runner.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence, Set
+
+    from runner.data.plugin import (
+        ClassFoldersWithListsOptions,
+        FlatValLabelOptions,
+        ListFileOptions,
+    )
+
+Labelled = tuple[list[str], list[int]]
+"""Paths and their labels, in the order of the file."""
+
+
+def open_class_folders_with_lists(config: ClassFoldersWithListsOptions, split: str) -> ImageFiles:
+    """Open class folders whose labels stand in ``<root>/train.txt`` and ``<root>/val.txt``.
+
+    Paths in a list start at its split folder or at the root; the first line decides for all. A
+    class is named after its folder.
+
+    Raises:
+        DataError: A file or folder is missing, a line is malformed, or folders and labels do not
+            belong together one to one, in both splits alike.
+    """
+    folders = {"train": config.train, "val": config.val}
+    lists = {"train": config.train_list, "val": config.val_list}
+    root = existing_folder(config.root, "dataset root", "dataset.root")
+    found: dict[str, Labelled] = {}
+    for name in ("train", "val"):
+        file = root / split_folder(lists, name)
+        if name == split or file.is_file():
+            found[name] = read_list(file, f"dataset.{name}_list")
+    folder = root / split_folder(folders, split)
+    paths, labels = found[split]
+    base = _base(paths[0], [folder, root])
+    names: dict[int, str] = {}
+    for name, (its_paths, its_labels) in found.items():
+        # A split folder at the start of a path is not the class.
+        skip = folders[name] + "/"
+        for path, label in zip(its_paths, its_labels, strict=True):
+            _name_class(names, label, path.removeprefix(skip).split("/", 1)[0], lists[name])
+    classes = _classes(names, root)
+    return ImageFiles(folder=str(base), paths=paths, labels=_array(labels), classes=classes)
+
+
+def open_list_file(config: ListFileOptions, split: str) -> ImageFiles:
+    """Open images listed in one file per split, each line ``<path> <label>``.
+
+    Labels are 0 to K-1; K is the length of ``class_names``, or else follows from both lists.
+
+    Raises:
+        DataError: A file is missing, a line is malformed, or labels are missing or too large.
+    """
+    root = existing_folder(config.root, "dataset root", "dataset.root")
+    lists = {"train": config.train_list, "val": config.val_list}
+    if split not in lists:
+        raise DataError(f"unknown split {split!r}, expected train or val")
+    own = lists[split]
+    if own is None:
+        raise DataError(f"there is no list of {split} images; set dataset.{split}_list to a file")
+    paths, labels = read_list(root / Path(own).expanduser(), f"dataset.{split}_list")
+    if config.class_names is not None:
+        classes = _read_names(root / Path(config.class_names).expanduser())
+        _check_below(max(labels), classes, own)
+    else:
+        other = lists["val" if split == "train" else "train"]
+        seen = set(labels)
+        if other is not None:
+            other_file = root / Path(other).expanduser()
+            seen.update(read_list(other_file, "the other list")[1])
+        classes = _numbered(seen, own)
+    return ImageFiles(folder=str(root), paths=paths, labels=_array(labels), classes=classes)
+
+
+def open_flat_val_label(config: FlatValLabelOptions, split: str) -> ImageFiles:
+    """Open a folder of validation images with a label file beside it.
+
+    A line is ``<file name> <label>``. Names are compared up to their first dot, so that the list
+    fits converted files too.
+
+    Raises:
+        DataError: The split is not ``val``, a file is missing, a line is malformed, or images and
+            labels do not belong together one to one.
+    """
+    if split != "val":
+        raise DataError(
+            f"flat_val_label has validation images only, and the {split} split was asked for; "
+            "use it for evaluation, or train with dataset.name: class_folders"
+        )
+    root = existing_folder(config.root, "dataset root", "dataset.root")
+    folder = existing_folder(root / config.val, "folder of the val images", "dataset.root")
+    file = root / config.labels
+    names, numbers = read_list(file, "dataset.labels")
+    by_key = _by_key(names, numbers, file)
+    paths, ignored = list_images(str(folder), "", known_extensions(config.extensions))
+    keys = [_key(path) for path in paths]
+    _check_matched(keys, by_key, folder, file)
+    labels = [by_key[key] for key in keys]
+    if config.class_names is not None:
+        classes = _read_names(root / Path(config.class_names).expanduser())
+        _check_below(max(labels), classes, str(file))
+    else:
+        classes = [str(label) for label in range(max(labels) + 1)]
+    return ImageFiles(
+        folder=str(folder),
+        paths=paths,
+        labels=_array(labels),
+        classes=classes,
+        ignored_files=ignored,
+    )
+
+
+def read_list(file: Path, setting: str) -> Labelled:
+    """Read lines of ``<path> <label>``; the path may hold spaces, empty lines are left out.
+
+    Raises:
+        DataError: The file is missing, empty, or has a malformed line, which is named.
+    """
+    paths: list[str] = []
+    labels: list[int] = []
+    for number, line in _lines(file, setting):
+        path, _, label = line.rpartition(" ")
+        path = path.rstrip()
+        # isascii: str.isdigit accepts digits of other scripts, and int() accepts "1_000".
+        if not path or not (label.isascii() and label.isdigit()):
+            raise DataError(
+                f"{file}:{number}: found {line!r}, expected `<path> <label>` with one space "
+                "between them and a label of 0 or more"
+            )
+        paths.append(path)
+        labels.append(int(label))
+    if not paths:
+        raise DataError(f"{file} is empty, expected lines of `<path> <label>`")
+    return paths, labels
+
+
+def _lines(file: Path, setting: str) -> list[tuple[int, str]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{file.absolute()} does not exist; set the file with --set {setting}=/path/to/file"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read as UTF-8 text: {error}") from error
+    stripped = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
+    return [(number, line) for number, line in stripped if line]
+
+
+def _read_names(file: Path) -> list[str]:
+    names = [line for _, line in _lines(file, "dataset.class_names")]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        found = f"has {shown(twice)} more than once" if twice else "is empty"
+        raise DataError(f"{file} {found}, expected one name per line, in label order")
+    return names
+
+
+def _base(first: str, candidates: Sequence[Path]) -> Path:
+    for candidate in candidates:
+        if (candidate / first).exists():
+            return candidate
+    tried = " and ".join(str(candidate / first) for candidate in candidates)
+    raise DataError(f"the first image of the list does not exist: tried {tried}")
+
+
+def _name_class(names: dict[int, str], label: int, folder: str, where: str) -> None:
+    if names.setdefault(label, folder) != folder:
+        raise DataError(
+            f"{where} gives label {label} to images of {folder!r} and of {names[label]!r}; "
+            "expected one class folder for each label, in both lists"
+        )
+
+
+def _classes(names: dict[int, str], root: Path) -> list[str]:
+    _numbered(names.keys(), str(root))
+    classes = [names[label] for label in range(len(names))]
+    twice = sorted({name for name in classes if classes.count(name) > 1})
+    if twice:
+        labels = [label for label, name in names.items() if name == twice[0]]
+        raise DataError(
+            f"the lists of {root} give images of {twice[0]!r} the labels {sorted(labels)}; "
+            "expected one label for each class folder"
+        )
+    return classes
+
+
+def _numbered(labels: Set[int], where: str) -> list[str]:
+    """Name classes after their labels, which must be 0 to K-1."""
+    missing = sorted(set(range(max(labels) + 1)) - labels)
+    if missing:
+        raise DataError(
+            f"no image of {where} has label {shown(map(str, missing))}, but there is label "
+            f"{max(labels)}; expected labels 0 to K-1 without gaps"
+            + (" (they seem to start at 1)" if missing == [0] else "")
+        )
+    return [str(label) for label in range(len(labels))]
+
+
+def _check_below(largest: int, classes: Sequence[str], where: str) -> None:
+    if largest >= len(classes):
+        raise DataError(
+            f"{where} has the label {largest}, but there are {len(classes)} class names; "
+            f"expected labels 0 to {len(classes) - 1}"
+        )
+
+
+def _by_key(names: list[str], labels: list[int], file: Path) -> dict[str, int]:
+    by_key: dict[str, int] = {}
+    for name, label in zip(names, labels, strict=True):
+        if by_key.setdefault(_key(name), label) != label:
+            raise DataError(
+                f"{file} gives {_key(name)!r} the labels {by_key[_key(name)]} and {label}"
+            )
+    return by_key
+
+
+def _check_matched(keys: list[str], by_key: dict[str, int], folder: Path, file: Path) -> None:
+    unlabelled = sorted(set(keys) - by_key.keys())
+    missing = sorted(by_key.keys() - set(keys))
+    if unlabelled:
+        raise DataError(f"images in {folder} without a line in {file}: {shown(unlabelled)}")
+    if missing:
+        raise DataError(
+            f"{len(missing)} images of {file} are not in {folder}: {shown(missing)}; "
+            "copy them there, or remove their lines"
+        )
+
+
+def _key(name: str) -> str:
+    return name.rsplit("/", 1)[-1].split(".", 1)[0]
+
+
+def _array(labels: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.asarray(labels, np.int64)

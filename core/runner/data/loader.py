@@ -1,0 +1,311 @@
+"""Batches of augmented images, in an order that only seed and epoch decide.
+
+Threads decode and augment: Pillow releases the interpreter lock while it works, so threads reach
+the speed of processes without copying pixels between them. Every image has its own slot in its
+batch and its own random generator, so the number of threads changes nothing in the result.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import wait
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from runner.contracts import Batch
+from runner.data.apply import apply
+from runner.data.cache import PixelCache
+from runner.data.decode import DamagedImage, DamagedImageError, decode
+from runner.data.order import Augmentation, epoch_order, share
+from runner.data.samples import preprocess, sample_bytes
+from runner.data.transforms import output_size, random_steps
+from runner.data.workers import background_threads
+from runner.errors import DataError, RunnerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from numpy.typing import NDArray
+
+    from runner.contracts import Dataset
+    from runner.data.apply import Decoded
+    from runner.data.transforms import Transform
+    from runner.recipe.schema import LoaderSection
+
+__all__ = ["DamagedImage", "ImageLoader", "preprocess", "sample_bytes"]
+
+_IMAGES_PER_TASK = 4
+"""Images that a thread handles in a row; few, so that the threads finish a batch together."""
+
+
+@final
+class ImageLoader:
+    """Reads the images of one split for training or evaluation."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transforms: Sequence[Transform],
+        section: LoaderSection,
+        *,
+        seed: int,
+        report_damaged: Callable[[DamagedImage], None],
+    ) -> None:
+        """Prepare to read; threads start with the first batch.
+
+        Args:
+            dataset: The split.
+            transforms: Steps from a decoded image to the network's input.
+            section: How to read.
+            seed: Seed of order and augmentation.
+            report_damaged: Called once for every image that is skipped, in the order of reading.
+
+        Raises:
+            DataError: The transforms do not end at a fixed size.
+        """
+        size = output_size(transforms)
+        if size is None:
+            raise DataError(
+                "the transforms do not end at a fixed size; "
+                "add {name: center_crop, size: 224} or {name: resize, exact: [224, 224]}"
+            )
+        self._size = size
+        self._dataset = dataset
+        self._transforms = tuple(transforms)
+        self._section = section
+        self._seed = seed
+        self._report_damaged = report_damaged
+        self._damaged: dict[int, DamagedImage] = {}
+        self._cache = PixelCache(int(section.cache_gib * 2**30))
+        self._threads: ThreadPoolExecutor | None = None
+
+    @property
+    def transforms(self) -> Sequence[Transform]:
+        """Steps from a decoded image to the network's input."""
+        return self._transforms
+
+    @property
+    def cache(self) -> PixelCache:
+        """Decoded images that are kept in memory."""
+        return self._cache
+
+    @property
+    def damaged(self) -> Sequence[DamagedImage]:
+        """Images skipped so far, each once."""
+        return tuple(self._damaged.values())
+
+    def train_batches(
+        self,
+        epoch: int,
+        *,
+        batch_size: int,
+        steps: int,
+        first_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Generator[Batch, None, None]:
+        """Yield one batch per step of a shuffled epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            batch_size: Images of a step over all ranks together.
+            steps: Steps of the epoch; the last batch is smaller when the images run out.
+            first_step: Step to continue from; what lies before is not read.
+            rank: Which contiguous part of each batch to yield.
+            world_size: Number of ranks.
+
+        Raises:
+            DataError: An image is damaged or does not fit the transforms, or no image is left
+                of a batch.
+        """
+        order = epoch_order(len(self._dataset.labels), self._seed, epoch)
+        augmentation = Augmentation(self._seed, epoch)
+        chosen: list[NDArray[np.int64]] = []
+        for step in range(first_step, steps):
+            whole = order[step * batch_size : (step + 1) * batch_size]
+            chosen.append(whole[share(len(whole), rank, world_size)])
+            if len(chosen[-1]) == 0:
+                raise DataError(
+                    f"step {step} of the epoch has {len(whole)} images for {world_size} devices; "
+                    "set train.last_batch: drop"
+                )
+        with closing(self._batches(chosen, augmentation)) as batches:
+            for batch in batches:
+                if len(batch.indices) == 0:
+                    raise DataError("every image of a batch is damaged; repair the dataset")
+                yield batch
+
+    def eval_batches(
+        self, batch_size: int, *, rank: int = 0, world_size: int = 1
+    ) -> Generator[Batch, None, None]:
+        """Yield every image of the split once over all ranks, in order, without padding.
+
+        Args:
+            batch_size: Images in one batch of one rank; the last batch may be smaller.
+            rank: Which contiguous part of the split to yield.
+            world_size: Number of ranks.
+
+        Raises:
+            DataError: An image is damaged or does not fit the transforms, or a transform is
+                random.
+        """
+        names = random_steps(self._transforms)
+        if names:
+            raise DataError(
+                f"transforms.eval has random steps: {', '.join(names)}; "
+                "expected resize and center_crop only"
+            )
+        own = np.arange(len(self._dataset.labels), dtype=np.int64)
+        own = own[share(len(own), rank, world_size)]
+        chosen = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+        with closing(self._batches(chosen, None)) as batches:
+            yield from (batch for batch in batches if len(batch.indices))
+
+    def close(self) -> None:
+        """Stop the threads. Batches can be asked for again, which starts new ones."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+            self._threads = None
+
+    def _batches(
+        self, chosen: Sequence[NDArray[np.int64]], augmentation: Augmentation | None
+    ) -> Generator[Batch, None, None]:
+        """Read batches ahead and yield them in order."""
+        pending: deque[_Pending] = deque()
+        waiting = iter(chosen)
+        try:
+            for _ in range(self._section.prefetch_batches):
+                self._start_next(waiting, pending, augmentation)
+            while pending:
+                ready = self._finish(pending[0])
+                pending.popleft()
+                self._start_next(waiting, pending, augmentation)
+                yield ready
+        finally:
+            # Also when the consumer stops early, or an image is damaged.
+            for batch in pending:
+                batch.abandon()
+
+    def _start_next(
+        self,
+        waiting: Iterator[NDArray[np.int64]],
+        pending: deque[_Pending],
+        augmentation: Augmentation | None,
+    ) -> None:
+        indices = next(waiting, None)
+        if indices is None:
+            return
+        if self._threads is None:
+            self._threads = background_threads(self._section.workers)
+        images = np.empty((len(indices), *self._size, 3), np.uint8)
+        parts = [
+            slice(start, start + _IMAGES_PER_TASK)
+            for start in range(0, len(indices), _IMAGES_PER_TASK)
+        ]
+        works = [
+            partial(self._read_into, images[part], indices[part], augmentation) for part in parts
+        ]
+        tasks = tuple((work, self._threads.submit(work)) for work in works)
+        pending.append(_Pending(images=images, indices=indices, tasks=tasks))
+
+    def _read_into(
+        self,
+        slots: NDArray[np.uint8],
+        indices: NDArray[np.int64],
+        augmentation: Augmentation | None,
+    ) -> list[DamagedImage]:
+        """Read images into the slots of their batch, on a thread; return those that cannot be."""
+        damaged: list[DamagedImage] = []
+        for slot, index in zip(slots, indices.tolist(), strict=True):
+            try:
+                random = augmentation.generator(index) if augmentation else None
+                slot[...] = apply(self._decoded(index), self._transforms, random)
+            except DamagedImageError as error:
+                damaged.append(
+                    DamagedImage(index=index, description=error.description, reason=error.reason)
+                )
+            except RunnerError:
+                raise
+            except Exception as error:
+                raise DataError(f"{self._dataset.describe(index)}: {error}") from error
+        return damaged
+
+    def _decoded(self, index: int) -> Decoded:
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached
+        try:
+            content = self._dataset.read(index)
+        except OSError as error:
+            raise DamagedImageError(
+                self._dataset.describe(index), f"cannot be read: {error.strerror or error}"
+            ) from error
+        if isinstance(content, np.ndarray):
+            return self._cache.put(index, content)
+        return self._cache.put(index, decode(content, self._dataset.describe(index)))
+
+    def _finish(self, batch: _Pending) -> Batch:
+        damaged = batch.complete()
+        images, indices = batch.images, batch.indices
+        if damaged:
+            for image in damaged:
+                self._note(image)
+            keep = ~np.isin(indices, [image.index for image in damaged])
+            images, indices = images[keep], indices[keep]
+        return Batch(images=images, labels=self._dataset.labels[indices], indices=indices)
+
+    def _note(self, image: DamagedImage) -> None:
+        """Count a damaged image, once; stop if the recipe says so."""
+        if self._section.damaged_images == "stop":
+            raise DataError(
+                f"{image.description}: {image.reason}; repair or remove the image, or leave such "
+                "images out and count them: --set loader.damaged_images=skip "
+                "--set loader.max_damaged=100"
+            )
+        if image.index in self._damaged:
+            return
+        self._damaged[image.index] = image
+        self._report_damaged(image)
+        if len(self._damaged) > self._section.max_damaged:
+            listed = "\n".join(f"  {one.description}: {one.reason}" for one in self.damaged)
+            raise DataError(
+                f"{len(self._damaged)} damaged images, more than loader.max_damaged = "
+                f"{self._section.max_damaged}; repair or remove them, or raise the limit:\n{listed}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pending:
+    """A batch that threads are filling."""
+
+    images: NDArray[np.uint8]
+    indices: NDArray[np.int64]
+    tasks: tuple[tuple[Callable[[], list[DamagedImage]], Future[list[DamagedImage]]], ...]
+
+    def complete(self) -> list[DamagedImage]:
+        """Wait until every image is there, doing what no thread has begun.
+
+        The consumer has nothing else to do, and unlike the threads it has full priority: a
+        machine that is busy with other work cannot starve it.
+        """
+        done: dict[int, list[DamagedImage]] = {}
+        # From the end, while the threads work from the front.
+        for number, (work, future) in reversed(list(enumerate(self.tasks))):
+            if future.cancel():
+                done[number] = work()
+        for number, (_, future) in enumerate(self.tasks):
+            if number not in done:
+                done[number] = future.result()
+        return [image for number in sorted(done) for image in done[number]]
+
+    def abandon(self) -> None:
+        """Make sure that no thread writes into the batch any more."""
+        futures = [future for _, future in self.tasks]
+        for future in futures:
+            future.cancel()
+        wait(futures)

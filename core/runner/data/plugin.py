@@ -1,0 +1,191 @@
+"""The datasets that come with Vision Runner, as a plugin like any other.
+
+Nothing is read here: the modules that open the data are imported when a dataset is opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import TYPE_CHECKING, Annotated, Optional
+
+from annotated_types import Ge, Gt, Lt
+
+from runner.entries import DatasetEntry
+from runner.hooks import hookimpl
+from runner.options import options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from runner.contracts import Dataset
+
+PositiveInt = Annotated[int, Gt(0)]
+
+
+def _extensions() -> list[str]:
+    return [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"]
+
+
+@options
+class ClassFoldersOptions:
+    """Images in `<root>/<split folder>/<class>/`."""
+
+    root: str
+    """Folder that holds the split folders; `~` is the home folder."""
+    train: str = "train"
+    """Folder of the training images, below `root`."""
+    val: str = "val"
+    """Folder of the validation images, below `root`."""
+    extensions: list[str] = field(default_factory=_extensions)
+    """File endings that are images, in upper or lower case; other files are counted and left."""
+
+
+@options
+class ClassFoldersWithListsOptions:
+    """Images in `<root>/<split folder>/<class>/`, with labels in `<root>/<list>`."""
+
+    root: str
+    """Folder that holds the split folders and the lists."""
+    train: str = "train"
+    """Folder of the training images, below `root`."""
+    val: str = "val"
+    """Folder of the validation images, below `root`."""
+    train_list: str = "train.txt"
+    """Lines of `<path> <label>` below `root`; paths start at the split folder or at `root`."""
+    val_list: str = "val.txt"
+    """The same for the validation images."""
+
+
+@options
+class ListFileOptions:
+    """Images listed in text files."""
+
+    root: str
+    """Folder at which the paths in the lists start."""
+    # Optional[] in place of `| None`: pydantic evaluates it on Python 3.10 as well.
+    train_list: Optional[str] = None  # noqa: UP045
+    """File with lines of `<path> <label>`; relative to `root` unless absolute."""
+    val_list: Optional[str] = None  # noqa: UP045
+    """The same for the validation images."""
+    class_names: Optional[str] = None  # noqa: UP045
+    """File with one class name per line, in label order; labels are the names if left out."""
+
+
+@options
+class FlatValLabelOptions:
+    """Validation images in one folder, with labels in one file beside it."""
+
+    root: str
+    """Folder that holds both."""
+    val: str = "val"
+    """Folder of the images, below `root`."""
+    labels: str = "val_label.txt"
+    """File below `root` with lines of `<file name> <label>`; of names, the part before the first
+    dot counts."""
+    class_names: Optional[str] = None  # noqa: UP045
+    """File with one class name per line, in label order; labels are the names if left out."""
+    extensions: list[str] = field(default_factory=_extensions)
+    """File endings that are images, in upper or lower case; other files are counted and left."""
+
+
+@options
+class SyntheticOptions:
+    """Generated images of coloured noise; every class has a tint that can be learnt."""
+
+    train_count: PositiveInt = 1280
+    """Images in the training split."""
+    val_count: PositiveInt = 256
+    """Images in the validation split."""
+    size: tuple[PositiveInt, PositiveInt] = (224, 224)
+    """Height and width."""
+    class_count: PositiveInt = 10
+    """Labels are drawn evenly from this many classes."""
+    seed: Annotated[int, Ge(0)] = 0
+    """The same seed gives the same images."""
+
+
+@options
+class DigitsOptions:
+    """The 1,797 scanned digits of scikit-learn (UCI optical recognition, test set)."""
+
+    val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
+    """Share of each class that is kept for validation; always the same images."""
+
+
+def _class_folders(config: ClassFoldersOptions, split: str) -> Dataset:
+    from runner.data.folders import open_class_folders
+
+    return open_class_folders(config, split)
+
+
+def _class_folders_with_lists(config: ClassFoldersWithListsOptions, split: str) -> Dataset:
+    from runner.data.lists import open_class_folders_with_lists
+
+    return open_class_folders_with_lists(config, split)
+
+
+def _list_file(config: ListFileOptions, split: str) -> Dataset:
+    from runner.data.lists import open_list_file
+
+    return open_list_file(config, split)
+
+
+def _flat_val_label(config: FlatValLabelOptions, split: str) -> Dataset:
+    from runner.data.lists import open_flat_val_label
+
+    return open_flat_val_label(config, split)
+
+
+def _synthetic(config: SyntheticOptions, split: str) -> Dataset:
+    from runner.data.generated import open_synthetic
+
+    return open_synthetic(config, split)
+
+
+def _digits(config: DigitsOptions, split: str) -> Dataset:
+    from runner.data.generated import open_digits
+
+    return open_digits(config, split)
+
+
+@hookimpl
+def runner_register_datasets() -> Iterable[DatasetEntry]:
+    """Offer the layouts that image-classification data comes in."""
+    yield DatasetEntry(
+        name="class_folders",
+        summary="Images in <root>/{train,val}/<class>/",
+        config=ClassFoldersOptions,
+        open=_class_folders,
+    )
+    yield DatasetEntry(
+        name="class_folders_with_lists",
+        summary="Class folders, with labels in <root>/train.txt and val.txt",
+        config=ClassFoldersWithListsOptions,
+        open=_class_folders_with_lists,
+    )
+    yield DatasetEntry(
+        name="list_file",
+        summary="Images and labels listed in text files",
+        config=ListFileOptions,
+        open=_list_file,
+    )
+    yield DatasetEntry(
+        name="flat_val_label",
+        summary="Validation images in <root>/val/, labels in <root>/val_label.txt",
+        config=FlatValLabelOptions,
+        open=_flat_val_label,
+    )
+    yield DatasetEntry(
+        name="synthetic",
+        summary="Generated images, for trials without data",
+        config=SyntheticOptions,
+        open=_synthetic,
+    )
+    yield DatasetEntry(
+        name="digits",
+        summary="1,797 scanned digits of 8x8 pixels that come with scikit-learn",
+        config=DigitsOptions,
+        open=_digits,
+        requires=("sklearn",),
+        install="pip install 'vision-runner[digits]'",
+    )
