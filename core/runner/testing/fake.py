@@ -1,0 +1,327 @@
+"""A complete framework in a few hundred lines, for tests of core and as an example for authors.
+
+It trains a linear softmax classifier on average-pooled pixels with NumPy, gives the same bits on
+every run, and can be told to fail. The module is a plugin: give it to ``runner.plugins.load`` as
+``extra=[("fake", fake.plugin())]``, or name ``runner.testing.fake`` in an entry point. Installing
+Vision Runner does not register it.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Union, final
+
+from annotated_types import Ge, Gt, Lt
+
+from runner.contracts import ArtifactInfo, Availability
+from runner.entries import (
+    DatasetEntry,
+    DeviceEntry,
+    ExporterEntry,
+    FrameworkEntry,
+    ModelEntry,
+    OptimizerEntry,
+    PredictorEntry,
+)
+from runner.hooks import hookimpl
+from runner.options import NoOptions, options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import ModuleType
+    from typing import Any
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from runner.contracts import Device, Engine, EngineSpec, Predictor
+    from runner.testing.fake_engine import Linear, Sgd
+
+Step = Union[Annotated[int, Ge(0)], None]  # noqa: UP007  evaluated by pydantic on Python 3.10
+
+
+@options
+class FakeOptions:
+    """How the framework misbehaves; steps count from 0 at the start of training."""
+
+    non_finite_at_step: Step = None
+    """Step whose loss, and the weights after it, are not a number."""
+    overflow_at_step: Step = None
+    """Step that is skipped, as after an overflow under a dynamic loss scale."""
+    fail_after_steps: Step = None
+    """Steps that this process takes before one raises; a resumed run counts from 0 again."""
+    seconds_per_step: Annotated[float, Ge(0)] = 0.0
+    """Time that each step waits."""
+
+
+@options
+class LinearOptions:
+    """The linear classifier."""
+
+    grid: Annotated[int, Gt(0)] = 4
+    """The image is averaged over grid x grid cells."""
+    noise: Annotated[float, Ge(0)] = 0.0
+    """Standard deviation of noise on the features of training images."""
+
+
+@options
+class SgdOptions:
+    """Gradient descent with momentum."""
+
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    """Share of the previous update that is kept."""
+
+
+@options
+class ColoursOptions:
+    """Noisy images of one colour per class."""
+
+    images: Annotated[int, Gt(0)] = 96
+    """Images of the training split; the validation split has a third of them."""
+    classes: Annotated[int, Gt(1)] = 3
+    """Number of classes."""
+    size: Annotated[int, Gt(0)] = 8
+    """Height and width in pixels."""
+
+
+@options
+class NpzOptions:
+    """How the exported file differs from the model."""
+
+    error: float = 0.0
+    """Number added to the first class's logit, so that verification fails."""
+
+
+@final
+class FakeDevice:
+    """The processor that runs this process."""
+
+    name = "fake_cpu"
+
+    def synchronize(self) -> None:
+        """Return at once: nothing runs in the background."""
+
+    def peak_memory_bytes(self) -> int | None:
+        """Return ``None``: nothing is measured."""
+        return None
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the device's name."""
+        return {"device": self.name}
+
+
+@final
+class Colours:
+    """Images ``[size, size, 3]`` that are computed when they are read."""
+
+    def __init__(self, config: ColoursOptions, split: str) -> None:
+        import numpy as np
+
+        self._size = config.size
+        self._stream = {"train": 1, "val": 2}[split]
+        count = config.images if split == "train" else max(config.images // 3, 1)
+        self.classes: Sequence[str] = tuple(f"colour_{k}" for k in range(config.classes))
+        self.labels: NDArray[np.int64] = np.arange(count, dtype=np.int64) % config.classes
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Draw an image: its class's colour and noise that depends on the index alone."""
+        import numpy as np
+
+        colour = np.random.default_rng(int(self.labels[index])).integers(32, 224, 3)
+        noise = np.random.default_rng((self._stream, index)).normal(
+            0, 24, (self._size, self._size, 3)
+        )
+        return np.clip(colour + noise, 0, 255).astype(np.uint8)
+
+    def describe(self, index: int) -> str:
+        """Name an image."""
+        return f"fake_colours #{index}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NpzPredictor:
+    """The exported classifier."""
+
+    model: Linear
+    weights: Mapping[str, NDArray[Any]]
+
+    def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits ``[B, K]`` for normalised inputs ``[B, C, H, W]``."""
+        pixels = inputs.transpose(0, 2, 3, 1)
+        return self.model.logits(self.weights, self.model.pool(pixels))
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the runtime's name."""
+        return {"runtime": "numpy"}
+
+
+def plugin() -> ModuleType:
+    """Return the plugin."""
+    return sys.modules[__name__]
+
+
+def open_engine(spec: EngineSpec, device: Device) -> Engine:
+    """Build the engine."""
+    from runner.testing.fake_engine import FakeEngine
+
+    return FakeEngine(spec, device)
+
+
+def read_npz(path: Path) -> Mapping[str, NDArray[Any]]:
+    """Read weights from an ``.npz`` file."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def probe() -> Availability:
+    """Say that the processor is there."""
+    return Availability(available=True)
+
+
+def open_device(config: NoOptions) -> Device:  # noqa: ARG001  has no options
+    """Open the processor."""
+    return FakeDevice()
+
+
+def build_linear(config: LinearOptions, num_classes: int) -> Linear:
+    """Build the classifier."""
+    from runner.testing.fake_engine import Linear
+
+    return Linear(num_classes=num_classes, grid=config.grid, noise=config.noise)
+
+
+def build_sgd(groups: Sequence[Any], config: SgdOptions, learning_rate: float) -> Sgd:  # noqa: ARG001  every step brings its own rate
+    """Build the update rule."""
+    from runner.testing.fake_engine import Sgd
+
+    return Sgd(groups=groups, momentum=config.momentum)
+
+
+def export_npz(engine: Engine, spec: EngineSpec, config: NpzOptions, folder: Path) -> ArtifactInfo:
+    """Write the evaluation weights to ``model.npz``."""
+    import numpy as np
+
+    weights = dict(engine.evaluation_weights())
+    weights["head.bias"] = weights["head.bias"] + config.error * np.eye(spec.num_classes)[0]
+    np.savez(folder / "model.npz", **weights)  # type: ignore[arg-type]  # no name is allow_pickle
+    grid = spec.model_options.grid if isinstance(spec.model_options, LinearOptions) else 1
+    return ArtifactInfo(
+        format="fake_npz",
+        file="model.npz",
+        input_name="images",
+        input_shape=("batch", 3, *spec.image_size),
+        output_name="logits",
+        details={"grid": grid},
+    )
+
+
+def load_npz(folder: Path, info: ArtifactInfo) -> Predictor:
+    """Load ``model.npz``."""
+    from runner.testing.fake_engine import Linear
+
+    weights = read_npz(folder / info.file)
+    grid = int(info.details["grid"])
+    return NpzPredictor(Linear(len(weights["head.bias"]), grid=grid, noise=0.0), weights)
+
+
+@hookimpl
+def runner_register_frameworks() -> Sequence[FrameworkEntry]:
+    """Offer the fake framework."""
+    return [
+        FrameworkEntry(
+            name="fake",
+            summary="Linear classifier in NumPy, for tests",
+            config=FakeOptions,
+            requires=("numpy",),
+            open=open_engine,
+            read_weights=read_npz,
+            weight_suffixes=(".npz",),
+        )
+    ]
+
+
+@hookimpl
+def runner_register_devices() -> Sequence[DeviceEntry]:
+    """Offer its device."""
+    return [
+        DeviceEntry(
+            name="fake_cpu",
+            framework="fake",
+            summary="This processor",
+            probe=probe,
+            open=open_device,
+        )
+    ]
+
+
+@hookimpl
+def runner_register_datasets() -> Sequence[DatasetEntry]:
+    """Offer images that it can learn in a few steps."""
+    return [
+        DatasetEntry(
+            name="fake_colours",
+            summary="Noisy images of one colour per class",
+            config=ColoursOptions,
+            open=Colours,
+        )
+    ]
+
+
+@hookimpl
+def runner_register_models() -> Sequence[ModelEntry]:
+    """Offer its model."""
+    return [
+        ModelEntry(
+            name="linear",
+            framework="fake",
+            summary="Linear classifier on average-pooled pixels",
+            config=LinearOptions,
+            build=build_linear,
+        )
+    ]
+
+
+@hookimpl
+def runner_register_optimizers() -> Sequence[OptimizerEntry]:
+    """Offer its update rule."""
+    return [
+        OptimizerEntry(
+            name="fake_sgd",
+            framework="fake",
+            summary="Gradient descent with momentum",
+            config=SgdOptions,
+            build=build_sgd,
+        )
+    ]
+
+
+@hookimpl
+def runner_register_exporters() -> Sequence[ExporterEntry]:
+    """Offer its file format."""
+    return [
+        ExporterEntry(
+            name="fake_npz",
+            framework="fake",
+            summary="NumPy archive",
+            config=NpzOptions,
+            export=export_npz,
+        )
+    ]
+
+
+@hookimpl
+def runner_register_predictors() -> Sequence[PredictorEntry]:
+    """Offer what runs that format."""
+    return [
+        PredictorEntry(
+            name="fake_npz",
+            summary="Runs the NumPy archive",
+            formats=("fake_npz",),
+            load=load_npz,
+        )
+    ]

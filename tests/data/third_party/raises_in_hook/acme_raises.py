@@ -1,0 +1,20 @@
+"""A plugin whose hook yields an entry and then fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from runner import ModelEntry, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def build(options: object, num_classes: int) -> Any:
+    raise NotImplementedError
+
+
+@hookimpl
+def runner_register_models() -> Iterable[ModelEntry]:
+    yield ModelEntry(name="never", framework="fake", summary="never of a test", build=build)
+    raise RuntimeError("the licence server does not answer")
