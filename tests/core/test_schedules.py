@@ -23,7 +23,11 @@ ASCEND_RESNET_LINEAR = ScheduleSection(
     name="linear", update="epoch", warmup_epochs=8, warmup_update="epoch"
 )
 ASCEND_RESNET_STEP = ScheduleSection(
-    name="multistep", update="epoch", milestones=[30, 60, 80], warmup_epochs=8, warmup_update="epoch"
+    name="multistep",
+    update="epoch",
+    milestones=[30, 60, 80],
+    warmup_epochs=8,
+    warmup_update="epoch",
 )
 ASCEND_MOBILENET = ScheduleSection(name="step", gamma=0.98, every_epochs=2.5)
 MINDSPORE_COSINE = ScheduleSection(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, final
 
-from runner.data.transforms import output_size
+from runner.data.transforms import output_size, random_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +67,10 @@ def broken(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
         if draft.trains:
             yield from _transforms("train", draft.transforms.train)
         yield from _transforms("eval", draft.transforms.eval)
+        for position, step in enumerate(draft.transforms.eval):
+            if random_steps([step]):
+                message = f"{step.name} is random; evaluation must see the same pixels every time"
+                yield ("transforms", "eval", position), f"transforms.eval.{position}: {message}"
 
 
 def _schedule(schedule: ScheduleSection) -> Iterator[tuple[KeyPath, str]]:

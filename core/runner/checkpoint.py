@@ -1,0 +1,303 @@
+"""Checkpoints: a folder that is either complete or not there.
+
+    step_00000450/
+        weights.safetensors     weights and buffers under canonical (torchvision) names
+        state.safetensors       optimizer, loss scale, EMA, random states
+        recipe.yaml             the resolved recipe
+        checkpoint.json         position, class names, metrics, and size and SHA-256 of the others
+
+A checkpoint is written under a temporary name, flushed to the disk, and renamed. Nothing in it is
+pickled, so that a checkpoint from a stranger is data.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from runner import files
+from runner.contracts import EngineState
+from runner.errors import CheckpointError, NonFiniteError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+FORMAT = 1
+WEIGHTS, STATE, RECIPE, INFO = (
+    "weights.safetensors",
+    "state.safetensors",
+    "recipe.yaml",
+    "checkpoint.json",
+)
+BEST = "best.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where in a run a checkpoint was taken, and the sums that its next log line needs."""
+
+    step: int
+    """Optimizer steps taken."""
+    epoch: int
+    """Epochs finished, evaluation included."""
+    step_in_epoch: int
+    """Steps taken in the current epoch; all of them when only its evaluation is missing."""
+    loss_sum: float = 0.0
+    """Sum of the losses of the current epoch's steps."""
+    loss_count: int = 0
+    skipped_steps: int = 0
+    """Steps of the whole run that a dynamic loss scale skipped."""
+    best_top1: float | None = None
+    best_epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """What ``checkpoint.json`` says."""
+
+    position: Position
+    classes: tuple[str, ...]
+    weights_kind: str
+    """``raw``, or ``ema`` when evaluation uses an average of the weights."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    state_values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint in memory."""
+
+    path: Path
+    info: CheckpointInfo
+    weights: Mapping[str, NDArray[Any]]
+    state: EngineState
+
+    @property
+    def evaluation_weights(self) -> Mapping[str, NDArray[Any]]:
+        """The weights that evaluation and export use."""
+        if self.info.weights_kind == "raw":
+            return self.weights
+        prefix = "ema/"
+        tensors = self.state.tensors
+        return {name[len(prefix) :]: tensors[name] for name in tensors if name.startswith(prefix)}
+
+
+def save(
+    folder: Path,
+    info: CheckpointInfo,
+    *,
+    weights: Mapping[str, NDArray[Any]],
+    state: EngineState,
+    recipe_text: str,
+) -> Path:
+    """Write a checkpoint into ``folder`` and return its path.
+
+    Raises:
+        NonFiniteError: A weight is NaN or infinite; nothing is written.
+        StorageError: The disk is full or the folder cannot be written; nothing is left behind.
+    """
+    from safetensors.numpy import save_file
+
+    _check_finite(weights)
+    final = folder / f"step_{info.position.step:08d}"
+    temporary = folder / f".{final.name}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file(_contiguous(weights), temporary / WEIGHTS)
+        save_file(_contiguous(state.tensors), temporary / STATE)
+        (temporary / RECIPE).write_text(recipe_text, encoding="utf-8")
+        records = {name: _file_record(temporary / name) for name in (WEIGHTS, STATE, RECIPE)}
+        record = {"format": FORMAT, **asdict(info), "files": records}
+        (temporary / INFO).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        for name in (WEIGHTS, STATE, RECIPE, INFO):
+            files.sync(temporary / name)
+        files.sync(temporary)
+        _put_in_place(temporary, final)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        # safetensors reports a full disk as its own error type, with the system's text inside
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise StorageError(
+                f"cannot write the checkpoint {final}: {error}; {_last_good(folder)}"
+            ) from error
+        raise
+    return final
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint and check every file against its checksum.
+
+    Raises:
+        CheckpointError: It is not a checkpoint, is damaged, or is of a later format.
+    """
+    from safetensors.numpy import load_file
+
+    record = _read_info(path)
+    for name, expected in record["files"].items():
+        _check_file(path / name, expected)
+    info = CheckpointInfo(
+        position=Position(**record["position"]),
+        classes=tuple(record["classes"]),
+        weights_kind=record["weights_kind"],
+        metrics=record["metrics"],
+        state_values=record["state_values"],
+    )
+    return Checkpoint(
+        path=path,
+        info=info,
+        weights=load_file(path / WEIGHTS),
+        state=EngineState(tensors=load_file(path / STATE), values=info.state_values),
+    )
+
+
+def listing(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if (path / INFO).is_file())
+
+
+def latest(folder: Path) -> Path:
+    """Return the most recent checkpoint in a folder.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    found = listing(folder)
+    if not found:
+        raise CheckpointError(
+            f"no checkpoint in {folder}; the run ended before its first one, start it again"
+        )
+    return found[-1]
+
+
+def best(folder: Path) -> Path | None:
+    """Return the checkpoint with the best accuracy, if it is known."""
+    record = folder / BEST
+    if not record.is_file():
+        return None
+    path = folder / str(json.loads(record.read_text(encoding="utf-8"))["checkpoint"])
+    return path if path.is_dir() else None
+
+
+def mark_best(folder: Path, path: Path, top1: float) -> None:
+    """Remember that ``path`` has the best accuracy."""
+    files.write_json(folder / BEST, {"checkpoint": path.name, "val.top1": top1})
+
+
+def remove_old(folder: Path, *, keep: int, keep_best: bool) -> list[Path]:
+    """Delete all but the ``keep`` most recent checkpoints and the best; return what went."""
+    found = listing(folder)
+    protected = {*found[-keep:], *([best(folder)] if keep_best else [])}
+    removed = [path for path in found if path not in protected]
+    for path in folder.glob(".step_*"):  # left by a process that was killed while it saved
+        shutil.rmtree(path, ignore_errors=True)
+    for path in removed:
+        # The record goes first, so that a half-deleted folder is never taken for a checkpoint.
+        (path / INFO).unlink()
+        shutil.rmtree(path)
+    return removed
+
+
+def check_classes(expected: Sequence[str], found: Sequence[str], source: str) -> None:
+    """Compare class names with those the weights were trained for.
+
+    Raises:
+        CheckpointError: A class is missing, extra, or at another position.
+    """
+    if tuple(expected) == tuple(found):
+        return
+    missing = [name for name in expected if name not in set(found)]
+    extra = [name for name in found if name not in set(expected)]
+    if missing or extra:
+        detail = "; ".join(
+            f"{label} {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} ({len(names)})"
+            for label, names in (("missing", missing), ("unknown", extra))
+            if names
+        )
+    else:
+        position = next(
+            i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]
+        )
+        detail = f"class {position} is {found[position]!r}, expected {expected[position]!r}"
+    raise CheckpointError(
+        f"the classes of {source} are not those of the checkpoint: {detail}; "
+        f"expected the {len(expected)} class folders the model was trained on, in the same order"
+    )
+
+
+def _contiguous(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Lay arrays out in C order: safetensors writes memory as it lies, whatever the strides."""
+    import numpy as np
+
+    return {name: np.asarray(array, order="C") for name, array in tensors.items()}
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    """Rename, moving an earlier checkpoint of the same step out of the way."""
+    aside = final.with_name(f".{final.name}.old")
+    if final.exists():
+        final.rename(aside)
+    temporary.rename(final)
+    files.sync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_finite(weights: Mapping[str, NDArray[Any]]) -> None:
+    import numpy as np
+
+    for name, array in weights.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise NonFiniteError(
+                f"weight {name!r} holds NaN or infinity, so no checkpoint is written; "
+                "lower optimizer.learning_rate, or set train.clip_grad_norm"
+            )
+
+
+def _file_record(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((path / INFO).read_text(encoding="utf-8"))
+        version = record["format"]
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is not a checkpoint: it has no {INFO}; "
+            "expected a folder such as runs/quickstart/20260131-120000/checkpoints/step_00000450"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path / INFO} is damaged: {error}; {_last_good(path.parent, path)}"
+        ) from None
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {version}; this version of runner reads format {FORMAT}"
+        )
+    return record
+
+
+def _check_file(path: Path, expected: Mapping[str, Any]) -> None:
+    advice = _last_good(path.parent.parent, path.parent)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; {advice}")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise CheckpointError(
+            f"{path} is damaged: it has {size} bytes, expected {expected['bytes']}; {advice}"
+        )
+    if _file_record(path)["sha256"] != expected["sha256"]:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 differs from {INFO}; {advice}")
+
+
+def _last_good(folder: Path, damaged: Path | None = None) -> str:
+    others = [path for path in listing(folder) if path != damaged]
+    if not others:
+        return f"{folder} has no other checkpoint"
+    return f"continue from the one before with: runner resume {others[-1]}"

@@ -1,0 +1,136 @@
+"""A trained model behind one interface: a checkpoint on its framework, or an exported artifact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner import checkpoint, export, rundir, weights
+from runner.errors import UsageError
+from runner.evaluate import evaluate, evaluate_predictor
+from runner.session import open_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from runner.contracts import Engine
+    from runner.data.transforms import Transform
+    from runner.events import EventLog
+    from runner.metrics import Evaluation
+    from runner.plan import Plan
+    from runner.registry import Registry
+    from runner.session import Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classifier:
+    """Predicts classes for pixels."""
+
+    classes: tuple[str, ...]
+    transforms: Sequence[Transform]
+    logits: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    """Logits ``[B, K]`` for pixels ``[B, H, W, C]``."""
+    evaluate: Callable[[Split, int], Evaluation]
+    """Evaluation over a split, in batches of some size."""
+
+
+def checkpoints_at(path: Path) -> list[Path]:
+    """Return the checkpoints that a path stands for.
+
+    A checkpoint stands for itself, a run for its best checkpoint (the latest when none is marked),
+    a folder of checkpoints for all of them.
+
+    Raises:
+        UsageError: There is no checkpoint.
+    """
+    if (path / checkpoint.INFO).is_file():
+        return [path]
+    if (path / "checkpoints").is_dir():
+        folder = rundir.RunDir(path).checkpoints
+        return [checkpoint.best(folder) or checkpoint.latest(folder)]
+    found = checkpoint.listing(path) if path.is_dir() else []
+    if not found:
+        raise UsageError(
+            f"{path} is neither a checkpoint, nor a run, nor a folder of checkpoints, nor an "
+            "exported artifact; expected a path such as runs/quickstart/20260131-120000"
+        )
+    return found
+
+
+def is_artifact(path: Path) -> bool:
+    """Say whether a path is an exported artifact."""
+    return (path / export.INFO).is_file()
+
+
+def open_all(
+    path: Path, plan: Plan, classes: tuple[str, ...], registry: Registry, events: EventLog
+) -> Iterator[tuple[Path, Classifier]]:
+    """Open everything that a path stands for, one after the other, on one engine.
+
+    Args:
+        path: An artifact, a weights file, a checkpoint, a run, or a folder of checkpoints.
+        plan: The recipe that builds the model.
+        classes: Class names to assume where the weights come without.
+        registry: Finds the runtime of an artifact.
+        events: Receives what is opened.
+
+    Raises:
+        CheckpointError: Weights are damaged or do not fit the model.
+    """
+    if is_artifact(path):
+        yield path, open_artifact(path, registry)
+    elif path.is_file():
+        loaded = weights.read(path, plan.framework_entry)
+        _, engine = open_engine(plan, len(classes), events, training=False)
+        engine.load_weights(loaded)
+        yield path, _from_engine(plan, engine, classes)
+    else:
+        engine = None
+        for item in checkpoints_at(path):
+            saved = checkpoint.load(item)
+            if engine is None:
+                _, engine = open_engine(plan, len(saved.info.classes), events, training=False)
+            engine.load_weights(saved.evaluation_weights)
+            yield item, _from_engine(plan, engine, saved.info.classes)
+
+
+def _from_engine(plan: Plan, engine: Engine, classes: tuple[str, ...]) -> Classifier:
+    def run(split: Split, batch_size: int) -> Evaluation:
+        evaluation = evaluate(engine, split.loader, batch_size)
+        assert evaluation is not None, "nothing asks it to stop"
+        return evaluation
+
+    return Classifier(
+        classes=classes,
+        transforms=plan.recipe.transforms.eval,
+        logits=engine.predict,
+        evaluate=run,
+    )
+
+
+def open_artifact(path: Path, registry: Registry) -> Classifier:
+    """Load an exported artifact; the framework that wrote it is not needed.
+
+    Raises:
+        ArtifactError: It is damaged, or nothing installed can run it.
+    """
+    artifact = export.read(path)
+    predictor = export.open_predictor(artifact, registry)
+
+    def logits(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        from runner.data.normalize import normalize
+
+        return predictor.predict(normalize(images, artifact.mean, artifact.std))
+
+    def run(split: Split, batch_size: int) -> Evaluation:
+        return evaluate_predictor(
+            predictor, split.loader, batch_size, mean=artifact.mean, std=artifact.std
+        )
+
+    return Classifier(
+        classes=artifact.classes, transforms=artifact.transforms, logits=logits, evaluate=run
+    )

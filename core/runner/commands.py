@@ -1,0 +1,232 @@
+"""What the commands do; ``cli`` parses their arguments and prints what they return."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runner import checkpoint, classifier, export, plan, plugins, recipe, run, rundir
+from runner.errors import UsageError
+from runner.events import EventLog
+from runner.session import open_engine, open_split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from runner.events import Listener
+    from runner.plan import Plan
+    from runner.plugins import Plugins
+    from runner.predict import Prediction
+    from runner.recipe import Document
+    from runner.registry import Registry
+
+RESUMABLE = ("loader.", "train.log_every_steps", "checkpoint.", "dataset.root", "device.")
+"""What may change on the way without changing what the model sees."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A recipe that was found, read, checked and planned."""
+
+    plan: Plan
+    document: Document
+    plugins: Plugins
+
+
+def load(
+    name: str, overrides: Sequence[str] = (), *, smoke: bool = False, allow_unset: bool = False
+) -> Loaded:
+    """Turn a recipe's name or path and the overrides into a plan.
+
+    Args:
+        name: A path, or the name of a recipe that ships with runner or a plugin.
+        overrides: Texts such as ``train.epochs=3``.
+        smoke: Replace the data by a few synthetic images and train a few steps.
+        allow_unset: Let environment variables without a value stand as they are written.
+
+    Raises:
+        RecipeError: The recipe or an override is wrong.
+        UsageError: There is no such recipe.
+    """
+    loaded = plugins.load()
+    path = recipe.find(name, loaded.registry)
+    document = recipe.compose(
+        path,
+        overrides,
+        environ=os.environ,
+        allow_unset=allow_unset or smoke,
+        registry=loaded.registry,
+    )
+    checked = recipe.validate(document, loaded.registry)
+    if smoke:
+        checked = plan.smoke(checked, loaded.registry)
+    resolved = plan.resolve(f"{path.stem}-smoke" if smoke else path.stem, checked, loaded.registry)
+    return Loaded(plan=resolved, document=document, plugins=loaded)
+
+
+def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[str, Any]:
+    """Continue a run from a checkpoint, or from its latest.
+
+    Raises:
+        UsageError: The run is finished, or an override would change what the model sees.
+    """
+    folder = rundir.find(path)
+    if folder.result.is_file():
+        raise UsageError(f"{folder.path} is finished, see {folder.result}; nothing to continue")
+    for text in overrides:
+        if not text.startswith(RESUMABLE):
+            raise UsageError(
+                f"--set {text} would make another experiment of the run; only "
+                f"{', '.join(RESUMABLE)} may change: start a new run with model.weights instead"
+            )
+    loaded = plugins.load()
+    is_checkpoint = (path / checkpoint.INFO).is_file()
+    saved = checkpoint.load(path if is_checkpoint else checkpoint.latest(folder.checkpoints))
+    document = recipe.compose(folder.recipe, overrides, environ=os.environ)
+    resolved = plan.resolve(
+        _name(folder.path), recipe.validate(document, loaded.registry), loaded.registry
+    )
+    return run.resume(resolved, loaded, folder, saved, request)
+
+
+def evaluate(
+    path: Path, overrides: Sequence[str], *, recipe_name: str | None, listener: Listener | None
+) -> Iterator[dict[str, Any]]:
+    """Evaluate a checkpoint, a run, every checkpoint of a folder, an artifact, or a weights file.
+
+    Yields one result for each (JSON).
+
+    Args:
+        path: What to evaluate.
+        overrides: Changes to the recipe, such as another ``dataset.root``.
+        recipe_name: The recipe to use in place of the one that a run carries; a weights file
+            that is not in a run needs it.
+        listener: Learns what happens.
+
+    Raises:
+        CheckpointError: The classes of the data are not those of the model.
+    """
+    registry = plugins.load().registry
+    resolved = _plan_for(path, overrides, recipe_name, registry)
+    events = EventLog(listener)
+    split = open_split(resolved, "val", events)
+    with closing(split.loader):
+        for item, model in classifier.open_all(path, resolved, split.classes, registry, events):
+            checkpoint.check_classes(model.classes, split.classes, "the dataset")
+            metrics = model.evaluate(split, resolved.recipe.eval.batch_size).as_metrics()
+            yield {
+                "path": str(item),
+                "metrics": metrics,
+                "reference": run.compare(resolved, metrics),
+            }
+
+
+def predict(
+    model: Path, images: Sequence[Path], overrides: Sequence[str], *, top: int, batch_size: int
+) -> list[Prediction]:
+    """Predict image files with a checkpoint, a run or an artifact.
+
+    Raises:
+        UsageError: ``model`` stands for several checkpoints, or there is no image.
+    """
+    from runner import predict as prediction
+
+    files = prediction.find_images(images)
+    registry = plugins.load().registry
+    events = EventLog()
+    if classifier.is_artifact(model):
+        opened = classifier.open_artifact(model, registry)
+    else:
+        found = classifier.checkpoints_at(model)
+        if len(found) > 1:
+            raise UsageError(
+                f"{model} holds {len(found)} checkpoints; name one, such as {found[-1]}"
+            )
+        resolved = _plan_for(found[0], overrides, None, registry)
+        _, opened = next(classifier.open_all(found[0], resolved, (), registry, events))
+    return list(prediction.predict(opened, files, batch_size=batch_size, top=top))
+
+
+def export_checkpoint(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    formats: Sequence[str],
+    output: Path | None,
+    listener: Listener | None,
+) -> list[dict[str, Any]]:
+    """Export a checkpoint or the best of a run, in the formats named or those of its recipe.
+
+    Raises:
+        UsageError: Neither the command nor the recipe names a format.
+    """
+    registry = plugins.load().registry
+    found = classifier.checkpoints_at(path)[-1]
+    named = [f"export={json.dumps([{'name': name} for name in formats])}"] if formats else []
+    resolved = _plan_for(found, [*overrides, *named], None, registry)
+    if not resolved.recipe.export:
+        raise UsageError("the recipe lists nothing under `export`; name a format: --format onnx")
+    events = EventLog(listener)
+    val = open_split(resolved, "val", events)
+    with closing(val.loader):
+        saved = checkpoint.load(found)
+        checkpoint.check_classes(saved.info.classes, val.classes, "the dataset")
+        _, engine = open_engine(resolved, len(val.classes), events, training=False)
+        engine.load_weights(saved.evaluation_weights)
+        return [
+            export.carry_out(
+                resolved,
+                position,
+                engine=engine,
+                val=val,
+                folder=output or rundir.find(found).exports,
+                registry=registry,
+                events=events,
+            )
+            for position in range(len(resolved.recipe.export))
+        ]
+
+
+def verify(path: Path) -> tuple[export.Artifact, export.Verification]:
+    """Replay an artifact's stored images and compare with the live model's answers.
+
+    Raises:
+        ArtifactError: The artifact is damaged, or nothing installed can run it.
+    """
+    artifact = export.read(path)
+    predictor = export.open_predictor(artifact, plugins.load().registry)
+    return artifact, export.verify(artifact, predictor)
+
+
+def _plan_for(
+    path: Path, overrides: Sequence[str], recipe_name: str | None, registry: Registry
+) -> Plan:
+    """Return the plan of a named recipe, or of the one that a checkpoint or its run carries."""
+    if recipe_name:
+        return load(recipe_name, overrides).plan
+    if not path.exists():
+        raise UsageError(f"no file or folder {path}")
+    carried = classifier.checkpoints_at(path)[0] if not classifier.is_artifact(path) else path
+    in_checkpoint = carried / checkpoint.RECIPE
+    file = in_checkpoint if in_checkpoint.is_file() else _run_of(carried).recipe
+    document = recipe.compose(file, overrides, environ=os.environ, registry=registry)
+    return plan.resolve(_name(carried), recipe.validate(document, registry), registry)
+
+
+def _run_of(path: Path) -> rundir.RunDir:
+    try:
+        return rundir.find(path)
+    except UsageError as error:
+        raise UsageError(f"{error}; or name the recipe with --recipe") from None
+
+
+def _name(path: Path) -> str:
+    try:
+        manifest = rundir.find(path).manifest
+    except UsageError:
+        return path.name
+    return str(json.loads(manifest.read_text(encoding="utf-8"))["recipe"])

@@ -1,0 +1,138 @@
+"""What a run prints: one line per event that matters, and a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from rich.progress import Progress
+
+
+@final
+class Console:
+    """Prints events to standard error, which leaves standard output to results."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._interactive = sys.stderr.isatty()
+
+    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Print one event, if it has a line."""
+        if event == "train.step":
+            self._step(fields)
+            return
+        if event in ("epoch.finished", "run.interrupted", "run.failed"):
+            self._end_progress()
+        line = _line(event, fields)
+        if line:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+    def _step(self, fields: Mapping[str, Any]) -> None:
+        loss = "overflow" if fields["loss"] is None else f"loss {fields['loss']:.4f}"
+        text = f"{loss}  lr {fields['learning_rate']:.3g}  {fields['images_per_s']:.1f} img/s"
+        epoch = f"epoch {fields['epoch'] + 1}/{fields['epochs']}"
+        if not self._interactive:
+            step = f"step {fields['step_in_epoch']}/{fields['steps_per_epoch']}"
+            sys.stderr.write(f"  {epoch}  {step}  {text}\n")
+            sys.stderr.flush()
+            return
+        progress = self._open_progress(fields["steps_per_epoch"])
+        progress.update(
+            progress.task_ids[0],
+            completed=fields["step_in_epoch"],
+            description=epoch,
+            text=text,
+        )
+
+    def _open_progress(self, steps: int) -> Progress:
+        if self._progress is None:
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            self._progress = Progress(
+                TextColumn("  {task.description}"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=RichConsole(stderr=True),
+                transient=True,
+            )
+            self._progress.add_task("", total=steps, text="")
+            self._progress.start()
+        return self._progress
+
+    def _end_progress(self) -> None:
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+
+def percent(share: float) -> str:
+    """Write a share of 1 as a percentage."""
+    return f"{100 * share:.2f} %"
+
+
+def _line(event: str, fields: Mapping[str, Any]) -> str | None:
+    writer = _LINES.get(event)
+    return writer(fields) if writer else None
+
+
+def _opened(fields: Mapping[str, Any]) -> str:
+    """Show what is in effect; the event log has it whole."""
+    shown = (
+        key if value is True else f"{key} {value}"
+        for key, value in fields.items()
+        if value not in (None, False) and not isinstance(value, (dict, list))
+    )
+    return "engine: " + ", ".join(shown)
+
+
+def _epoch(fields: Mapping[str, Any]) -> str:
+    line = f"epoch {fields['epoch']}/{fields['epochs']}  train.loss {fields['train.loss']:.4f}"
+    if "train.images_per_s" in fields:
+        line += f"  {fields['train.images_per_s']:.1f} img/s"
+    return line + _evaluation(fields)
+
+
+def _evaluation(fields: Mapping[str, Any]) -> str:
+    if "val.top1" not in fields:
+        return ""
+    return (
+        f"  val.loss {fields['val.loss']:.4f}  top-1 {percent(fields['val.top1'])}"
+        f"  top-5 {percent(fields['val.top5'])}  ({fields['val.count']} images)"
+    )
+
+
+def _verified(fields: Mapping[str, Any]) -> str:
+    result = fields["verification"]
+    word = "agrees with" if fields["verified"] else "DISAGREES WITH"
+    line = (
+        f"{fields['name']}: {word} the live model on {result['images']} stored images "
+        f"(largest difference {result['max_difference']:.1e}, allowed {result['tolerance']:.0e})"
+    )
+    return line + _evaluation(fields.get("metrics", {}))
+
+
+_LINES = {
+    "run.started": lambda fields: f"run: {fields['folder']}",
+    "run.resumed": lambda fields: f"run: {fields['folder']}, continued after step {fields['step']}",
+    "data.opened": lambda fields: (
+        f"{fields['split']}: {fields['images']} images, {fields['classes']} classes"
+    ),
+    "data.ignored": lambda fields: (
+        f"{fields['split']}: ignored {fields['count']} files that are no images"
+    ),
+    "data.damaged": lambda fields: f"skipped {fields['image']}: {fields['reason']}",
+    "engine.opened": _opened,
+    "train.overflow": lambda fields: f"  step {fields['step']}: gradients overflowed, step skipped",
+    "epoch.finished": _epoch,
+    "eval.finished": lambda fields: "eval:" + _evaluation(fields),
+    "export.written": lambda fields: f"{fields['name']}: wrote {fields['folder']}",
+    "export.verified": _verified,
+    "warning": lambda fields: f"warning: {fields['message']}",
+}

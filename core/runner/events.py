@@ -1,0 +1,96 @@
+"""What happens during a run, as it happens: ``events.jsonl`` and whoever else listens.
+
+One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, ISO 8601),
+``elapsed_s`` (since this process began the run) and the event's own fields. Names:
+
+    run.started, run.resumed, run.interrupted, run.failed, run.finished
+    data.opened       sizes and fingerprint of a split
+    data.ignored      files that are in the dataset's folders but are no images
+    data.damaged      an image that was skipped
+    engine.opened     what is in effect: precision, memory layout, threads, ...
+    train.step        every ``train.log_every_steps`` steps
+    train.overflow    a step that a dynamic loss scale skipped
+    epoch.finished    train.* and val.* of one epoch
+    checkpoint.saved, checkpoint.removed
+    eval.finished     val.* of a run that only evaluates
+    export.written, export.verified
+    warning           something the user should know that does not stop the run
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Protocol, final
+
+from runner.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any, TextIO
+
+
+class Listener(Protocol):
+    """Somebody who wants to know what happens in a run, such as the terminal."""
+
+    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Handle one event."""
+        ...
+
+
+@final
+class EventLog:
+    """Passes events to a listener at once, and to a file as soon as there is one."""
+
+    def __init__(self, listener: Listener | None = None) -> None:
+        self._listener = listener
+        self._start = time.monotonic()
+        self._waiting: list[str] = []
+        self._file: TextIO | None = None
+
+    def write_to(self, path: Path) -> None:
+        """Append what has happened so far, and from here on, to ``path``.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        self._flush()
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Record one event; ``fields`` are JSON values.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        record = {
+            "event": event,
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "elapsed_s": round(time.monotonic() - self._start, 3),
+            **fields,
+        }
+        self._waiting.append(json.dumps(record) + "\n")
+        if self._file:
+            self._flush()
+        if self._listener:
+            self._listener(event, fields)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _flush(self) -> None:
+        assert self._file is not None
+        try:
+            self._file.writelines(self._waiting)
+            self._file.flush()
+        except OSError as error:
+            raise StorageError(f"cannot write {self._file.name}: {error.strerror}") from error
+        self._waiting.clear()

@@ -1,0 +1,209 @@
+"""The whole plan of a recipe as text, without importing a framework."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runner import recipe
+from runner.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from runner.plan import Plan
+    from runner.recipe import Document
+    from runner.registry import Registered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """The number of images in a split, and how it is known."""
+
+    images: int | None
+    source: str
+
+
+def as_text(plan: Plan, document: Document, *, runs_dir: Path, command: Sequence[str]) -> str:
+    """Explain a plan for people."""
+    sections = [
+        ("recipe", _recipe(plan, document)),
+        ("plugins", _plugins(plan, document)),
+        ("data and steps", _steps(plan, document)),
+        ("learning rate", _learning_rate(plan, document)),
+        ("writes", _writes(plan, runs_dir)),
+        ("starts with", [launch_line(plan, command)]),
+        ("values and where they come from", _values(plan, document)),
+    ]
+    return "\n\n".join(
+        "\n".join([title, *(f"  {line}" for line in lines)])
+        for title, lines in ((title, list(lines)) for title, lines in sections)
+        if lines
+    )
+
+
+def as_data(plan: Plan, document: Document, *, command: Sequence[str]) -> dict[str, Any]:
+    """Explain a plan for programs (JSON)."""
+    train = split_size(plan, document, "train") if plan.recipe.train else None
+    steps = plan.steps_per_epoch(train.images) if train and train.images else None
+    batch = plan.train_batch
+    return {
+        "recipe": plan.name,
+        "resolved": recipe.resolved(plan.recipe),
+        "origins": {path: str(document.origin(keys)) for path, keys, _ in _leaves(plan)},
+        "entries": {
+            item.kind: {"name": item.entry.name, "plugin": str(item.plugin), "reason": item.reason}
+            for item in plan.entries(training=False)
+        },
+        "train_images": train.images if train else None,
+        "val_images": split_size(plan, document, "val").images,
+        "steps_per_epoch": steps,
+        "batch": batch
+        and {
+            "global": plan.train.batch_size,
+            "devices": batch.devices,
+            "per_device": batch.micro,
+            "accumulation": batch.accumulation,
+        },
+        "learning_rate": rates(plan, steps) if steps else None,
+        "command": launch_line(plan, command),
+    }
+
+
+def split_size(plan: Plan, document: Document, split: str) -> Size:
+    """Find out how many images a split has: from the data, or else from the recipe."""
+    section = plan.recipe.dataset
+    declared = section.train_images if split == "train" else section.val_images
+    if plan.dataset_entry.framework == "any" and not plan.dataset.missing and not document.unset:
+        try:
+            return Size(images=len(plan.open_split(split).labels), source="found in the data")
+        except DataError as error:
+            if declared is None:
+                return Size(images=None, source=str(error))
+    if declared is not None:
+        return Size(images=declared, source="declared by the recipe, the data was not looked at")
+    unset = ", ".join(sorted({item.name for item in document.unset}))
+    reason = f"environment variable {unset} is not set" if unset else "known once the data is open"
+    return Size(images=None, source=reason)
+
+
+def rates(plan: Plan, steps_per_epoch: int) -> dict[str, float]:
+    """Return the learning rate of the first step, of the peak and of the last step."""
+    epochs = range(plan.train.epochs)
+    # A rule rises or falls within an epoch, so its extremes are at the ends of epochs.
+    ends = [
+        plan.learning_rate(step, steps_per_epoch)
+        for epoch in epochs
+        for step in (epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch - 1)
+    ]
+    return {"start": ends[0], "peak": max(ends), "end": ends[-1]}
+
+
+def launch_line(plan: Plan, command: Sequence[str]) -> str:
+    """Return the exact command that carries the recipe out."""
+    count, launch = plan.recipe.device.count, plan.framework_entry.launch
+    if count > 1 and launch:
+        return " ".join(launch(count, command))
+    return " ".join(["runner", *command])
+
+
+def _recipe(plan: Plan, document: Document) -> Iterator[str]:
+    yield f"{plan.name}: {plan.recipe.summary}"
+    yield from (f"read from {path}" for path in document.files)
+    for item in document.unset:
+        yield f"environment variable {item.name} is not set; the run will ask for it"
+
+
+def _plugins(plan: Plan, document: Document) -> Iterator[str]:
+    items: list[Registered] = list(plan.entries(training=plan.recipe.train is not None))
+    if not plan.recipe.train:
+        items += plan.exporters
+    exports = iter(range(len(plan.exporters)))
+    for item in items:
+        keys: tuple[str | int, ...] = (item.kind, "name")
+        if item.kind == "exporter":
+            keys = ("export", next(exports), "name")
+        chosen = f"{item.kind:<10} {item.entry.name:<16} from {item.plugin}"
+        yield f"{chosen}, chosen at {document.origin(keys)}"
+        if item.reason:
+            yield f"{'':<10} NOT USABLE HERE: {item.reason}"
+
+
+def _steps(plan: Plan, document: Document) -> Iterator[str]:
+    val = split_size(plan, document, "val")
+    if plan.recipe.train is None:
+        yield f"evaluates {_count(val)}"
+        return
+    train, section, batch = split_size(plan, document, "train"), plan.train, plan.train_batch
+    assert batch is not None
+    yield f"trains on {_count(train)}"
+    yield f"evaluates {_count(val)}"
+    yield (
+        f"global batch {section.batch_size} = {batch.devices} {plan.device_entry.name} "
+        f"x {batch.micro} per device x {batch.accumulation} accumulation"
+    )
+    if train.images:
+        steps = plan.steps_per_epoch(train.images)
+        yield f"{steps:,} steps per epoch x {section.epochs} epochs = {steps * section.epochs:,}"
+        left_out = train.images - steps * section.batch_size
+        if left_out > 0:
+            yield f"{left_out} images of each epoch, other ones each time, are left out"
+
+
+def _learning_rate(plan: Plan, document: Document) -> Iterator[str]:
+    if plan.recipe.train is None:
+        return
+    images = split_size(plan, document, "train").images
+    schedule = plan.recipe.schedule
+    warmup = f" after {schedule.warmup_epochs} epochs of warm-up" if schedule.warmup_epochs else ""
+    yield f"{schedule.name} over {plan.train.epochs} epochs{warmup}"
+    if images:
+        value = rates(plan, plan.steps_per_epoch(images))
+        yield f"start {value['start']:.6g}, peak {value['peak']:.6g}, end {value['end']:.6g}"
+
+
+def _writes(plan: Plan, runs_dir: Path) -> Iterator[str]:
+    folder = runs_dir / plan.name / "<time>"
+    yield f"{folder}/ recipe.yaml, manifest.json, events.jsonl, result.json"
+    parameters = plan.model_entry.parameters
+    if plan.recipe.train:
+        kept = plan.recipe.checkpoint.keep + plan.recipe.checkpoint.keep_best
+        size = f" of about {4 * parameters / 1e6:.0f} MB for weights" if parameters else ""
+        yield f"{folder}/checkpoints/ up to {kept} checkpoints{size}, and the optimizer's state"
+    for entry in plan.exporter_entries:
+        yield f"{folder}/exports/{entry.name}/"
+
+
+def _values(plan: Plan, document: Document) -> Iterator[str]:
+    leaves = [
+        (path, json.dumps(value, ensure_ascii=False), str(document.origin(keys)))
+        for path, keys, value in _leaves(plan)
+    ]
+    name_width = max(len(leaf[0]) for leaf in leaves)
+    value_width = min(40, max(len(leaf[1]) for leaf in leaves))
+    for path, value, origin in leaves:
+        yield f"{path:<{name_width}}  {value:<{value_width}}  {origin}"
+
+
+def _leaves(plan: Plan) -> list[tuple[str, tuple[str | int, ...], Any]]:
+    """Return path, keys and value of everything in the resolved recipe that is not a mapping."""
+    found: list[tuple[str, tuple[str | int, ...], Any]] = []
+
+    def walk(value: Any, keys: tuple[str | int, ...]) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(inner, (*keys, key))
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            for position, inner in enumerate(value):
+                walk(inner, (*keys, position))
+        else:
+            found.append((".".join(str(key) for key in keys), keys, value))
+
+    walk(recipe.resolved(plan.recipe), ())
+    return found
+
+
+def _count(size: Size) -> str:
+    return f"{size.images:,} images ({size.source})" if size.images else f"? images ({size.source})"

@@ -1,0 +1,119 @@
+"""Accuracy from logits, and rates of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from runner.contracts import EvalCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The result of an evaluation over a whole split."""
+
+    top1: float
+    """Share of images whose label has the highest logit, in [0, 1]."""
+    top5: float
+    """Share of images whose label is among the five highest logits."""
+    loss: float
+    """Mean cross-entropy, without label smoothing."""
+    count: int
+    """Images evaluated."""
+
+    def as_metrics(self, prefix: str = "val") -> dict[str, float]:
+        """Return the values under their metric names."""
+        return {
+            f"{prefix}.top1": self.top1,
+            f"{prefix}.top5": self.top5,
+            f"{prefix}.loss": self.loss,
+            f"{prefix}.count": self.count,
+        }
+
+
+def total(counts: Iterable[EvalCounts]) -> Evaluation:
+    """Add up the counts of all batches."""
+    top1 = top5 = count = 0
+    loss_sum = 0.0
+    for part in counts:
+        top1 += part.top1
+        top5 += part.top5
+        loss_sum += part.loss_sum
+        count += part.count
+    return Evaluation(top1=top1 / count, top5=top5 / count, loss=loss_sum / count, count=count)
+
+
+def count_correct(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> EvalCounts:
+    """Count correct predictions and add up the cross-entropy.
+
+    Args:
+        logits: ``[B, K]``.
+        labels: ``[B]``.
+    """
+    import numpy as np
+
+    values = logits.astype(np.float64)
+    rows = np.arange(len(labels))
+    target = values[rows, labels]
+    # The rank of a label is the number of classes that beat it; a tie goes to the lower index, and
+    # a NaN beats and is beaten by everything, so that neither is ever counted as correct.
+    tied = (values == target[:, None]) & (np.arange(values.shape[1]) < labels[:, None])
+    rank = (~(values <= target[:, None]) | tied).sum(axis=1)
+    shifted = values - values.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    return EvalCounts(
+        top1=int((rank == 0).sum()),
+        top5=int((rank < 5).sum()),
+        loss_sum=float((log_sum - shifted[rows, labels]).sum()),
+        count=len(labels),
+    )
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[Any]:
+    """Return the softmax of logits ``[B, K]``."""
+    import numpy as np
+
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+@final
+class Throughput:
+    """Images per second over the time that was spent in training steps.
+
+    A window ends when the device is known to be idle, that is when a loss was read. The first
+    window holds warm-up (memory allocation, kernel selection, compilation) and is left out of the
+    total, unless it is the only one.
+    """
+
+    def __init__(self) -> None:
+        self._windows: list[tuple[int, float, float]] = []
+
+    def add(self, images: int, seconds: float, waited: float) -> None:
+        """Add a window of ``seconds``, of which ``waited`` were spent waiting for data."""
+        self._windows.append((images, seconds, waited))
+
+    def images_per_s(self) -> float | None:
+        """Return the rate over all windows after the first."""
+        images, seconds, _ = self._sum()
+        return images / seconds if seconds else None
+
+    def data_wait(self) -> float | None:
+        """Return the share of time that the loop waited for data, in [0, 1]."""
+        _, seconds, waited = self._sum()
+        return waited / seconds if seconds else None
+
+    def _sum(self) -> tuple[int, float, float]:
+        windows = self._windows[1:] or self._windows
+        return (
+            sum(window[0] for window in windows),
+            sum(window[1] for window in windows),
+            sum(window[2] for window in windows),
+        )

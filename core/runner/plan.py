@@ -1,0 +1,287 @@
+"""From a recipe to a plan: everything that can be decided before a framework is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from runner.contracts import EngineSpec
+from runner.data.transforms import output_size
+from runner.errors import DataError, DeviceError, PluginError, UsageError
+from runner.recipe.schema import DatasetSection, EvalSection
+from runner.schedules import learning_rate
+
+if TYPE_CHECKING:
+    from runner.contracts import Dataset
+    from runner.entries import (
+        DatasetEntry,
+        DeviceEntry,
+        ExporterEntry,
+        FrameworkEntry,
+        ModelEntry,
+        OptimizerEntry,
+    )
+    from runner.recipe.schema import Recipe, TrainSection, TransformsSection
+    from runner.registry import Registered, Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A recipe with every name resolved and every batch split."""
+
+    name: str
+    """Name of the recipe; the run folder carries it."""
+    recipe: Recipe
+    framework: Registered
+    device: Registered
+    dataset: Registered
+    model: Registered
+    optimizer: Registered | None
+    exporters: tuple[Registered, ...]
+    image_size: tuple[int, int]
+    """Height and width of evaluation images."""
+    train_batch: BatchSplit | None
+
+    def entries(self, *, training: bool) -> tuple[Registered, ...]:
+        """Return what the plan uses, without optimizer and exporters unless it trains."""
+        used = (self.framework, self.device, self.dataset, self.model)
+        if not training:
+            return used
+        return (*used, *([self.optimizer] if self.optimizer else []), *self.exporters)
+
+    @property
+    def framework_entry(self) -> FrameworkEntry:
+        """The framework."""
+        return cast("FrameworkEntry", self.framework.entry)
+
+    @property
+    def device_entry(self) -> DeviceEntry:
+        """The device."""
+        return cast("DeviceEntry", self.device.entry)
+
+    @property
+    def dataset_entry(self) -> DatasetEntry:
+        """The dataset."""
+        return cast("DatasetEntry", self.dataset.entry)
+
+    @property
+    def model_entry(self) -> ModelEntry:
+        """The model."""
+        return cast("ModelEntry", self.model.entry)
+
+    @property
+    def optimizer_entry(self) -> OptimizerEntry | None:
+        """The optimizer, if the recipe trains."""
+        return cast("OptimizerEntry", self.optimizer.entry) if self.optimizer else None
+
+    @property
+    def exporter_entries(self) -> tuple[ExporterEntry, ...]:
+        """One exporter for each item under ``export:``."""
+        return tuple(cast("ExporterEntry", item.entry) for item in self.exporters)
+
+    @property
+    def train(self) -> TrainSection:
+        """The training section.
+
+        Raises:
+            UsageError: The recipe has none.
+        """
+        if self.recipe.train is None:
+            raise UsageError(f"recipe {self.name!r} has no `train` section: it can only evaluate")
+        return self.recipe.train
+
+    def steps_per_epoch(self, train_images: int) -> int:
+        """Return the optimizer steps of an epoch.
+
+        Raises:
+            DataError: There are fewer images than one batch.
+        """
+        section = self.train
+        full, rest = divmod(train_images, section.batch_size)
+        steps = full + (1 if rest and section.last_batch == "keep" else 0)
+        if steps == 0:
+            raise DataError(
+                f"an epoch has no step: {train_images} training images do not fill one batch of "
+                f"{section.batch_size}; lower train.batch_size, or set train.last_batch: keep"
+            )
+        return min(steps, section.max_steps_per_epoch or steps)
+
+    def learning_rate(self, step: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of optimizer step ``step``."""
+        assert self.recipe.optimizer is not None, "the loader demands an optimizer with train"
+        return learning_rate(
+            self.recipe.schedule,
+            self.recipe.optimizer.learning_rate,
+            step,
+            epochs=self.train.epochs,
+            steps_per_epoch=steps_per_epoch,
+        )
+
+    def engine_spec(self, num_classes: int, *, training: bool) -> EngineSpec:
+        """Return what the framework needs to build the engine."""
+        recipe = self.recipe
+        section = recipe.train if training else None
+        optimizer = recipe.optimizer if training else None
+        return EngineSpec(
+            model=self.model_entry,
+            model_options=recipe.model.options,
+            num_classes=num_classes,
+            image_size=self.image_size,
+            mean=recipe.transforms.mean,
+            std=recipe.transforms.std,
+            precision=recipe.precision,
+            framework_options=recipe.framework.options,
+            seed=recipe.seed,
+            loss=recipe.loss,
+            optimizer=self.optimizer_entry if training else None,
+            optimizer_options=optimizer.options if optimizer else None,
+            weight_decay=optimizer.weight_decay if optimizer else 0.0,
+            no_weight_decay=tuple(optimizer.no_weight_decay) if optimizer else (),
+            micro_batch_size=(
+                self.train_batch.micro if self.train_batch else recipe.eval.batch_size
+            ),
+            clip_grad_norm=section.clip_grad_norm if section else None,
+            ema_decay=section.ema_decay if section else None,
+        )
+
+    def open_split(self, split: str) -> Dataset:
+        """Open one split and check it against what the recipe declares.
+
+        Raises:
+            DataError: The data is missing, or is not what the recipe says.
+        """
+        section = self.recipe.dataset
+        dataset = self.dataset_entry.open(section.options, split)
+        declared = section.train_images if split == "train" else section.val_images
+        for what, expected, found in (
+            (f"{split}_images", declared, len(dataset.labels)),
+            ("num_classes", section.num_classes, len(dataset.classes)),
+        ):
+            if expected is not None and expected != found:
+                raise DataError(
+                    f"the {split} split of {section.name} has {what} {found}, the recipe declares "
+                    f"{expected}; check that the data is complete, or set dataset.{what}={found}"
+                )
+        return dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSplit:
+    """How the images of one step are spread: devices x micro x accumulation = the global batch."""
+
+    devices: int
+    micro: int
+    accumulation: int
+
+    @property
+    def per_device(self) -> int:
+        """Images of one step on one device."""
+        return self.micro * self.accumulation
+
+
+def resolve(name: str, recipe: Recipe, registry: Registry) -> Plan:
+    """Find every entry that the recipe names and split its batch.
+
+    Raises:
+        RunnerError: An entry does not exist, or the batch cannot be split.
+    """
+    framework = recipe.framework.name
+    return Plan(
+        name=name,
+        recipe=recipe,
+        framework=registry.find("framework", framework),
+        device=registry.find("device", recipe.device.name, framework),
+        dataset=registry.find("dataset", recipe.dataset.name, framework),
+        model=registry.find("model", recipe.model.name, framework),
+        optimizer=(
+            registry.find("optimizer", recipe.optimizer.name, framework)
+            if recipe.optimizer
+            else None
+        ),
+        exporters=tuple(registry.find("exporter", item.name, framework) for item in recipe.export),
+        image_size=_image_size(recipe.transforms),
+        train_batch=_split_batch(recipe),
+    )
+
+
+def smoke(recipe: Recipe, registry: Registry) -> Recipe:
+    """Return the recipe with a few steps on a few synthetic images, on one device.
+
+    Model, precision, optimizer, schedule and exports stay as they are.
+    """
+    height, width = _image_size(recipe.transforms)
+    batch, steps = 4, 3
+    options = registry.find("dataset", "synthetic").entry.config(
+        train_count=batch * steps,
+        val_count=batch + 1,
+        size=(height, width),
+        class_count=recipe.dataset.num_classes or 10,
+    )
+    train = recipe.train and replace(
+        recipe.train,
+        epochs=1,
+        batch_size=batch,
+        micro_batch_size=2 if (recipe.train.micro_batch_size or 0) else None,
+        max_steps_per_epoch=steps,
+        log_every_steps=1,
+        target_top1=None,
+    )
+    return replace(
+        recipe,
+        device=replace(recipe.device, count=1),
+        dataset=DatasetSection(name="synthetic", options=options),
+        train=train,
+        eval=EvalSection(batch_size=batch),
+        export=[replace(item, verify_images=2) for item in recipe.export],
+    )
+
+
+def check_runnable(plan: Plan, *, training: bool) -> None:
+    """Refuse a plan that cannot run here, before anything is opened.
+
+    Raises:
+        PluginError: Something that an entry needs is not installed.
+        DeviceError: The recipe asks for several devices.
+    """
+    for item in plan.entries(training=training):
+        if item.reason:
+            raise PluginError(f"{item.kind} {item.entry.name!r} cannot be used: {item.reason}")
+    if training and plan.recipe.device.count > 1:
+        raise DeviceError(
+            f"the recipe asks for {plan.recipe.device.count} {plan.recipe.device.name} devices; "
+            "this version trains on one: add --devices 1, which keeps the global batch "
+            "(set train.micro_batch_size to what fits in its memory)"
+        )
+
+
+def _image_size(transforms: TransformsSection) -> tuple[int, int]:
+    size = output_size(transforms.eval)
+    if size is None:
+        raise UsageError(
+            "transforms.eval does not end at a fixed size; "
+            "add {name: center_crop, size: 224} or {name: resize, exact: [224, 224]}"
+        )
+    return size
+
+
+def _split_batch(recipe: Recipe) -> BatchSplit | None:
+    if recipe.train is None:
+        return None
+    batch, devices = recipe.train.batch_size, recipe.device.count
+    _check_divisible(batch, devices, "devices")
+    micro = recipe.train.micro_batch_size or batch // devices
+    _check_divisible(batch // devices, micro, "train.micro_batch_size")
+    return BatchSplit(devices=devices, micro=micro, accumulation=batch // devices // micro)
+
+
+def _check_divisible(images: int, parts: int, what: str) -> None:
+    if images % parts == 0 and images >= parts:
+        return
+    choices = [n for n in range(1, images + 1) if images % n == 0]
+    below = [n for n in choices if n < parts][-1:]
+    above = [n for n in choices if n > parts][:1]
+    nearest = " or ".join(str(n) for n in below + above)
+    raise UsageError(
+        f"a batch of {images} images cannot be split evenly by {what} = {parts}; "
+        f"nearest that divide it: {nearest}"
+    )

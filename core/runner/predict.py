@@ -1,0 +1,142 @@
+"""Predictions for image files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from runner import metrics
+from runner.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from runner.classifier import Classifier
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One class that a model considers, with its probability."""
+
+    rank: int
+    label: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a model says about one image, or why it could not be read."""
+
+    image: str
+    choices: tuple[Choice, ...]
+    """Most probable first."""
+    error: str = ""
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the files among ``paths`` and, sorted, the images below the folders among them.
+
+    Raises:
+        UsageError: A path does not exist, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UsageError(
+                    f"no image in {path}; expected files that end in {', '.join(sorted(SUFFIXES))}"
+                )
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UsageError(f"no file or folder {path}")
+    return found
+
+
+def predict(
+    classifier: Classifier, images: Sequence[Path], *, batch_size: int, top: int
+) -> Iterator[Prediction]:
+    """Predict each image, in order; one that cannot be read yields its error."""
+    import numpy as np
+
+    from runner.data.samples import preprocess
+
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        pixels, errors = {}, {}
+        for path in part:
+            try:
+                pixels[path] = preprocess(path.read_bytes(), classifier.transforms, str(path))
+            except (DataError, OSError) as error:
+                errors[path] = str(error)
+        readable = list(pixels)
+        logits = classifier.logits(np.stack([pixels[p] for p in readable])) if readable else None
+        rows = (
+            {}
+            if logits is None
+            else dict(zip(readable, metrics.probabilities(logits), strict=False))
+        )
+        for path in part:
+            if path in errors:
+                yield Prediction(image=str(path), choices=(), error=errors[path])
+                continue
+            row = rows[path]
+            best = np.argsort(-row, kind="stable")[:top]
+            yield Prediction(
+                image=str(path),
+                choices=tuple(
+                    Choice(
+                        rank=rank + 1,
+                        label=int(label),
+                        name=classifier.classes[label],
+                        probability=float(row[label]),
+                    )
+                    for rank, label in enumerate(best)
+                ),
+            )
+
+
+def as_json(predictions: Sequence[Prediction]) -> str:
+    """Write predictions as a JSON list."""
+    return json.dumps([asdict(item) for item in predictions], indent=2) + "\n"
+
+
+def as_csv(predictions: Sequence[Prediction]) -> str:
+    """Write one line per image and class; an unreadable image has one line with its error."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("image", "rank", "label", "class", "probability", "error"))
+    for item in predictions:
+        if item.error:
+            writer.writerow((item.image, "", "", "", "", item.error))
+        for choice in item.choices:
+            writer.writerow(
+                (
+                    item.image,
+                    choice.rank,
+                    choice.label,
+                    choice.name,
+                    f"{choice.probability:.6f}",
+                    "",
+                )
+            )
+    return out.getvalue()
+
+
+def as_table(predictions: Sequence[Prediction]) -> str:
+    """Write one line per image: the classes in order of probability."""
+    width = max((len(item.image) for item in predictions), default=0)
+    lines = []
+    for item in predictions:
+        chosen = "  ".join(f"{c.name} {100 * c.probability:.1f} %" for c in item.choices)
+        lines.append(f"{item.image:<{width}}  {item.error or chosen}")
+    return "\n".join(lines) + "\n"

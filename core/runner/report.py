@@ -1,0 +1,82 @@
+"""The summary at the end of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from runner.console import percent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """Write a run's result for people."""
+    lines = dict(_lines(result))
+    width = max(len(title) for title in lines)
+    return "\n".join(f"{title:<{width}}  {text}" for title, text in lines.items())
+
+
+def evaluation_line(result: Mapping[str, Any]) -> str:
+    """Write the evaluation of one checkpoint or artifact, published figures beside it."""
+    lines = [f"{result['path']}  {accuracy(result['metrics'])}"]
+    lines += [f"  {text}" for text in _references(result)]
+    return "\n".join(lines)
+
+
+def accuracy(metrics: Mapping[str, Any]) -> str:
+    """Write the accuracy and what it was measured on."""
+    return (
+        f"top-1 {percent(metrics['val.top1'])}, top-5 {percent(metrics['val.top5'])}, "
+        f"loss {metrics['val.loss']:.4f}, on {metrics['val.count']} images"
+    )
+
+
+def _lines(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    metrics = result["metrics"]
+    yield (
+        "run",
+        f"{result['recipe']}: {result['model']} on {result['framework']} {result['device']}, "
+        f"{result['precision']}",
+    )
+    if "epochs" in result:
+        how = ", target reached" if result["reached_target"] else ""
+        yield "trained", f"{result['epochs']} epochs, {result['steps']} steps{how}"
+    if "train.images_per_s" in metrics:
+        yield (
+            "speed",
+            f"{metrics['train.images_per_s']:.1f} img/s in training, "
+            f"{percent(metrics['train.data_wait'])} of the time waiting for data",
+        )
+    if "val.top1" in metrics:
+        yield "accuracy", accuracy(metrics)
+    if result.get("best_top1") is not None:
+        yield "best", f"top-1 {percent(result['best_top1'])} after epoch {result['best_epoch']}"
+    if result.get("skipped_steps"):
+        yield "overflows", f"{result['skipped_steps']} steps skipped"
+    for record in result["exports"]:
+        yield f"export {record['name']}", _export(record)
+    for position, text in enumerate(_references(result)):
+        yield f"published {position + 1}" if position else "published", text
+    yield "result", f"{result['folder']}/result.json, {result['seconds']:.1f} s"
+
+
+def _export(record: Mapping[str, Any]) -> str:
+    if record["verified"] is None:
+        return f"{record['folder']}, NOT VERIFIED: {record['reason']}"
+    check = record["verification"]
+    text = (
+        f"{record['folder']}, agrees to {check['max_difference']:.1e} "
+        f"on {check['images']} stored images"
+    )
+    if "metrics" in record:
+        text += f"; {accuracy(record['metrics'])}"
+    return text
+
+
+def _references(result: Mapping[str, Any]) -> Iterator[str]:
+    for item in result["reference"]:
+        measured = "not measured" if item["measured"] is None else f"{item['measured']:g} measured"
+        where = f", {item['hardware']}" if item["hardware"] else ""
+        note = f", {item['note']}" if item["note"] else ""
+        yield f"{item['metric']} {item['value']:g} ({item['source']}{where}{note}), {measured}"

@@ -1,0 +1,110 @@
+"""What a command works with once a plan is opened: data, device and engine, in this order.
+
+The data comes first because it fails fastest and needs no framework.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.data.images import ImageFiles
+from runner.data.loader import ImageLoader
+from runner.errors import DataError
+from runner.plan import check_runnable
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runner.contracts import Dataset, Device, Engine
+    from runner.data.loader import DamagedImage
+    from runner.data.transforms import Transform
+    from runner.events import EventLog
+    from runner.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """One split of the data and its loader."""
+
+    name: str
+    dataset: Dataset
+    loader: ImageLoader
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return tuple(self.dataset.classes)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what identifies the data: sizes and a hash over classes, labels and file names."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        digest.update(self.dataset.labels.tobytes())
+        for index in range(len(self.dataset.labels)):
+            name = self.dataset.describe(index).rpartition("/")[2]
+            digest.update(name.encode(errors="surrogateescape"))
+        return {
+            "images": len(self.dataset.labels),
+            "classes": len(self.classes),
+            "sha256": digest.hexdigest(),
+        }
+
+
+def open_split(plan: Plan, name: str, events: EventLog) -> Split:
+    """Open the split ``train`` or ``val`` with its transforms.
+
+    Raises:
+        DataError: The data is missing, or is not what the recipe says.
+    """
+    dataset = plan.open_split(name)
+    recipe = plan.recipe
+    transforms: list[Transform] = (
+        recipe.transforms.train if name == "train" else recipe.transforms.eval
+    )
+
+    def report(damaged: DamagedImage) -> None:
+        events.emit("data.damaged", split=name, image=damaged.description, reason=damaged.reason)
+
+    loader = ImageLoader(
+        dataset, transforms, recipe.loader, seed=recipe.seed, report_damaged=report
+    )
+    split = Split(name=name, dataset=dataset, loader=loader)
+    events.emit("data.opened", split=name, images=len(dataset.labels), classes=len(split.classes))
+    if isinstance(dataset, ImageFiles) and dataset.ignored_files:
+        events.emit("data.ignored", split=name, count=dataset.ignored_files)
+    return split
+
+
+def check_same_classes(train: Split, val: Split) -> None:
+    """Refuse splits whose labels mean different things.
+
+    Raises:
+        DataError: A class is missing in one split, or at another position.
+    """
+    if train.classes == val.classes:
+        return
+    only_train = sorted(set(train.classes) - set(val.classes))
+    only_val = sorted(set(val.classes) - set(train.classes))
+    raise DataError(
+        "the splits have different classes, so labels would not mean the same: "
+        f"only in train: {', '.join(only_train[:5]) or 'none'}; "
+        f"only in val: {', '.join(only_val[:5]) or 'none'}; "
+        "expected the same classes in the same order"
+    )
+
+
+def open_engine(
+    plan: Plan, num_classes: int, events: EventLog, *, training: bool
+) -> tuple[Device, Engine]:
+    """Open the recipe's device and build the engine; the framework is imported here.
+
+    Raises:
+        PluginError: Something that the recipe names is not installed.
+        DeviceError: The device is not there, or cannot do what the recipe asks.
+    """
+    check_runnable(plan, training=training)
+    device = plan.device_entry.open(plan.recipe.device.options)
+    engine = plan.framework_entry.open(plan.engine_spec(num_classes, training=training), device)
+    events.emit("engine.opened", model=plan.model_entry.name, **engine.report())
+    return device, engine

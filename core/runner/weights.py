@@ -1,0 +1,48 @@
+"""Weights from anywhere, under canonical (torchvision) names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runner import checkpoint
+from runner.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from runner.entries import FrameworkEntry
+
+
+def read(path: Path, framework: FrameworkEntry) -> Mapping[str, NDArray[Any]]:
+    """Read a checkpoint folder, a safetensors file, or a format of the framework.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or of no known format.
+    """
+    if path.is_dir():
+        return checkpoint.load(path).evaluation_weights
+    if not path.is_file():
+        raise CheckpointError(f"no weights at {path}; expected a checkpoint folder or a file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if framework.read_weights and path.suffix in framework.weight_suffixes:
+        return framework.read_weights(path)
+    known = ", ".join((".safetensors", *framework.weight_suffixes))
+    raise CheckpointError(
+        f"{path} is of no format that {framework.name} can read; expected a checkpoint folder, "
+        f"or a file that ends in {known}"
+    )
+
+
+def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error

@@ -1,0 +1,153 @@
+"""The commands that use a finished run: eval, predict, export, verify, bench, list, doctor."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runner import checkpoint
+
+EXPORT = "export:\n  - {name: fake_npz, verify_images: 4}\n"
+
+
+@pytest.fixture
+def finished(project):
+    """Provide a finished run with an exported artifact."""
+    assert project.run("--set", "checkpoint.keep=3", extra=EXPORT).code == 0
+    return project.run_folder()
+
+
+@pytest.fixture
+def photos(project):
+    """Provide three images of the dataset as files, and one that is none."""
+    from runner.testing.fake import Colours, ColoursOptions
+
+    folder = project.path / "photos"
+    folder.mkdir()
+    dataset = Colours(ColoursOptions(), "val")
+    for index in range(3):
+        Image.fromarray(dataset.read(index)).save(folder / f"{index}.png")
+    (folder / "broken.png").write_text("no image")
+    return folder
+
+
+def test_eval_of_a_run_a_checkpoint_a_folder_and_an_artifact(project, finished):
+    expected = json.loads((finished / "result.json").read_text())["metrics"]
+    last = checkpoint.latest(finished / "checkpoints")
+    for path in (last, finished / "exports" / "fake_npz"):
+        [result] = project.runner("eval", path, "--json").json
+        assert result["metrics"]["val.top1"] == expected["val.top1"]
+        assert result["metrics"]["val.loss"] == pytest.approx(expected["val.loss"], rel=1e-5)
+        assert result["metrics"]["val.count"] == 32
+    assert len(project.runner("eval", finished, "--json").json) == 1
+    every = project.runner("eval", finished / "checkpoints", "--json").json
+    assert [item["path"][-2:] for item in every] == ["12", "24", "36"]
+
+
+def test_eval_of_a_weights_file_needs_a_recipe(project, finished):
+    weights = checkpoint.latest(finished / "checkpoints") / checkpoint.WEIGHTS
+    assert project.runner("eval", weights).code == 2
+    outcome = project.runner("eval", weights, "--recipe", "colours.yaml", "--json")
+    assert outcome.json[0]["metrics"]["val.top1"] == 1.0
+
+
+def test_eval_refuses_other_classes(project, finished):
+    outcome = project.runner("eval", finished, "--set", "dataset.classes=4")
+    assert outcome.code == 6
+    assert "unknown colour_3 (1)" in outcome.err
+
+
+@pytest.mark.parametrize("artifact", [False, True])
+def test_predict_names_classes_and_keeps_going_after_a_damaged_file(
+    project, finished, photos, artifact
+):
+    model = finished / "exports" / "fake_npz" if artifact else finished
+    outcome = project.runner("predict", model, photos, "--format", "json", "--top", "2")
+    assert outcome.code == 2
+    assert "1 of 4 images could not be read" in outcome.err
+    found = {item["image"].rsplit("/")[-1]: item for item in outcome.json}
+    for index in range(3):
+        choices = found[f"{index}.png"]["choices"]
+        assert choices[0]["name"] == f"colour_{index}"
+        assert choices[0]["probability"] > choices[1]["probability"]
+    assert "broken.png" in found["broken.png"]["error"]
+
+
+def test_predict_writes_csv_and_tables(project, finished, photos):
+    (photos / "broken.png").unlink()
+    outcome = project.runner("predict", finished, photos, "--format", "csv", "--output", "p.csv")
+    assert (outcome.code, outcome.out) == (0, "")
+    rows = list(csv.DictReader(io.StringIO((project.path / "p.csv").read_text())))
+    assert [row["class"] for row in rows] == ["colour_0", "colour_1", "colour_2"]
+    table = project.runner("predict", finished, photos / "1.png").out
+    assert "colour_1" in table
+
+
+def test_export_of_a_checkpoint_equals_the_one_of_the_run(project, finished):
+    saved = checkpoint.latest(finished / "checkpoints")
+    outcome = project.runner("export", saved, "--format", "fake_npz", "--output", "out", "--json")
+    assert outcome.json[0]["verified"], outcome.err
+    ours, theirs = (
+        np.load(folder / "fake_npz" / "model.npz")
+        for folder in (project.path / "out", finished / "exports")
+    )
+    assert all((ours[name] == theirs[name]).all() for name in theirs.files)
+
+
+def test_verify_tells_a_damaged_file_from_another_result(project, finished):
+    artifact = finished / "exports" / "fake_npz"
+    outcome = project.runner("verify", artifact)
+    assert (outcome.code, "agrees with the live model on 4 stored images" in outcome.out) == (0, 1)
+    image = next((artifact / "golden").iterdir())
+    pixels = np.asarray(Image.open(image)).copy()
+    pixels[0, 0] ^= 255
+    Image.fromarray(pixels).save(image)
+    outcome = project.runner("verify", artifact)
+    assert outcome.code == 7
+    assert f"{image.name} is damaged: its SHA-256 differs" in outcome.err
+    record = json.loads((artifact / "artifact.json").read_text())
+    from runner.files import sha256
+
+    record["files"][f"golden/{image.name}"] = sha256(image)
+    (artifact / "artifact.json").write_text(json.dumps(record))
+    outcome = project.runner("verify", artifact)
+    assert outcome.code == 7
+    assert "the pre-processing here gives other pixels" in outcome.err
+
+
+def test_bench_reports_every_rate(project):
+    outcome = project.runner("bench", project.write_recipe(), "--steps", "2", "--json")
+    rates = outcome.json["images_per_s"]
+    assert set(rates) == {
+        "loader",
+        "train.fixed_batch",
+        "train.from_loader",
+        "inference.fixed_batch",
+    }
+    assert all(rate["low"] <= rate["median"] <= rate["high"] for rate in rates.values())
+
+
+def test_list_and_schema(project):
+    models = project.runner("list", "models", "--json").json
+    assert {"linear"} <= {item["name"] for item in models}
+    assert "quickstart" in project.runner("list", "recipes").out
+    assert project.runner("schema").json["properties"]["train"]
+
+
+def test_doctor_probes_devices(project, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", __import__("sys").path[0])
+    findings = project.runner("doctor", "--json").json
+    assert {"topic": "device", "ok": True, "text": "fake fake_cpu: available"} in findings
+
+
+@pytest.mark.parametrize("command", ["eval", "export", "verify", "resume"])
+def test_a_path_that_is_nothing_is_said(project, command):
+    outcome = project.runner(command, "nowhere")
+    assert outcome.code in {2, 7}
+    assert outcome.err.startswith("error: ")
+    assert "nowhere" in outcome.err

@@ -1,0 +1,40 @@
+"""Accuracy and loss from logits, checked against the definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runner.contracts import EvalCounts
+from runner.metrics import Throughput, count_correct, probabilities, total
+
+
+def test_top1_top5_and_loss():
+    logits = np.array([[9, 8, 7, 6, 5, 4], [9, 8, 7, 6, 5, 4], [9, 8, 7, 6, 5, 4]], np.float32)
+    counts = count_correct(logits, np.array([0, 4, 5]))
+    assert (counts.top1, counts.top5, counts.count) == (1, 2, 3)
+    expected = -np.log(probabilities(logits)[[0, 1, 2], [0, 4, 5]]).sum()
+    assert counts.loss_sum == pytest.approx(expected, rel=1e-6)
+
+
+def test_equal_logits_and_nan_are_never_taken_for_knowledge():
+    assert count_correct(np.zeros((2, 10), np.float32), np.array([3, 9])).top1 == 0
+    assert count_correct(np.full((2, 10), np.nan, np.float32), np.array([0, 3])).top5 == 0
+
+
+def test_sums_are_exact_over_batches_of_different_size():
+    parts = [
+        EvalCounts(top1=1, top5=2, loss_sum=3.0, count=4),
+        EvalCounts(top1=1, top5=1, loss_sum=0.5, count=1),
+    ]
+    result = total(parts)
+    assert (result.top1, result.top5, result.loss, result.count) == (0.4, 0.6, 0.7, 5)
+
+
+def test_the_first_window_is_warm_up():
+    meter = Throughput()
+    meter.add(10, 10.0, 5.0)
+    assert meter.images_per_s() == 1.0
+    meter.add(10, 1.0, 0.25)
+    assert meter.images_per_s() == 10.0
+    assert meter.data_wait() == 0.25

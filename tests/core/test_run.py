@@ -1,0 +1,216 @@
+"""Whole runs of the fake framework: what they leave, and how they continue."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from runner import checkpoint
+
+EXPORT = "export:\n  - {name: fake_npz, verify_images: 4}\n"
+
+
+def final_weights(folder):
+    return load_file(checkpoint.latest(folder / "checkpoints") / checkpoint.WEIGHTS)
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name])
+
+
+def test_a_run_trains_evaluates_exports_and_leaves_everything(project):
+    reference = "reference:\n  - {metric: val.top1, value: 0.9, source: a paper}\n"
+    outcome = project.run(extra=EXPORT + reference)
+    assert outcome.code == 0, outcome.err
+    result = outcome.json
+    folder = project.run_folder()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoints",
+        "events.jsonl",
+        "exports",
+        "manifest.json",
+        "recipe.yaml",
+        "result.json",
+    ]
+    assert result == json.loads((folder / "result.json").read_text())
+    assert (result["epochs"], result["steps"]) == (3, 36)
+    assert result["metrics"]["val.top1"] == 1.0
+    assert result["metrics"]["val.count"] == 32
+    [export] = result["exports"]
+    assert export["verified"] is True
+    assert export["metrics"]["val.top1"] == 1.0
+    assert result["reference"][0]["measured"] == 1.0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["data"]["train"]["images"] == 96
+    assert manifest["environment"]["packages"]["numpy"] == np.__version__
+    names = [event["event"] for event in project.events()]
+    assert names[:4] == ["data.opened", "data.opened", "engine.opened", "run.started"]
+    assert names.count("epoch.finished") == 3
+    assert names[-3:] == ["export.written", "export.verified", "run.finished"]
+
+
+def test_the_resolved_recipe_starts_the_same_run(project):
+    assert project.run().code == 0
+    first = project.run_folder()
+    again = project.runner("train", first / "recipe.yaml")
+    assert again.code == 0, again.err
+    assert_same_weights(final_weights(first), final_weights(project.run_folder("recipe")))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_interrupted_run_continues_to_the_same_weights(project, workers):
+    assert project.run().code == 0
+    straight = final_weights(project.run_folder())
+    straight_loss = [e["train.loss"] for e in project.events() if e["event"] == "epoch.finished"]
+    shutil.rmtree(project.path / "runs")
+
+    broken = project.write_recipe("checkpoint: {every_steps: 5, keep: 1}\n")
+    with pytest.raises(RuntimeError, match="fake"):
+        project.runner("run", broken, "--set", "framework.fail_after_steps=17")
+    folder = project.run_folder()
+    resumed_recipe = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(
+        resumed_recipe.replace("fail_after_steps: 17", "fail_after_steps: null")
+    )
+    outcome = project.runner("resume", folder, "--set", f"loader.workers={workers}", "--json")
+    assert outcome.code == 0, outcome.err
+    assert_same_weights(straight, final_weights(folder))
+    events = project.events(folder)
+    assert [e["step"] for e in events if e["event"] == "run.resumed"] == [15]
+    losses = [e["train.loss"] for e in events if e["event"] == "epoch.finished"]
+    assert losses == straight_loss
+
+
+def test_a_finished_run_is_not_continued(project):
+    project.run()
+    outcome = project.runner("resume", project.run_folder())
+    assert outcome.code == 2
+    assert "is finished" in outcome.err
+
+
+def test_resume_refuses_what_would_change_the_experiment(project):
+    project.run()
+    outcome = project.runner("resume", project.run_folder(), "--set", "optimizer.momentum=0")
+    assert outcome.code == 2
+
+
+def test_only_recent_and_best_checkpoints_stay(project):
+    project.run("--set", "train.epochs=6", "--set", "checkpoint.keep=2")
+    folder = project.run_folder() / "checkpoints"
+    best = checkpoint.best(folder)
+    assert best is not None
+    assert checkpoint.listing(folder) == sorted({best, *checkpoint.listing(folder)[-2:]})
+    steps = {e["step"] for e in project.events() if e["event"] == "checkpoint.saved"}
+    assert steps == {12, 24, 36, 48, 60, 72}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_checkpoint(project):
+    outcome = project.run("--set", "framework.non_finite_at_step=14")
+    assert outcome.code == 8
+    [saved] = checkpoint.listing(project.run_folder() / "checkpoints")
+    assert "the loss is nan at step 14" in outcome.err
+    assert f"the last good checkpoint is {saved.relative_to(project.path)}" in outcome.err
+    assert checkpoint.load(saved).info.position.step == 12
+    assert project.events()[-1]["event"] == "run.failed"
+
+
+def test_an_overflow_is_skipped_and_counted(project):
+    outcome = project.run("--set", "framework.overflow_at_step=5")
+    assert outcome.code == 0
+    assert outcome.json["skipped_steps"] == 1
+    assert [e["step"] for e in project.events() if e["event"] == "train.overflow"] == [5]
+
+
+def test_the_target_accuracy_ends_the_run(project):
+    outcome = project.run("--set", "train.target_top1=0.5")
+    assert outcome.json["reached_target"]
+    assert outcome.json["epochs"] < 3
+
+
+def test_evaluation_starts_and_repeats_as_asked_and_never_misses_the_end(project):
+    project.run("--set", "train.epochs=5", "--set", "eval.every_epochs=2")
+    evaluated = [
+        e["epoch"] for e in project.events() if e["event"] == "epoch.finished" and "val.top1" in e
+    ]
+    assert evaluated == [2, 4, 5]
+
+
+def test_a_failed_verification_fails_the_run(project):
+    outcome = project.run(extra=EXPORT.replace("verify_images: 4", "error: 0.5"))
+    assert outcome.code == 7
+    assert "differ from the live model's" in outcome.err
+
+
+def test_a_recipe_without_train_evaluates_its_weights(project):
+    project.run()
+    saved = checkpoint.latest(project.run_folder() / "checkpoints")
+    trained = project.runner("eval", saved, "--json").json[0]["metrics"]
+    file = project.path / "only_eval.yaml"
+    file.write_text(
+        "summary: Evaluate only\nframework: fake\ndevice: fake_cpu\ndataset: fake_colours\n"
+        "transforms: {eval: [{name: resize, exact: [8, 8]}]}\nmodel: linear\n"
+    )
+    outcome = project.runner("run", file, "--set", f"model.weights={saved}", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["metrics"] == trained
+
+
+def test_smoke_takes_a_few_steps_on_synthetic_images(project):
+    outcome = project.runner("run", project.write_recipe(EXPORT), "--smoke", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["steps"] == 3
+    assert outcome.json["exports"][0]["verified"]
+
+
+def test_a_wrong_split_leaves_no_run_folder(project):
+    outcome = project.run("--set", "train.batch_size=97")
+    assert outcome.code == 5
+    assert "96 training images do not fill one batch of 97" in outcome.err
+    assert not (project.path / "runs").exists()
+
+
+def test_declared_sizes_are_checked(project):
+    outcome = project.run("--set", "dataset.val_images=50000")
+    assert outcome.code == 5
+    assert "has val_images 32, the recipe declares 50000" in outcome.err
+
+
+def test_several_devices_are_refused_with_the_way_out(project):
+    outcome = project.run("--devices", "2")
+    assert outcome.code == 4
+    assert "add --devices 1" in outcome.err
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(project, monkeypatch):
+    saved = []
+    real = checkpoint.files.sync
+
+    def full_after_the_first(path):
+        if saved and path.parent.name.startswith(".step"):
+            raise OSError(28, "No space left on device")
+        if path.name == "checkpoints":
+            saved.append(path)
+        real(path)
+
+    monkeypatch.setattr(checkpoint.files, "sync", full_after_the_first)
+    outcome = project.run()
+    assert outcome.code == 9
+    assert "No space left on device" in outcome.err
+    [good] = checkpoint.listing(project.run_folder() / "checkpoints")
+    assert checkpoint.load(good).info.position.step == 12
+    assert f"runner resume {good.relative_to(project.path)}" in outcome.err
+    assert not list((project.run_folder() / "checkpoints").glob(".*"))
+
+
+def test_a_runs_dir_that_cannot_be_made_is_named(project):
+    (project.path / "runs").write_text("in the way")
+    outcome = project.run()
+    assert outcome.code == 9
+    assert "runs" in outcome.err
+    assert "--runs-dir" in outcome.err

@@ -1,0 +1,36 @@
+"""Start-up imports nothing that it does not need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# pydantic is not in the list: typer imports it to read the arguments of any command.
+HEAVY = ("torch", "torchvision", "mindspore", "numpy", "PIL", "yaml", "rich", "onnx", "safetensors")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list-plugins"], ["list", "models"]])
+def test_light_commands_import_no_heavy_package(arguments):
+    code = (
+        "import sys; from runner.cli import main\n"
+        f"sys.argv = ['runner', *{arguments}]\n"
+        "try: main()\n"
+        "except SystemExit as left: assert not left.code, left.code\n"
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_explain_imports_no_framework():
+    code = (
+        "import sys; from runner.cli import main\n"
+        "sys.argv = ['runner', 'explain', 'quickstart']\n"
+        "try: main()\n"
+        "except SystemExit as left: assert not left.code, left.code\n"
+        "print([n for n in ('torch', 'torchvision', 'onnx') if n in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
