@@ -307,7 +307,11 @@ def list_(kind: Kind, as_json: JsonOption = False) -> None:
 
         found = list_recipes(registry)
         if as_json:
-            print(json.dumps([item.as_data() for item in found], indent=2))
+            data = [
+                {"name": item.name, "path": str(item.path), "summary": item.summary}
+                for item in found
+            ]
+            print(json.dumps(data, indent=2))
         else:
             for item in found:
                 print(f"{item.name:<28} {item.summary}")

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from rich.progress import Progress
@@ -118,7 +118,7 @@ def _verified(fields: Mapping[str, Any]) -> str:
     return line + _evaluation(fields.get("metrics", {}))
 
 
-_LINES = {
+_LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "run.started": lambda fields: f"run: {fields['folder']}",
     "run.resumed": lambda fields: f"run: {fields['folder']}, continued after step {fields['step']}",
     "data.opened": lambda fields: (

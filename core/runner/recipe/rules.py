@@ -50,8 +50,8 @@ def broken(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
     precision, loader, train = draft.precision, draft.loader, draft.train
     trains_fp16 = draft.trains and precision and precision.compute == "fp16"
     if trains_fp16 and precision and precision.loss_scale == "none":
-        message = "fp16 needs a loss scale to train; add loss_scale: dynamic, or a number"
-        yield ("precision", "compute"), f"precision.compute: {message} such as 128"
+        message = "fp16 needs a loss scale to train; set loss_scale to auto, dynamic, or a number"
+        yield ("precision", "loss_scale"), f"precision.loss_scale: {message} such as 128"
     if loader and loader.damaged_images == "skip" and not loader.max_damaged:
         message = "skip needs max_damaged, the number of images that may be skipped"
         yield ("loader", "damaged_images"), f"loader.damaged_images: {message}"

@@ -45,8 +45,16 @@ class PrecisionSection:
 
     compute: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Format of convolutions and matrix products."""
-    loss_scale: Literal["none", "dynamic"] | Annotated[float, Gt(0)] = "none"
-    """Factor on the loss that keeps small fp16 gradients from vanishing; fp16 needs one."""
+    loss_scale: Literal["auto", "none", "dynamic"] | Annotated[float, Gt(0)] = "auto"
+    """Factor on the loss that keeps small fp16 gradients from vanishing. `auto` is `dynamic` for
+    fp16 and `none` otherwise."""
+
+    @property
+    def effective_loss_scale(self) -> Literal["none", "dynamic"] | float:
+        """The loss scale with `auto` decided."""
+        if self.loss_scale == "auto":
+            return "dynamic" if self.compute == "fp16" else "none"
+        return self.loss_scale
 
 
 @options

@@ -132,7 +132,7 @@ BROKEN = {
     "choice or number": (
         "precision: {compute: fp16, loss_scale: dynamik}",
         [
-            "r.yaml:2:40: precision.loss_scale: expected none, dynamic or a number, "
+            "r.yaml:2:40: precision.loss_scale: expected auto, none, dynamic or a number, "
             "got 'dynamik'; did you mean 'dynamic'?"
         ],
     ),
@@ -256,10 +256,10 @@ BROKEN = {
         ],
     ),
     "fp16 without a loss scale": (
-        "precision: fp16",
+        "precision: {compute: fp16, loss_scale: none}",
         [
-            "r.yaml:2:12: precision.compute: fp16 needs a loss scale to train; add "
-            "loss_scale: dynamic, or a number such as 128"
+            "r.yaml:2:40: precision.loss_scale: fp16 needs a loss scale to train; set loss_scale "
+            "to auto, dynamic, or a number such as 128"
         ],
     ),
     "multistep without milestones": (
