@@ -385,5 +385,6 @@ def main() -> None:
     try:
         app()
     except RunnerError as error:
-        sys.stderr.write(f"error: {error}\n")
+        # a wrong recipe has one line for each problem
+        sys.stderr.writelines(f"error: {line}\n" for line in str(error).splitlines())
         raise SystemExit(error.exit_code) from None

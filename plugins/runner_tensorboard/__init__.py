@@ -1,0 +1,1 @@
+"""TensorBoard curves of a run, written by tensorboardX."""
