@@ -1,0 +1,408 @@
+"""What the documentation says is what the program does."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import typer
+
+import runner
+from runner import hooks
+from runner.cli import Kind, app
+from runner.errors import RecipeError
+from runner.plugins import KIND_OF_HOOK, load
+from runner.recipe import compose, validate
+from runner.recipe.validate import sections
+from runner.registry import ENTRY_TYPES, Registry
+from runner.testing import check_plugin
+from runner_torch.traits import DeviceTraits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RECIPES, PLUGINS, ARCHITECTURE = (
+    ROOT / "docs" / f"{name}.md" for name in ("recipes", "plugins", "architecture")
+)
+ENVIRONMENT = {"CIFAR10": "/data", "IMAGENET": "/data", "BATCH": "64"}
+
+# What the snippets of docs/recipes.md are laid on.
+BASE = """\
+summary: Base
+framework: torch
+device: cpu
+dataset: synthetic
+transforms:
+  train: [{name: resize, exact: [32, 32]}]
+  eval: [{name: resize, exact: [32, 32]}]
+model: resnet18
+optimizer: {name: sgd, learning_rate: 0.1}
+train: {epochs: 100, batch_size: 8}
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, the name behind it, its text, and where it stands."""
+
+    language: str
+    name: str
+    text: str
+    place: str
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for match in re.finditer(r"^```(\w*)[ ]?(.*)\n((?:.*\n)*?)```$", text, re.MULTILINE):
+        line = text[: match.start()].count("\n") + 1
+        yield Block(match[1], match[2], match[3], f"{page.relative_to(ROOT)}:{line}")
+
+
+def blocks_in(pages: list[Path], language: str) -> list[Any]:
+    found = [block for page in pages for block in blocks(page) if block.language == language]
+    return [pytest.param(block, id=block.place) for block in found]
+
+
+def table_under(page: Path, header: str) -> list[list[str]]:
+    """Return the cells of the table that begins with a header line."""
+    _, found, rest = page.read_text(encoding="utf-8").partition(f"{header}\n")
+    assert found, f"{page} has no table {header!r}"
+    lines = rest.splitlines()[1:]
+    rows = lines[: next((i for i, line in enumerate(lines) if not line.startswith("|")), None)]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    """Import docs/build_recipe_reference.py."""
+    path = ROOT / "docs" / "build_recipe_reference.py"
+    spec = importlib.util.spec_from_file_location("build_recipe_reference", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def registry(reference: Any) -> Registry:
+    """Provide the entries of this distribution, whatever else is installed."""
+    own: Registry = reference.own_registry()
+    return own
+
+
+def test_the_reference_of_recipes_is_current(reference):
+    text = RECIPES.read_text(encoding="utf-8")
+    current = reference.replace_generated(text, reference.reference())
+    assert text == current, f"docs/recipes.md is not current; run: {reference.COMMAND}"
+
+
+def test_the_reference_has_every_section_and_entry(reference, registry):
+    text = reference.reference()
+    names = [item.entry.name for kind in ENTRY_TYPES for item in registry.entries(kind)]
+    assert len(names) > 30
+    assert [name for name in [*sections(), *names] if f"`{name}`" not in text] == []
+
+
+# README and docs: links, commands, recipes
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in headings}
+    broken = [
+        target
+        for target in targets
+        if "://" not in target
+        and (
+            target not in anchors
+            if target.startswith("#")
+            else not (page.parent / target.partition("#")[0]).exists()
+        )
+    ]
+    assert broken == []
+
+
+def command_lines() -> Iterator[Any]:
+    for page in PAGES:
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+            quoted = re.findall(r"`(runner [a-z][^`]*)`", line)
+            plain = re.findall(r"^\s*(?:\$ )?(?:\$\(BIN\)/)?(runner [a-z].*)$", line)
+            for text in [*quoted, *plain]:
+                yield pytest.param(text, id=f"{page.name}:{number}:{text[:40]}")
+
+
+@pytest.mark.parametrize("line", list(command_lines()))
+def test_commands_and_options_exist(line):
+    group: Any = typer.main.get_command(app)
+    words = shlex.split(line.partition(" > ")[0].partition("#")[0])[1:]
+    assert words[0] in group.commands, f"no command {words[0]!r}: {', '.join(group.commands)}"
+    known = {
+        option: parameter
+        for parameter in group.commands[words[0]].params
+        for option in parameter.opts
+    }
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    assert [option for option in given if option not in known] == []
+    if words[0] == "list" and len(words) > 1:
+        assert set(words[1].split("|")) <= {kind.value for kind in Kind}
+
+
+def test_options_that_stand_alone_exist():
+    group: Any = typer.main.get_command(app)
+    known = {o for command in group.commands.values() for p in command.params for o in p.opts}
+    text = PAGES[0].read_text(encoding="utf-8")
+    given = re.findall(r"`(--[a-z-]+)", text)
+    assert len(given) > 5
+    assert [option for option in given if option not in known] == []
+
+
+def test_every_command_is_in_the_readme():
+    group: Any = typer.main.get_command(app)
+    text = PAGES[0].read_text(encoding="utf-8")
+    assert [name for name in group.commands if f"`runner {name}" not in text] == []
+
+
+@pytest.mark.parametrize("block", blocks_in(PAGES, "yaml"))
+def test_recipes_are_valid(block, registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / (block.name or "recipe.yaml")
+    is_part = "framework:" not in block.text and "extends:" not in block.text
+    (tmp_path / "base.yaml").write_text(BASE)
+    file.write_text(("extends: base.yaml\n" if is_part else "") + block.text)
+
+    document = compose(file, environ=ENVIRONMENT, registry=registry)
+    if not block.name:
+        validate(document, registry)
+        return
+    with pytest.raises(RecipeError) as error:
+        validate(document, registry)
+    shown = [other for other in blocks(RECIPES) if other.name == f"errors of {block.name}"]
+    expected = [f"error: {problem}" for problem in error.value.problems]
+    assert [other.text.splitlines() for other in shown] == [expected]
+
+
+# docs/plugins.md: tables and examples
+
+
+def test_the_table_of_hooks_is_complete():
+    specs = [name for name in vars(hooks) if name.startswith("runner_")]
+    rows = table_under(PLUGINS, "| hook | entry | called |")
+    assert [row[0].strip("`") for row in rows] == specs
+    entries = [
+        f"`{ENTRY_TYPES[KIND_OF_HOOK[n]].__name__}`" if n in KIND_OF_HOOK else "" for n in specs
+    ]
+    assert [row[1] for row in rows] == entries
+
+
+def test_the_readme_names_every_hook():
+    text = PAGES[0].read_text(encoding="utf-8")
+    assert [name for name in vars(hooks) if name.startswith("runner_") and name not in text] == []
+
+
+def test_the_table_of_entries_is_complete():
+    shown = {
+        row[0].strip("`"): {
+            re.split(r"[`(]", part)[1] for part in re.findall(r"`\w+[^`]*`", row[1])
+        }
+        for row in table_under(PLUGINS, "| entry | fields |")
+    }
+    common = {row[0].strip("`") for row in table_under(PLUGINS, "| field | meaning |")}
+    for entry in ENTRY_TYPES.values():
+        assert {item.name for item in fields(entry)} - common == shown[entry.__name__] - {"any"}
+
+
+def test_the_table_of_traits_is_complete():
+    rows = table_under(PLUGINS, "| trait | meaning |")
+    assert {row[0].strip("`") for row in rows} == {item.name for item in fields(DeviceTraits)}
+
+
+def test_the_table_of_engine_methods_is_complete():
+    rows = table_under(PLUGINS, "| method | does |")
+    shown = {name for row in rows for name in re.findall(r"`(\w+)\(", row[0])}
+    tree = ast.parse((ROOT / "core" / "runner" / "contracts.py").read_text(encoding="utf-8"))
+    engine = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Engine")
+    assert shown == {node.name for node in engine.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.fixture
+def examples(tmp_path, monkeypatch):
+    """Write the modules of docs/plugins.md to a folder from which they can be imported."""
+    for block in blocks(PLUGINS):
+        if block.name:
+            (tmp_path / block.name).write_text(block.text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("acme_")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("module", "registers"),
+    [
+        ("acme_models", {"model": ["patch_net"]}),
+        ("acme_data", {"dataset": ["npz"]}),
+        ("acme_optimizers", {"optimizer": ["rmsprop"]}),
+        ("acme_export", {"exporter": ["acme"], "predictor": ["acme_runtime"]}),
+        ("acme_device", {"device": ["acme"]}),
+        ("acme_observer", {}),
+    ],
+)
+def test_example_plugins_register(examples, module, registers):
+    plugin = importlib.import_module(module)
+    extra = [("example", plugin)]
+    [info] = (
+        i
+        for i in load(extra=extra, environ={"RUNNER_PLUGINS": ""}).registry.plugins
+        if i.name == "example"
+    )
+    assert info.state in {"ready", "unavailable"}, info.reason
+    found = {kind: [entry.name for entry in group] for kind, group in info.entries.items()}
+    assert found == registers
+    assert bool(info.observes) == (module == "acme_observer")
+
+
+def test_every_example_is_tried(examples):
+    [marker] = test_example_plugins_register.pytestmark
+    tried = {module for module, _ in marker.args[1]} | {"test_acme"}
+    assert {path.stem for path in examples.glob("*.py")} == tried
+
+
+@pytest.mark.parametrize("module", ["acme_models", "acme_optimizers", "acme_export"])
+def test_examples_keep_their_promises(examples, module):
+    check_plugin(module)
+
+
+def test_the_example_test_passes(examples, tmp_path):
+    tests = importlib.import_module("test_acme")
+    try:
+        tests.test_promises()
+        tests.test_dataset(tmp_path)
+    finally:
+        del sys.modules["test_acme"]
+
+
+def test_the_entry_point_of_the_example_names_its_module():
+    [block] = (block for block in blocks(PLUGINS) if block.language == "toml")
+    assert 'acme_models = "acme_models"' in block.text
+    assert '[project.entry-points."runner.plugins"]' in block.text
+
+
+def test_example_plugins_are_typed(examples):
+    mypy = pytest.importorskip("mypy.api")
+    config = examples / "mypy.ini"
+    config.write_text(
+        "[mypy]\nstrict = True\nexplicit_package_bases = True\n"
+        f"mypy_path = {ROOT / 'core'}:{ROOT / 'plugins'}\n"
+        "[mypy-acme_runtime,torch_acme]\nignore_missing_imports = True\n"
+        "[mypy-torch.*,numpy.*]\nfollow_imports = skip\n"
+    )
+    files = [str(path) for path in examples.glob("acme_*.py")]
+    cache = ["--cache-dir", str(examples / "cache")]
+    out, err, code = mypy.run(["--config-file", str(config), *cache, *files])
+    assert code == 0, out + err
+
+
+# A stand-in for a vendor's package, on the device type that torch keeps free for one.
+TORCH_ACME = """
+import types, torch
+torch.utils.rename_privateuse1_backend("acme")
+module = types.ModuleType("torch.acme")
+module.is_available = lambda: True
+module.device_count = lambda: 1
+module.set_device = module.synchronize = lambda device=None: None
+module.max_memory_allocated = lambda device=None: 1024
+torch._register_device_module("acme", module)
+card_name = "Acme {}".format
+driver_version = lambda: "1.0"
+"""
+OPEN_ACME = """
+import sys, acme_device
+from runner.errors import DeviceError
+from runner.plugins import load
+loaded = load(extra=[("acme", acme_device)], environ={"RUNNER_PLUGINS": ""})
+entry = loaded.registry.find("device", "acme", "torch").entry
+assert "torch" not in sys.modules
+assert entry.probe().available, entry.probe()
+device = entry.open(entry.config())
+device.synchronize()
+print(device.name, device.describe(), device.peak_memory_bytes())
+try:
+    entry.open(entry.config(index=3))
+except DeviceError as error:
+    print(error)
+"""
+
+
+def run_python(program: str, folder: Path) -> str:
+    path = [str(folder), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import sys; sys.path[:] = {path!r}\n{program}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+def test_the_example_device_opens(examples):
+    (examples / "torch_acme.py").write_text(TORCH_ACME)
+    out = run_python(OPEN_ACME, examples).splitlines()
+    assert out[0] == "acme {'device': 'acme:0', 'name': 'Acme 0', 'driver': '1.0'} 1024"
+    assert out[1].startswith("device acme has no index 3: 1 visible")
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+def test_the_example_device_explains_its_absence(examples):
+    out = run_python("import acme_device; print(acme_device.probe())", examples)
+    assert "available=False" in out
+    assert "No module named 'torch_acme'" in out
+
+
+# docs/architecture.md
+
+
+def test_every_module_of_core_has_its_place():
+    assert runner.__file__ is not None
+    core = Path(runner.__file__).parent
+    text = "\n".join(
+        "|".join(r) for r in table_under(ARCHITECTURE, "| `core/runner/` | what for |")
+    )
+    modules = {path.name for path in core.glob("*.py")} - {"__init__.py"}
+    assert {name for name in modules if f"`{name}`" not in text} == set()
+    parts = [p.stem for room in ("recipe", "data") for p in (core / room).glob("[!_]*.py")]
+    assert [name for name in parts if f"`{name}`" not in text] == []
+    named = set(re.findall(r"`(\w+)\.py`", text))
+    assert named <= {path.stem for path in core.glob("*.py")}
+
+
+def test_functions_on_the_way_of_data_exist():
+    rows = table_under(ARCHITECTURE, "| # | where | takes | gives | framework imported |")
+    named = [name for row in rows for name in re.findall(r"`(\w+\.\w+(?:\.\w+)?)`", row[1])]
+    assert len(named) > 6
+    for name in named:
+        module, *attributes = name.split(".")
+        if module == "engine":
+            continue
+        found: Any = importlib.import_module(f"runner.{module}")
+        for attribute in attributes:
+            found = getattr(found, attribute)
+        assert signature(found)
