@@ -158,7 +158,15 @@ def load(path: Path) -> Checkpoint:
 
 
 def listing(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, oldest first."""
+    """Return the checkpoints in a folder, oldest first.
+
+    A process that was killed while it replaced a checkpoint has left the former one aside: it is
+    put back.
+    """
+    for aside in folder.glob(".step_*.old"):
+        final = folder / aside.name[1 : -len(".old")]
+        if not final.exists():
+            aside.rename(final)
     return sorted(path for path in folder.glob("step_*") if (path / INFO).is_file())
 
 

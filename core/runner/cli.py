@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from runner.errors import RunnerError, UsageError
+from runner.errors import DataError, RunnerError
 
 app = typer.Typer(
     help="Run image-classification recipes on any framework and any accelerator.",
@@ -176,7 +176,7 @@ def predict(
         sys.stdout.write(text)
     failed = [item for item in found if item.error]
     if failed:
-        raise UsageError(f"{len(failed)} of {len(found)} images could not be read, see the output")
+        raise DataError(f"{len(failed)} of {len(found)} images could not be read, see the output")
 
 
 @app.command()

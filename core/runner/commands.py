@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from runner.recipe import Document
     from runner.registry import Registry
 
-RESUMABLE = ("loader.", "train.log_every_steps", "checkpoint.", "dataset.root", "device.")
+RESUMABLE = (
+    "loader.workers=",
+    "loader.prefetch_batches=",
+    "loader.cache_gib=",
+    "train.log_every_steps=",
+    "checkpoint.",
+    "dataset.root=",
+    "device.",
+)
 """What may change on the way without changing what the model sees."""
 
 
@@ -79,9 +87,10 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         raise UsageError(f"{folder.path} is finished, see {folder.result}; nothing to continue")
     for text in overrides:
         if not text.startswith(RESUMABLE):
+            keys = ", ".join(key.rstrip("=.") for key in RESUMABLE)
             raise UsageError(
-                f"--set {text} would make another experiment of the run; only "
-                f"{', '.join(RESUMABLE)} may change: start a new run with model.weights instead"
+                f"--set {text} would make another experiment of the run; only {keys} may change: "
+                "start a new run with model.weights instead"
             )
     loaded = plugins.load()
     is_checkpoint = (path / checkpoint.INFO).is_file()

@@ -49,7 +49,7 @@ def examine(registry: Registry, runs_dir: Path) -> Iterator[Finding]:
             text=f"{name} {version or 'not installed'}",
         )
     for info in registry.plugins:
-        ok = info.state in {"ready", "disabled"} or info.state == "unavailable"
+        ok = info.state in {"ready", "disabled", "unavailable"}
         yield Finding(
             topic="plugin", ok=ok, text=f"{info.name}: {info.state}{_because(info.reason)}"
         )

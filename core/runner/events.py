@@ -4,7 +4,7 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
 ``elapsed_s`` (since this process began the run) and the event's own fields. Names:
 
     run.started, run.resumed, run.interrupted, run.failed, run.finished
-    data.opened       sizes and fingerprint of a split
+    data.opened       sizes of a split
     data.ignored      files that are in the dataset's folders but are no images
     data.damaged      an image that was skipped
     engine.opened     what is in effect: precision, memory layout, threads, ...

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner import recipe
-from runner.errors import DataError
+from runner.errors import DataError, RunnerError
+from runner.plan import check_runnable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ def as_text(plan: Plan, document: Document, *, runs_dir: Path, command: Sequence
         ("data and steps", _steps(plan, document)),
         ("learning rate", _learning_rate(plan, document)),
         ("writes", _writes(plan, runs_dir)),
-        ("starts with", [launch_line(plan, command)]),
+        ("starts with", _launch(plan, command)),
         ("values and where they come from", _values(plan, document)),
     ]
     return "\n\n".join(
@@ -52,10 +53,10 @@ def as_data(plan: Plan, document: Document, *, command: Sequence[str]) -> dict[s
     return {
         "recipe": plan.name,
         "resolved": recipe.resolved(plan.recipe),
-        "origins": {path: str(document.origin(keys)) for path, keys, _ in _leaves(plan)},
+        "origins": {path: origin for path, _, origin in _leaves(plan, document)},
         "entries": {
             item.kind: {"name": item.entry.name, "plugin": str(item.plugin), "reason": item.reason}
-            for item in plan.entries(training=False)
+            for item in plan.entries(training=plan.recipe.train is not None)
         },
         "train_images": train.images if train else None,
         "val_images": split_size(plan, document, "val").images,
@@ -64,7 +65,7 @@ def as_data(plan: Plan, document: Document, *, command: Sequence[str]) -> dict[s
         and {
             "global": plan.train.batch_size,
             "devices": batch.devices,
-            "per_device": batch.micro,
+            "per_pass": batch.micro,
             "accumulation": batch.accumulation,
         },
         "learning_rate": rates(plan, steps) if steps else None,
@@ -109,6 +110,14 @@ def launch_line(plan: Plan, command: Sequence[str]) -> str:
     return " ".join(["runner", *command])
 
 
+def _launch(plan: Plan, command: Sequence[str]) -> Iterator[str]:
+    yield launch_line(plan, command)
+    try:
+        check_runnable(plan, training=plan.recipe.train is not None)
+    except RunnerError as error:
+        yield f"WILL BE REFUSED HERE: {error}"
+
+
 def _recipe(plan: Plan, document: Document) -> Iterator[str]:
     yield f"{plan.name}: {plan.recipe.summary}"
     yield from (f"read from {path}" for path in document.files)
@@ -127,8 +136,6 @@ def _plugins(plan: Plan, document: Document) -> Iterator[str]:
             keys = ("export", next(exports), "name")
         chosen = f"{item.kind:<10} {item.entry.name:<16} from {item.plugin}"
         yield f"{chosen}, chosen at {document.origin(keys)}"
-        if item.reason:
-            yield f"{'':<10} NOT USABLE HERE: {item.reason}"
 
 
 def _steps(plan: Plan, document: Document) -> Iterator[str]:
@@ -142,7 +149,7 @@ def _steps(plan: Plan, document: Document) -> Iterator[str]:
     yield f"evaluates {_count(val)}"
     yield (
         f"global batch {section.batch_size} = {batch.devices} {plan.device_entry.name} "
-        f"x {batch.micro} per device x {batch.accumulation} accumulation"
+        f"x {batch.micro} images per pass x {batch.accumulation} accumulation"
     )
     if train.images:
         steps = plan.steps_per_epoch(train.images)
@@ -178,8 +185,8 @@ def _writes(plan: Plan, runs_dir: Path) -> Iterator[str]:
 
 def _values(plan: Plan, document: Document) -> Iterator[str]:
     leaves = [
-        (path, json.dumps(value, ensure_ascii=False), str(document.origin(keys)))
-        for path, keys, value in _leaves(plan)
+        (path, json.dumps(value, ensure_ascii=False), origin)
+        for path, value, origin in _leaves(plan, document)
     ]
     name_width = max(len(leaf[0]) for leaf in leaves)
     value_width = min(40, max(len(leaf[1]) for leaf in leaves))
@@ -187,22 +194,14 @@ def _values(plan: Plan, document: Document) -> Iterator[str]:
         yield f"{path:<{name_width}}  {value:<{value_width}}  {origin}"
 
 
-def _leaves(plan: Plan) -> list[tuple[str, tuple[str | int, ...], Any]]:
-    """Return path, keys and value of everything in the resolved recipe that is not a mapping."""
-    found: list[tuple[str, tuple[str | int, ...], Any]] = []
-
-    def walk(value: Any, keys: tuple[str | int, ...]) -> None:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                walk(inner, (*keys, key))
-        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            for position, inner in enumerate(value):
-                walk(inner, (*keys, position))
-        else:
-            found.append((".".join(str(key) for key in keys), keys, value))
-
-    walk(recipe.resolved(plan.recipe), ())
-    return found
+def _leaves(plan: Plan, document: Document) -> Iterator[tuple[str, Any, str]]:
+    """Yield path, value and origin of everything in the resolved recipe that is not a mapping."""
+    resolved: Any = recipe.resolved(plan.recipe)
+    for keys, origin in recipe.origins(document, plan.recipe).items():
+        value = resolved
+        for key in keys:
+            value = value[key]
+        yield ".".join(str(key) for key in keys), value, str(origin)
 
 
 def _count(size: Size) -> str:

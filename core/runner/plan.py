@@ -173,11 +173,6 @@ class BatchSplit:
     micro: int
     accumulation: int
 
-    @property
-    def per_device(self) -> int:
-        """Images of one step on one device."""
-        return self.micro * self.accumulation
-
 
 def resolve(name: str, recipe: Recipe, registry: Registry) -> Plan:
     """Find every entry that the recipe names and split its batch.

@@ -146,8 +146,7 @@ class _Run:
             observers.run_finished(info, result)
         except BaseException as error:
             observers.run_failed(info, error)
-            if isinstance(error, RunnerError) or not isinstance(error, Exception):
-                self._tell_failure(error)
+            self._tell_failure(error)
             raise
         return result
 

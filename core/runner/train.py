@@ -97,9 +97,13 @@ class Trainer:
         checkpoint.check_classes(saved.info.classes, self._train.classes, "the dataset")
         self._engine.load_weights(saved.weights)
         self._engine.load_state(saved.state)
-        self._position = saved.info.position
+        self._position = position = saved.info.position
         self._metrics = dict(saved.info.metrics)
         self._last_saved = saved.path
+        ended_epoch = position.step_in_epoch == 0 and position.best_epoch == position.epoch
+        if ended_epoch and position.best_top1 is not None:
+            # a process that was killed right after saving has not marked its best
+            checkpoint.mark_best(self._folder, saved.path, position.best_top1)
 
     def fit(self) -> FitResult:
         """Train to the end.

@@ -13,7 +13,7 @@ def explain(project, *arguments, extra=""):
 
 def test_the_global_batch_is_devices_times_micro_times_accumulation(project):
     plan = explain(project, "--devices", "2", "--set", "train.micro_batch_size=2")
-    assert plan["batch"] == {"global": 8, "devices": 2, "per_device": 2, "accumulation": 2}
+    assert plan["batch"] == {"global": 8, "devices": 2, "per_pass": 2, "accumulation": 2}
     assert plan["steps_per_epoch"] == 12
 
 
@@ -81,6 +81,6 @@ def test_every_value_has_an_origin(project):
 def test_explain_says_what_it_reads_and_writes(project):
     text = project.runner("explain", project.write_recipe()).out
     assert "trains on 96 images (found in the data)" in text
-    assert "global batch 8 = 1 fake_cpu x 8 per device x 1 accumulation" in text
+    assert "global batch 8 = 1 fake_cpu x 8 images per pass x 1 accumulation" in text
     assert "12 steps per epoch x 3 epochs = 36" in text
     assert "runner run colours.yaml" in text.replace(str(project.path) + "/", "")

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from runner import checkpoint
+from runner import checkpoint, files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXPORT = "export:\n  - {name: fake_npz, verify_images: 4}\n"
 
@@ -188,8 +192,8 @@ def test_several_devices_are_refused_with_the_way_out(project):
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(project, monkeypatch):
-    saved = []
-    real = checkpoint.files.sync
+    saved: list[Path] = []
+    real = files.sync
 
     def full_after_the_first(path):
         if saved and path.parent.name.startswith(".step"):
@@ -198,7 +202,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(project, monkeypatch):
             saved.append(path)
         real(path)
 
-    monkeypatch.setattr(checkpoint.files, "sync", full_after_the_first)
+    monkeypatch.setattr(files, "sync", full_after_the_first)
     outcome = project.run()
     assert outcome.code == 9
     assert "No space left on device" in outcome.err

@@ -22,11 +22,13 @@ class RandomResizedCrop:
 
     name: Literal["random_resized_crop"]
     size: Pixels
+    """Height and width of the result, in pixels."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest share of the image's area."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width / height."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Filter of the resize, always antialiased."""
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -41,7 +43,9 @@ class RandomCrop:
 
     name: Literal["random_crop"]
     size: Pixels
+    """Height and width of the result, in pixels."""
     padding: Annotated[int, Ge(0)] = 0
+    """Black pixels added on each side first."""
 
 
 @options
@@ -50,6 +54,7 @@ class HorizontalFlip:
 
     name: Literal["horizontal_flip"]
     probability: Fraction = 0.5
+    """Share of images that are mirrored."""
 
 
 @options
@@ -60,7 +65,9 @@ class ColorJitter:
     brightness: Annotated[float, Ge(0)] = 0.0
     """The factor is drawn from [1 - brightness, 1 + brightness], and not below 0."""
     contrast: Annotated[float, Ge(0)] = 0.0
+    """The same for the distance to the image's mean grey."""
     saturation: Annotated[float, Ge(0)] = 0.0
+    """The same for the distance to the image in grey."""
 
 
 @options
@@ -69,9 +76,11 @@ class Resize:
 
     name: Literal["resize"]
     shorter_side: Pixels | None = None
+    """Length of the shorter side in pixels; the aspect ratio stays."""
     exact: tuple[Pixels, Pixels] | None = None
     """Height and width."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Filter of the resize, always antialiased."""
 
     def __post_init__(self) -> None:
         if (self.shorter_side is None) == (self.exact is None):
@@ -87,6 +96,7 @@ class CenterCrop:
 
     name: Literal["center_crop"]
     size: Pixels
+    """Height and width of the result, in pixels."""
 
 
 Transform = Annotated[

@@ -104,7 +104,7 @@ def ineffective(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
             yield (section,), reason
         yield ("transforms", "train"), reason
         yield ("precision", "loss_scale"), reason
-        yield ("loss", "aux_weight"), reason
+        yield ("loss",), reason
         yield ("eval", "every_epochs"), reason
         yield ("eval", "start_epoch"), reason
     elif draft.schedule:

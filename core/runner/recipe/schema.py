@@ -92,7 +92,7 @@ class TransformsSection:
 
 @options
 class LoaderSection:
-    """How images are read; nothing here changes what the model sees."""
+    """How images are read; the number of threads, batches and bytes changes no result."""
 
     workers: PositiveInt = 2
     """Threads that read, decode and augment."""
@@ -217,7 +217,8 @@ class CheckpointSection:
     """What is kept on disk."""
 
     every_epochs: PositiveInt = 1
-    """Epochs between checkpoints; the last epoch is always saved."""
+    """Epochs between checkpoints; the last epoch is always saved, and with `keep_best` each that
+    is the best so far."""
     every_steps: PositiveInt | None = None
     """Steps between further checkpoints inside an epoch."""
     keep: PositiveInt = 2
@@ -248,10 +249,13 @@ class ReferenceSection:
     metric: str
     """Such as `val.top1` or `train.images_per_s`."""
     value: float
+    """The published figure, in the metric's unit: accuracies are shares of 1."""
     source: Annotated[str, MinLen(1)]
     """Where the figure was published."""
     hardware: str | None = None
+    """What it was measured on."""
     note: str | None = None
+    """What else is worth knowing."""
 
 
 @options
