@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from runner import checkpoint, files
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path

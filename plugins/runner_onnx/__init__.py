@@ -1,0 +1,1 @@
+"""Run exported ONNX models with ONNX Runtime."""

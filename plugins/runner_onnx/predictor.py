@@ -1,0 +1,97 @@
+"""ONNX models, executed by ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, final
+
+from runner.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from runner.contracts import ArtifactInfo
+
+CPU_PROVIDERS = ("CPUExecutionProvider",)
+
+
+@final
+class OnnxPredictor:
+    """An ONNX file in a session of ONNX Runtime."""
+
+    def __init__(
+        self, path: Path, info: ArtifactInfo, *, providers: Sequence[str], threads: int
+    ) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._version = onnxruntime.__version__
+        self._threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), sess_options=options, providers=list(providers)
+            )
+        except Exception as error:
+            raise ArtifactError(
+                f"ONNX Runtime {self._version} cannot load {path}: {error}; "
+                "export the model again, or install a runtime for its opset"
+            ) from error
+        self._providers = self._session.get_providers()
+        # A provider that cannot start is dropped without an error, and the model runs elsewhere.
+        if self._providers[: len(providers)] != list(providers):
+            raise ArtifactError(
+                f"asked ONNX Runtime {self._version} for {', '.join(providers)}, it uses "
+                f"{', '.join(self._providers)}; check the provider's libraries and driver"
+            )
+        self._input = _find(info.input_name, self._session.get_inputs(), path)
+        self._output = _find(info.output_name, self._session.get_outputs(), path)
+
+    def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits ``[B, K]`` for normalised inputs ``[B, C, H, W]``."""
+        logits: NDArray[np.float32] = self._session.run([self._output], {self._input: inputs})[0]
+        return logits
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return which runtime and provider really ran (JSON)."""
+        return {
+            "runtime": "onnxruntime",
+            "version": self._version,
+            "providers": self._providers,
+            "threads": self._threads,
+        }
+
+
+def _find(name: str, values: Sequence[Any], path: Path) -> str:
+    names = [value.name for value in values]
+    if name not in names:
+        raise ArtifactError(
+            f"{path} has no input or output {name!r}, it has {', '.join(names)}; "
+            "the file and its description do not belong together, so export the model again"
+        )
+    return name
+
+
+def load_onnx(
+    folder: Path, info: ArtifactInfo, *, providers: Sequence[str] = CPU_PROVIDERS
+) -> OnnxPredictor:
+    """Load ``info.file`` from ``folder``.
+
+    Args:
+        folder: Folder of the artifact.
+        info: What the exporter said about it.
+        providers: Execution providers in order of preference; all must be in effect.
+
+    Raises:
+        ArtifactError: The file cannot be loaded, or runs on other providers than these.
+    """
+    # Left to itself the runtime starts a thread for each core of the machine, also for those
+    # that this process may not use.
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(chosen) if chosen.isdecimal() else len(os.sched_getaffinity(0))
+    return OnnxPredictor(folder / info.file, info, providers=providers, threads=threads)

@@ -1,0 +1,201 @@
+"""Write the evaluation model to a file, and run such files.
+
+Every export is of a copy in fp32 on the CPU, which takes normalised images ``[B, 3, H, W]`` with
+any B and returns logits ``[B, K]``. The engine's own model is not touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import TYPE_CHECKING, final
+
+from runner.contracts import ArtifactInfo
+from runner.errors import ArtifactError
+from runner_torch.autoload import torch
+from runner_torch.weights import array_of, evaluation_module, tensor_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from typing import Any
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from runner.contracts import Engine, EngineSpec
+    from runner.options import NoOptions
+    from runner_torch.options import OnnxOptions
+
+INPUT, OUTPUT, BATCH = "input", "logits", "batch"
+FIRST_DYNAMO_OPSET = 18
+"""Asked for less, torch's present exporter logs a warning and writes this version."""
+
+
+def export_onnx(
+    engine: Engine, spec: EngineSpec, options: OnnxOptions, folder: Path
+) -> ArtifactInfo:
+    """Write ``model.onnx``, one file with the weights inside.
+
+    Raises:
+        ArtifactError: The exporter fails, or writes another opset than asked for.
+    """
+    import onnx
+
+    module = evaluation_module(spec, engine.evaluation_weights())
+    example = _example(spec)
+    path = folder / "model.onnx"
+    dynamo = options.opset >= FIRST_DYNAMO_OPSET
+    try:
+        with _quiet_torch():
+            if dynamo:
+                _export_dynamo(module, example, path, options.opset)
+            else:
+                _export_torchscript(module, example, path, options.opset)
+    except Exception as error:
+        raise ArtifactError(
+            f"torch cannot export {spec.model.name} to ONNX opset {options.opset}: "
+            f"{_reason(error)}; try another opset, or export: torch_export"
+        ) from error
+    model = onnx.load(str(path), load_external_data=False)
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    if opset != options.opset:
+        raise ArtifactError(
+            f"asked for ONNX opset {options.opset}, torch {torch.__version__} wrote opset {opset}; "
+            f"set the export's opset to {opset}"
+        )
+    details = {
+        "opset": opset,
+        "ir_version": model.ir_version,
+        "nodes": len(model.graph.node),
+        "exporter": "torch.export" if dynamo else "TorchScript",
+        "torch": str(torch.__version__),
+    }
+    return _info(spec, format_name="onnx", file=path.name, details=details)
+
+
+def _export_dynamo(module: torch.nn.Module, example: torch.Tensor, path: Path, opset: int) -> None:
+    torch.onnx.export(
+        module,
+        (example,),
+        str(path),
+        dynamo=True,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _export_torchscript(
+    module: torch.nn.Module, example: torch.Tensor, path: Path, opset: int
+) -> None:
+    with warnings.catch_warnings():
+        # torch deprecates this exporter, but it is the only one that writes these opsets
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            module,
+            (example,),
+            str(path),
+            dynamo=False,
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}},
+        )
+
+
+def export_program(
+    engine: Engine,
+    spec: EngineSpec,
+    options: NoOptions,  # noqa: ARG001  every exporter is given its options
+    folder: Path,
+) -> ArtifactInfo:
+    """Write ``model.pt2``, which torch runs without the model's code.
+
+    Raises:
+        ArtifactError: The model cannot be traced.
+    """
+    module = evaluation_module(spec, engine.evaluation_weights())
+    path = folder / "model.pt2"
+    shapes = ({0: torch.export.Dim(BATCH)},)
+    try:
+        with _quiet_torch():
+            program = torch.export.export(module, (_example(spec),), dynamic_shapes=shapes)
+            torch.export.save(program, path)
+    except Exception as error:
+        raise ArtifactError(
+            f"torch.export cannot trace {spec.model.name}: {_reason(error)}; "
+            "its forward must not depend on the values of the images"
+        ) from error
+    details = {"torch": str(torch.__version__)}
+    return _info(spec, format_name="torch_export", file=path.name, details=details)
+
+
+@contextlib.contextmanager
+def _quiet_torch() -> Iterator[None]:
+    """Ignore two warnings that torch 2.11 gives about its own code, and nobody else can act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what went wrong first; torch wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _example(spec: EngineSpec) -> torch.Tensor:
+    return torch.zeros(2, 3, *spec.image_size)
+
+
+def _info(
+    spec: EngineSpec, *, format_name: str, file: str, details: Mapping[str, Any]
+) -> ArtifactInfo:
+    return ArtifactInfo(
+        format=format_name,
+        file=file,
+        input_name=INPUT,
+        input_shape=(BATCH, 3, *spec.image_size),
+        output_name=OUTPUT,
+        details=details,
+    )
+
+
+@final
+class ProgramPredictor:
+    """A ``.pt2`` file, run on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with _quiet_torch():
+                self._module = torch.export.load(path).module()
+        except Exception as error:
+            raise ArtifactError(
+                f"{path} cannot be loaded by torch {torch.__version__}: "
+                f"{_reason(error)}; export the model again"
+            ) from error
+
+    def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits ``[B, K]`` for normalised inputs ``[B, C, H, W]``."""
+        with torch.inference_mode():
+            return array_of(self._module(tensor_of(inputs)))
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return which runtime ran (JSON)."""
+        return {
+            "runtime": "torch.export",
+            "version": str(torch.__version__),
+            "device": "cpu",
+            "threads": torch.get_num_threads(),
+        }
+
+
+def load_program(folder: Path, info: ArtifactInfo) -> ProgramPredictor:
+    """Load ``info.file`` from ``folder``."""
+    return ProgramPredictor(folder / info.file)

@@ -1,0 +1,283 @@
+"""The entries of the PyTorch plugin. Nothing here imports torch until an entry is used."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from runner.entries import (
+    DeviceEntry,
+    ExporterEntry,
+    FrameworkEntry,
+    ModelEntry,
+    OptimizerEntry,
+    PredictorEntry,
+)
+from runner.hooks import hookimpl
+from runner.options import NoOptions
+from runner_torch.options import (
+    AdamWOptions,
+    CpuOptions,
+    CudaOptions,
+    DropoutOptions,
+    GoogLeNetOptions,
+    MobileNetOptions,
+    OnnxOptions,
+    ResNetOptions,
+    SgdOptions,
+    TorchOptions,
+)
+from runner_torch.traits import CPU, CUDA, DeviceTraits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from runner.contracts import (
+        ArtifactInfo,
+        Availability,
+        Device,
+        Engine,
+        EngineSpec,
+        Predictor,
+    )
+
+FRAMEWORK = "torch"
+REQUIRES = ("torch", "torchvision")
+INSTALL = "pip install 'vision-runner[torch]'"
+
+
+def _open_engine(spec: EngineSpec, device: Device) -> Engine:
+    from runner_torch.engine import TorchEngine
+
+    return TorchEngine(spec, device)
+
+
+def _read_weights(path: Path) -> Mapping[str, NDArray[Any]]:
+    from runner_torch.weights import read_weights
+
+    return read_weights(path)
+
+
+def _launch(count: int, arguments: Sequence[str]) -> Sequence[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, "--nproc-per-node", str(count), "-m", "runner", *arguments]
+
+
+@hookimpl
+def runner_register_frameworks() -> Iterable[FrameworkEntry]:
+    """Offer PyTorch."""
+    yield FrameworkEntry(
+        name=FRAMEWORK,
+        summary="PyTorch with torchvision",
+        config=TorchOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        open=_open_engine,
+        read_weights=_read_weights,
+        weight_suffixes=(".pth", ".pt", ".tar"),
+        launch=_launch,
+    )
+
+
+def _probe(traits: DeviceTraits) -> Availability:
+    from runner_torch.device import probe_device
+
+    return probe_device(traits)
+
+
+def _open_cpu(options: CpuOptions) -> Device:
+    from runner_torch.device import open_cpu
+
+    return open_cpu(options)
+
+
+def _open_cuda(options: CudaOptions) -> Device:
+    from runner_torch.device import open_cuda
+
+    return open_cuda(options)
+
+
+@hookimpl
+def runner_register_devices() -> Iterable[DeviceEntry]:
+    """Offer the processor and NVIDIA GPUs."""
+    yield DeviceEntry(
+        name=CPU.kind,
+        summary="This machine's processor",
+        config=CpuOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        probe=partial(_probe, CPU),
+        open=_open_cpu,
+    )
+    yield DeviceEntry(
+        name=CUDA.kind,
+        summary="NVIDIA GPU",
+        config=CudaOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        probe=partial(_probe, CUDA),
+        open=_open_cuda,
+        visible_devices=CUDA.visible_devices,
+    )
+
+
+def _build_resnet(name: str, options: ResNetOptions, num_classes: int) -> object:
+    from runner_torch.models import build_resnet
+
+    return build_resnet(name, options, num_classes)
+
+
+def _build_dropout(
+    name: str, options: DropoutOptions | MobileNetOptions, num_classes: int
+) -> object:
+    from runner_torch.models import build_dropout
+
+    return build_dropout(name, options, num_classes)
+
+
+def _build_googlenet(name: str, options: GoogLeNetOptions, num_classes: int) -> object:
+    from runner_torch.models import build_googlenet
+
+    return build_googlenet(name, options, num_classes)
+
+
+def _build_plain(name: str, options: NoOptions, num_classes: int) -> object:
+    from runner_torch.models import build_plain
+
+    return build_plain(name, options, num_classes)
+
+
+MODELS = (
+    ("alexnet", "AlexNet", DropoutOptions, _build_dropout, 61_100_840),
+    ("vgg16", "VGG-16", DropoutOptions, _build_dropout, 138_357_544),
+    ("vgg16_bn", "VGG-16 with batch norm", DropoutOptions, _build_dropout, 138_365_992),
+    ("vgg19", "VGG-19", DropoutOptions, _build_dropout, 143_667_240),
+    ("resnet18", "ResNet-18", ResNetOptions, _build_resnet, 11_689_512),
+    ("resnet34", "ResNet-34", ResNetOptions, _build_resnet, 21_797_672),
+    ("resnet50", "ResNet-50", ResNetOptions, _build_resnet, 25_557_032),
+    ("resnet101", "ResNet-101", ResNetOptions, _build_resnet, 44_549_160),
+    ("resnet152", "ResNet-152", ResNetOptions, _build_resnet, 60_192_808),
+    ("resnext50_32x4d", "ResNeXt-50 32x4d", ResNetOptions, _build_resnet, 25_028_904),
+    ("resnext101_64x4d", "ResNeXt-101 64x4d", ResNetOptions, _build_resnet, 83_455_272),
+    ("resnext152_64x4d", "ResNeXt-152 64x4d", ResNetOptions, _build_resnet, 114_971_944),
+    ("mobilenet_v2", "MobileNetV2", MobileNetOptions, _build_dropout, 3_504_872),
+    ("googlenet", "GoogLeNet", GoogLeNetOptions, _build_googlenet, 13_004_888),
+    ("shufflenet_v2_x0_5", "ShuffleNetV2 x0.5", NoOptions, _build_plain, 1_366_792),
+    ("shufflenet_v2_x1_0", "ShuffleNetV2 x1.0", NoOptions, _build_plain, 2_278_604),
+    ("shufflenet_v2_x1_5", "ShuffleNetV2 x1.5", NoOptions, _build_plain, 3_503_624),
+)
+"""Name, summary, options, builder, and parameters with 1,000 classes and default options."""
+
+
+@hookimpl
+def runner_register_models() -> Iterable[ModelEntry]:
+    """Offer torchvision's classifiers, and ResNeXt-152 64x4d."""
+    for name, summary, config, build, parameters in MODELS:
+        yield ModelEntry(
+            name=name,
+            summary=summary,
+            config=config,
+            requires=REQUIRES,
+            install=INSTALL,
+            framework=FRAMEWORK,
+            build=partial(build, name),
+            parameters=parameters,
+        )
+
+
+def _build_sgd(groups: Any, options: SgdOptions, learning_rate: float) -> object:
+    from runner_torch.optimizers import build_sgd
+
+    return build_sgd(groups, options, learning_rate)
+
+
+def _build_adamw(groups: Any, options: AdamWOptions, learning_rate: float) -> object:
+    from runner_torch.optimizers import build_adamw
+
+    return build_adamw(groups, options, learning_rate)
+
+
+@hookimpl
+def runner_register_optimizers() -> Iterable[OptimizerEntry]:
+    """Offer SGD and AdamW."""
+    yield OptimizerEntry(
+        name="sgd",
+        summary="Stochastic gradient descent with momentum; weight decay enters the gradient",
+        config=SgdOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        build=_build_sgd,
+    )
+    yield OptimizerEntry(
+        name="adamw",
+        summary="Adam with decoupled weight decay",
+        config=AdamWOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        build=_build_adamw,
+    )
+
+
+def _export_onnx(
+    engine: Engine, spec: EngineSpec, options: OnnxOptions, folder: Path
+) -> ArtifactInfo:
+    from runner_torch.exporters import export_onnx
+
+    return export_onnx(engine, spec, options, folder)
+
+
+def _export_program(
+    engine: Engine, spec: EngineSpec, options: NoOptions, folder: Path
+) -> ArtifactInfo:
+    from runner_torch.exporters import export_program
+
+    return export_program(engine, spec, options, folder)
+
+
+@hookimpl
+def runner_register_exporters() -> Iterable[ExporterEntry]:
+    """Offer ONNX and torch.export."""
+    yield ExporterEntry(
+        name="onnx",
+        summary="ONNX with the weights inside and any batch size",
+        config=OnnxOptions,
+        requires=(*REQUIRES, "onnx", "onnxscript"),
+        install="pip install 'vision-runner[torch,onnx]'",
+        framework=FRAMEWORK,
+        export=_export_onnx,
+    )
+    yield ExporterEntry(
+        name="torch_export",
+        summary="torch.export program (.pt2), which torch runs without the model's code",
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        export=_export_program,
+    )
+
+
+def _load_program(folder: Path, info: ArtifactInfo) -> Predictor:
+    from runner_torch.exporters import load_program
+
+    return load_program(folder, info)
+
+
+@hookimpl
+def runner_register_predictors() -> Iterable[PredictorEntry]:
+    """Offer torch as the runtime of its own exports."""
+    yield PredictorEntry(
+        name="torch_export",
+        summary="torch.export programs on the CPU",
+        requires=REQUIRES,
+        install=INSTALL,
+        formats=("torch_export",),
+        load=_load_program,
+    )

@@ -1,0 +1,151 @@
+"""Loss scaling: keep small fp16 gradients from vanishing (Micikevicius et al. 2018)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, final
+
+from runner.errors import CheckpointError
+from runner_torch.autoload import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from runner.recipe.schema import PrecisionSection
+    from runner_torch.device import TorchDevice
+
+
+class LossScale(Protocol):
+    """What happens to the loss before, and to the gradients after, the backward pass."""
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        """Multiply the loss."""
+        ...
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the gradients; once per step, after the last backward pass."""
+        ...
+
+    def step(self, optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
+        """Update the weights; return whether the update was skipped, ``None`` if it cannot be."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what the next step depends on (JSON)."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state`` returned."""
+        ...
+
+
+@final
+class NoLossScale:
+    """The loss as it is."""
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the loss."""
+        return loss
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Do nothing."""
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Update the weights."""
+        optimizer.step()
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the kind."""
+        return {"kind": "none"}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Check that the state is of this kind."""
+        _check_kind(state, "none")
+
+
+@final
+class StaticLossScale:
+    """A constant factor; overflowing gradients reach the weights, and the run stops on them.
+
+    Apex's static scale and MindSpore's ``drop_overflow_update=False`` behave like this.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        """Multiply the loss by the factor."""
+        return loss * self._factor
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the gradients by the factor."""
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_mul_(gradients, 1 / self._factor)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Update the weights."""
+        optimizer.step()
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the factor."""
+        return {"kind": "static", "factor": self._factor}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Check that the state is of this kind."""
+        _check_kind(state, "static")
+
+
+@final
+class DynamicLossScale:
+    """A factor that is halved, and the step skipped, when gradients overflow.
+
+    It starts at 65536 and doubles after 2000 steps without an overflow, torch's defaults. Torch
+    reads one number from the device per step to decide, unless the optimizer is a fused one.
+    """
+
+    def __init__(self, device: TorchDevice) -> None:
+        self._scaler = device.loss_scaler()
+        self._one = torch.ones((), device=device.torch_device)
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        """Multiply the loss by the present factor."""
+        return self._scaler.scale(loss)
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the gradients, and look for infinite ones."""
+        self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """Update the weights if no gradient overflowed, and adapt the factor."""
+        before = self._scaler.scale(self._one)  # on the device: reading it would wait
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        return self._scaler.scale(self._one) < before
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the factor and how long it has been in force."""
+        return {"kind": "dynamic", **self._scaler.state_dict()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what ``state`` returned."""
+        _check_kind(state, "dynamic")
+        self._scaler.load_state_dict({k: v for k, v in state.items() if k != "kind"})
+
+
+def _check_kind(state: Mapping[str, Any], expected: str) -> None:
+    if state.get("kind") != expected:
+        raise CheckpointError(
+            f"the checkpoint has loss scale {state.get('kind')!r}, this run {expected!r}; "
+            "continue with the same precision.loss_scale"
+        )
+
+
+def loss_scale(section: PrecisionSection, device: TorchDevice) -> LossScale:
+    """Make the loss scale that a recipe asks for."""
+    scale = section.effective_loss_scale
+    if scale == "none":
+        return NoLossScale()
+    if scale == "dynamic":
+        return DynamicLossScale(device)
+    return StaticLossScale(scale)

@@ -1,0 +1,159 @@
+"""Exports agree with the engine, and leave it alone."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx
+import pytest
+from pydantic import TypeAdapter
+
+from runner import NoOptions
+from runner.errors import ArtifactError
+from runner_onnx.predictor import load_onnx
+from runner_torch.autoload import torch
+from runner_torch.exporters import load_program
+from runner_torch.options import OnnxOptions
+from runner_torch.plugin import runner_register_exporters
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.plugins.torch.conftest import MakeBatches, MakeEngine, MakeEntry, MakeSpec
+
+    from runner import Batch
+    from runner.contracts import EngineSpec, Predictor
+    from runner_torch.engine import TorchEngine
+
+Trained: TypeAlias = "tuple[TorchEngine, EngineSpec]"
+EXPORTERS = {entry.name: entry for entry in runner_register_exporters()}
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+@pytest.fixture
+def trained(make_spec: MakeSpec, make_engine: MakeEngine, make_batches: MakeBatches) -> Trained:
+    """An engine whose average differs from its weights, and its spec."""
+    engine = make_engine(model="resnet18", ema_decay=0.5)
+    engine.train_step(make_batches(1)[0], 0.01)
+    return engine, make_spec(model="resnet18", ema_decay=0.5)
+
+
+def difference(predictor: Predictor, engine: TorchEngine, batch: Batch) -> float:
+    inputs = ((batch.images / np.float32(255) - MEAN) / STD).transpose(0, 3, 1, 2)
+    expected = engine.predict(batch.images)
+    found = predictor.predict(np.ascontiguousarray(inputs, np.float32))
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("opset", [20, 13])
+def test_onnx(
+    trained: Trained,
+    make_batches: MakeBatches,
+    tmp_path: Path,
+    opset: int,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    engine, spec = trained
+    info = EXPORTERS["onnx"].export(engine, spec, OnnxOptions(opset=opset), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [info.file] == ["model.onnx"]
+    assert (info.format, info.input_name, info.output_name) == ("onnx", "input", "logits")
+    assert info.input_shape == ("batch", 3, 32, 32)
+    assert info.details["opset"] == opset
+    json.dumps(info.details)
+    model = onnx.load(tmp_path / info.file)
+    onnx.checker.check_model(model)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    predictor = load_onnx(tmp_path, info)
+    for images in (1, 5):
+        assert difference(predictor, engine, make_batches(1, images=images)[0]) < 1e-4
+    assert capfd.readouterr().out == ""
+
+
+def test_torch_export(trained: Trained, make_batches: MakeBatches, tmp_path: Path) -> None:
+    engine, spec = trained
+    info = EXPORTERS["torch_export"].export(engine, spec, NoOptions(), tmp_path)
+    assert (info.format, info.file) == ("torch_export", "model.pt2")
+    predictor = load_program(tmp_path, info)
+    for images in (1, 5):
+        assert difference(predictor, engine, make_batches(1, images=images)[0]) < 1e-4
+    assert predictor.describe()["runtime"] == "torch.export"
+
+
+def test_exporting_does_not_disturb_training(
+    make_spec: MakeSpec,
+    make_engine: MakeEngine,
+    make_tiny: MakeEntry,
+    make_batches: MakeBatches,
+    tmp_path: Path,
+) -> None:
+    model = make_tiny(dropout=0.5)
+    first, second = make_batches(2)
+    engines = [make_engine(model=model), make_engine(model=model)]
+    for number, engine in enumerate(engines):
+        torch.manual_seed(0)
+        engine.train_step(first, 0.1)
+        if number:
+            spec = make_spec(model=model)
+            EXPORTERS["torch_export"].export(engine, spec, NoOptions(), tmp_path)
+            EXPORTERS["onnx"].export(engine, spec, OnnxOptions(), tmp_path)
+        engine.train_step(second, 0.1)
+    straight, exported = (engine.weights() for engine in engines)
+    assert all(np.array_equal(straight[name], exported[name]) for name in straight)
+
+
+def test_another_opset_than_asked_for_is_an_error(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, spec = trained
+    export = torch.onnx.export
+
+    def stubborn(*arguments: Any, **keywords: Any) -> object:
+        return export(*arguments, **{**keywords, "opset_version": 18})
+
+    monkeypatch.setattr(torch.onnx, "export", stubborn)
+    with pytest.raises(ArtifactError, match=r"asked for ONNX opset 20, .* wrote opset 18"):
+        EXPORTERS["onnx"].export(engine, spec, OnnxOptions(), tmp_path)
+
+
+def test_a_model_that_cannot_be_traced(
+    make_spec: MakeSpec,
+    make_engine: MakeEngine,
+    make_tiny: MakeEntry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forward(self: Any, images: torch.Tensor) -> Any:
+        return self.fc(images[:, :, 0, 0] if images.sum().item() > 0 else images[:, :, 1, 1])
+
+    model = make_tiny()
+    built = model.build(None, 10)
+    monkeypatch.setattr(type(built), "forward", forward)
+    engine, spec = make_engine(model=model), make_spec(model=model)
+    with pytest.raises(ArtifactError, match=r"torch\.export cannot trace tiny"):
+        EXPORTERS["torch_export"].export(engine, spec, NoOptions(), tmp_path)
+
+
+def test_a_model_that_an_old_opset_cannot_express(
+    make_spec: MakeSpec, make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    engine = make_engine(model="alexnet", optimizer=None)
+    spec = make_spec(model="alexnet", optimizer=None, image_size=(64, 64))
+    with pytest.raises(ArtifactError, match=r"alexnet to ONNX opset 13: .*adaptive_avg_pool2d"):
+        EXPORTERS["onnx"].export(engine, spec, OnnxOptions(opset=13), tmp_path)
+
+
+def test_a_damaged_program(tmp_path: Path, trained: Trained) -> None:
+    engine, spec = trained
+    info = EXPORTERS["torch_export"].export(engine, spec, NoOptions(), tmp_path)
+    (tmp_path / info.file).write_bytes(b"not a program")
+    with pytest.raises(ArtifactError, match="export the model again"):
+        load_program(tmp_path, info)
+
+
+def test_opsets_that_no_exporter_writes_are_refused_in_the_recipe() -> None:
+    with pytest.raises(ValueError, match="opset"):
+        TypeAdapter(OnnxOptions).validate_json('{"opset": 9}')

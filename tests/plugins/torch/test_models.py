@@ -1,0 +1,74 @@
+"""The models: sizes, options, and names of their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torchvision
+
+from runner_torch.autoload import torch
+from runner_torch.options import GoogLeNetOptions, MobileNetOptions, ResNetOptions
+from runner_torch.plugin import runner_register_models
+
+MODELS = {entry.name: entry for entry in runner_register_models()}
+
+
+def build(name: str, options: object = None, num_classes: int = 1000) -> Any:
+    with torch.device("meta"):
+        return MODELS[name].build(options or MODELS[name].config(), num_classes)
+
+
+def test_all_models_are_there() -> None:
+    assert len(MODELS) == 17
+    assert MODELS["resnext152_64x4d"].parameters == 114_971_944
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters(name: str) -> None:
+    count = sum(p.numel() for p in build(name).parameters() if p.requires_grad)
+    assert count == MODELS[name].parameters
+
+
+def test_googlenet_without_its_heads() -> None:
+    model = build("googlenet", GoogLeNetOptions(aux_heads=False))
+    assert sum(p.numel() for p in model.parameters()) == 6_624_904
+
+
+@pytest.mark.parametrize("name", ["resnet50", "googlenet", "shufflenet_v2_x0_5"])
+def test_names_are_torchvisions(name: str) -> None:
+    with torch.device("meta"):
+        keywords = {"init_weights": True} if name == "googlenet" else {}
+        expected = torchvision.models.get_model(name, weights=None, **keywords)
+    assert list(build(name).state_dict()) == list(expected.state_dict())
+
+
+def test_number_of_classes() -> None:
+    assert build("vgg16", num_classes=7).classifier[-1].out_features == 7
+
+
+def test_zero_init_makes_blocks_the_identity() -> None:
+    def gammas(options: ResNetOptions) -> tuple[float, float]:
+        model = MODELS["resnet18"].build(options, 2)
+        return model.layer1[0].bn2.weight.abs().sum().item(), model.bn1.weight.sum().item()
+
+    assert gammas(ResNetOptions(zero_init_last_gamma=True)) == (0, 64)
+    assert gammas(ResNetOptions()) == (64, 64)
+
+
+def test_the_small_stem_keeps_small_images_large() -> None:
+    model = build("resnet18", ResNetOptions(stem="small"))
+    assert model.conv1.weight.shape == (64, 3, 3, 3)
+    features = model.layer1(model.maxpool(model.conv1(torch.empty(1, 3, 32, 32, device="meta"))))
+    assert features.shape == (1, 64, 32, 32)
+
+
+def test_dropout_reaches_the_layer() -> None:
+    assert build("mobilenet_v2", MobileNetOptions(dropout=0.35)).classifier[0].p == 0.35
+
+
+def test_googlenet_returns_its_main_logits_first() -> None:
+    model = build("googlenet", num_classes=5)
+    main, *heads = model(torch.empty(2, 3, 64, 64, device="meta"))
+    assert main.shape == (2, 5)
+    assert len(heads) == 2

@@ -1,0 +1,73 @@
+"""The entries that the plugin registers."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from runner_torch import plugin
+from runner_torch.autoload import torch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.plugins.torch.conftest import MakeBatches, MakeSpec
+
+ENTRIES = [
+    *plugin.runner_register_frameworks(),
+    *plugin.runner_register_devices(),
+    *plugin.runner_register_models(),
+    *plugin.runner_register_optimizers(),
+    *plugin.runner_register_exporters(),
+    *plugin.runner_register_predictors(),
+]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{type(entry).__name__}-{entry.name}")
+def test_every_entry_says_what_it_needs_and_has_defaults(entry: Any) -> None:
+    assert entry.summary
+    assert not entry.summary.endswith(".")
+    assert {"torch", "torchvision"} <= set(entry.requires)
+    assert entry.install.startswith("pip install 'vision-runner[torch")
+    TypeAdapter(entry.config).validate_json("{}")
+
+
+def test_names_are_unique_in_their_kind() -> None:
+    names = [(type(entry), entry.name) for entry in ENTRIES]
+    assert len(set(names)) == len(names)
+
+
+def test_the_launch_command() -> None:
+    (framework,) = plugin.runner_register_frameworks()
+    assert framework.launch is not None
+    assert framework.launch(2, ["train", "quickstart"]) == [
+        sys.executable,
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "runner", "train", "quickstart"),
+    ]
+
+
+def test_an_engine_trains_through_the_entries(
+    make_spec: MakeSpec, make_batches: MakeBatches, tmp_path: Path
+) -> None:
+    (framework,) = plugin.runner_register_frameworks()
+    cpu = next(d for d in plugin.runner_register_devices() if d.name == "cpu")
+    assert cpu.probe().available
+    engine = framework.open(make_spec(), cpu.open(cpu.config(threads=1)))
+    engine.train_step(make_batches(1)[0], 0.1)
+    engine.synchronize()
+    weights = engine.weights()
+    torch.save({k: torch.from_numpy(v) for k, v in weights.items()}, tmp_path / "tiny.pth")
+    assert framework.read_weights is not None
+    found = framework.read_weights(tmp_path / "tiny.pth")
+    assert all(np.array_equal(found[name], weights[name]) for name in weights)
+
+
+def test_cards_are_chosen_by_their_variable() -> None:
+    devices = {entry.name: entry for entry in plugin.runner_register_devices()}
+    assert devices["cuda"].visible_devices == "CUDA_VISIBLE_DEVICES"
+    assert devices["cpu"].visible_devices is None
