@@ -1,18 +1,23 @@
-"""Training throughput beside a bare PyTorch loop, as ratios measured in turns in one process.
+"""Training throughput beside a bare PyTorch loop and its peers, as ratios measured in turns.
 
     python benchmarks/throughput.py --data FOLDER [--model resnet18] [--rounds 5] [--output FILE]
 
-FOLDER holds train/<class>/ and val/<class>/ with JPEG files. Each round times, one after the other
-and with the same model, batch, precision and number of threads:
+FOLDER holds train/<class>/ and val/<class>/ with JPEG files. Model, batch, precision, memory layout
+and number of threads are the same everywhere. Each round times one after the other:
 
-    bare         a loop over one fixed batch that is already a normalised tensor: nothing but
-                 forward, loss, backward and update
-    loop         Vision Runner's loop over one fixed batch of pixels
-    jpeg         Vision Runner's loop over the JPEG files, each decoded in every epoch
-    lightning    Lightning's Trainer over the fixed tensor of the bare loop, where it is installed
-    timm         the bare loop fed by timm's loader from the JPEG files, where it is installed
+    in a process of its own, as anybody would run them
+    bare        a loop over one fixed, normalised tensor: forward, loss, backward, update
+    lightning   Lightning's Trainer over the same tensor, where it is installed
+    timm        the bare loop fed by timm's loader from the JPEG files, where it is installed
 
-and the ratio to the bare loop of the same round; the table gives the median over the rounds.
+    in this process, where the cpu device keeps freed memory (see device.keep_freed_memory)
+    bare+memory the bare loop
+    jpeg        Vision Runner's loop over the JPEG files, each decoded again in every epoch
+    jpeg+cache  the same with loader.cache_gib: each file is decoded once
+
+and prints medians and the ratios to `bare` and to `bare+memory` of the same round. `loop`, the cost
+of Vision Runner's loop itself, is measured step by step: a bare step, then a step of the loop on
+one fixed batch of pixels, in turn.
 """
 
 from __future__ import annotations
@@ -22,104 +27,50 @@ import importlib.util
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
-import numpy as np
 import torch
 import torchvision
-
-from runner import commands
-from runner.contracts import Batch, RunInfo
-from runner.events import EventLog
-from runner.observers import Observers
-from runner.session import Split, open_engine, open_split
-from runner.signals import StopRequest
-from runner.train import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from runner.contracts import Batch
+
+    Measure = Callable[[], float]
+
 RECIPE = Path(__file__).with_name("throughput.yaml")
 WARMUP = 3
+CLASSES = 10
 MODES = {
     "fp32": ["precision=fp32", "framework.memory_format=contiguous"],
+    "fp32-channels-last": ["precision=fp32"],
     "bf16": ["precision=bf16"],
 }
-
-
-class FixedLoader:
-    """Stands in for the loader: the same batch at every step."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    def train_batches(
-        self, epoch: int, *, steps: int, first_step: int, **_: int
-    ) -> Iterator[Batch]:
-        for _step in range(first_step, steps):
-            yield self.batch
-
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        yield self.batch
-
-
-class Rate:
-    """Takes the images per second of an epoch from the events of our own loop."""
-
-    def __init__(self) -> None:
-        self.value = 0.0
-
-    def __call__(self, event: str, fields: Any) -> None:
-        if event == "epoch.finished":
-            self.value = fields["train.images_per_s"]
-
-
-def our_loop(plan: Any, engine: Any, train: Split, val: Split) -> Callable[[], float]:
-    """Return a function that trains one epoch and gives the rate that the run would report."""
-
-    def measure() -> float:
-        rate = Rate()
-        with tempfile.TemporaryDirectory() as folder:
-            Trainer(
-                plan,
-                engine,
-                train,
-                val,
-                folder=Path(folder),
-                recipe_text="",
-                run=RunInfo(name="benchmark", folder=Path(folder), recipe={}),
-                events=EventLog(rate),
-                observers=Observers({}, lambda *_: None, lambda *_: None),
-                stop=StopRequest(),
-            ).fit()
-        return rate.value
-
-    return measure
 
 
 class Bare:
     """The loop that anybody would write, on one tensor."""
 
-    def __init__(self, model: str, classes: int, mode: str, batch: Batch, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.layout = torch.channels_last if mode == "bf16" else torch.contiguous_format
+    def __init__(self, arguments: argparse.Namespace, mode: str) -> None:
+        torch.manual_seed(1)
         self.amp = mode == "bf16"
-        self.model = torchvision.models.get_model(model, weights=None, num_classes=classes)
-        self.model = self.model.to(memory_format=self.layout).train()
+        self.layout = torch.contiguous_format if mode == "fp32" else torch.channels_last
+        model = torchvision.models.get_model(arguments.model, weights=None, num_classes=CLASSES)
+        self.model = model.to(memory_format=self.layout).train()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
-        mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-        std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-        pixels = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float().div_(255)
-        self.images = pixels.sub_(mean).div_(std).contiguous(memory_format=self.layout)
-        self.labels = torch.from_numpy(batch.labels)
+        self.steps = arguments.steps
+        images = torch.randn(arguments.batch, 3, 224, 224)
+        self.images = images.contiguous(memory_format=self.layout)
+        self.labels = torch.randint(0, CLASSES, (arguments.batch,))
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -128,16 +79,19 @@ class Bare:
         loss.backward()
         self.optimizer.step()
 
-    def measure(self, steps: int) -> float:
+    def step_on_tensor(self) -> None:
+        self.step(self.images, self.labels)
+
+    def measure(self, step: Callable[[], None]) -> float:
         for _ in range(WARMUP):
-            self.step(self.images, self.labels)
+            step()
         start = time.perf_counter()
-        for _ in range(steps):
-            self.step(self.images, self.labels)
-        return steps * len(self.labels) / (time.perf_counter() - start)
+        for _ in range(self.steps):
+            step()
+        return self.steps * len(self.labels) / (time.perf_counter() - start)
 
 
-def lightning_loop(bare: Bare, steps: int) -> Callable[[], float]:
+def lightning_loop(bare: Bare) -> Measure:
     """Return a function that runs Lightning's Trainer over the bare loop's tensor."""
     import lightning
 
@@ -145,8 +99,7 @@ def lightning_loop(bare: Bare, steps: int) -> Callable[[], float]:
         def __init__(self) -> None:
             super().__init__()
             self.model = bare.model
-            self.start = 0.0
-            self.seconds = 0.0
+            self.start = self.seconds = 0.0
 
         def training_step(self, batch: Any, index: int) -> torch.Tensor:
             images, labels = batch
@@ -162,9 +115,8 @@ def lightning_loop(bare: Bare, steps: int) -> Callable[[], float]:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=1e-3, momentum=0.9)
 
-    data = torch.utils.data.DataLoader(
-        [(bare.images, bare.labels)] * (WARMUP + steps), batch_size=None
-    )
+    batches = [(bare.images, bare.labels)] * (WARMUP + bare.steps)
+    data = torch.utils.data.DataLoader(batches, batch_size=None)
 
     def measure() -> float:
         module = Module()
@@ -178,20 +130,19 @@ def lightning_loop(bare: Bare, steps: int) -> Callable[[], float]:
             enable_model_summary=False,
         )
         trainer.fit(module, data)
-        return steps * len(bare.labels) / module.seconds
+        return bare.steps * len(bare.labels) / module.seconds
 
     return measure
 
 
-def timm_loop(bare: Bare, data: Path, size: int, steps: int) -> Callable[[], float]:
+def timm_loop(bare: Bare, data: Path) -> Measure:
     """Return a function that feeds the bare step from timm's loader."""
     from timm.data import create_dataset, create_loader
 
-    batch = len(bare.labels)
     loader = create_loader(
         create_dataset("folder", root=str(data), split="train", is_training=True),
-        input_size=(3, size, size),
-        batch_size=batch,
+        input_size=(3, 224, 224),
+        batch_size=len(bare.labels),
         is_training=True,
         num_workers=2,
         use_prefetcher=False,
@@ -205,56 +156,193 @@ def timm_loop(bare: Bare, data: Path, size: int, steps: int) -> Callable[[], flo
 
     batches = endless()
 
-    def measure() -> float:
-        def step() -> None:
-            images, labels = next(batches)
-            bare.step(images.contiguous(memory_format=bare.layout), labels % 10)
+    def step() -> None:
+        images, labels = next(batches)
+        bare.step(images.contiguous(memory_format=bare.layout), labels)
 
-        for _ in range(WARMUP):
-            step()
-        start = time.perf_counter()
-        for _ in range(steps):
-            step()
-        return steps * batch / (time.perf_counter() - start)
-
-    return measure
+    return lambda: bare.measure(step)
 
 
-def contenders(mode: str, arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
-    """Build everything that is to be timed, once."""
-    steps = arguments.steps
-    loaded = commands.load(
-        str(RECIPE),
-        [
-            f"dataset.root={json.dumps(str(arguments.data))}",
-            f"model={arguments.model}",
-            f"train.batch_size={arguments.batch}",
-            f"train.max_steps_per_epoch={steps + WARMUP}",
-            f"train.log_every_steps={WARMUP}",
-            *MODES[mode],
-            *arguments.set,
-        ],
-    )
-    plan, quiet = loaded.plan, EventLog()
-    train, val = open_split(plan, "train", quiet), open_split(plan, "val", quiet)
-    _, engine = open_engine(plan, len(train.classes), quiet, training=True)
-    batch = next(train.loader.train_batches(0, batch_size=arguments.batch, steps=1))
-    small = replace(batch, images=batch.images[:1], labels=batch.labels[:1])
-    evaluation = Split(name="val", dataset=val.dataset, loader=FixedLoader(small))  # type: ignore[arg-type]
-    fixed = Split(name="train", dataset=train.dataset, loader=FixedLoader(batch))  # type: ignore[arg-type]
-    bare = Bare(arguments.model, len(train.classes), mode, batch, plan.recipe.seed)
-    found = {
-        "bare": lambda: bare.measure(steps),
-        "loop": our_loop(plan, engine, fixed, evaluation),
-        "jpeg": our_loop(plan, engine, train, evaluation),
-    }
+def peers(arguments: argparse.Namespace, mode: str) -> dict[str, Measure]:
+    """Build what runs in the process of its own."""
+    bare = Bare(arguments, mode)
+    found: dict[str, Measure] = {"bare": lambda: bare.measure(bare.step_on_tensor)}
     if importlib.util.find_spec("lightning"):
-        found["lightning"] = lightning_loop(bare, steps)
+        found["lightning"] = lightning_loop(bare)
     if importlib.util.find_spec("timm"):
-        found["timm"] = timm_loop(bare, arguments.data, plan.image_size[0], steps)
-    if arguments.only:
-        found = {name: found[name] for name in found if name in {"bare", *arguments.only}}
+        found["timm"] = timm_loop(bare, arguments.data)
     return found
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Be the process of its own: measure what each line of input names."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever the peers print goes to standard error
+    measures = peers(arguments, arguments.serve)
+    out.write(json.dumps(list(measures)) + "\n")
+    out.flush()
+    for line in sys.stdin:
+        out.write(json.dumps(measures[line.strip()]()) + "\n")
+        out.flush()
+
+
+class OwnProcess:
+    """The process of its own, seen from here."""
+
+    def __init__(self, mode: str) -> None:
+        command = [sys.executable, __file__, *sys.argv[1:], "--serve", mode]
+        self._child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.names: list[str] = self._answer()
+
+    def measure(self, name: str) -> float:
+        assert self._child.stdin is not None
+        self._child.stdin.write(name + "\n")
+        self._child.stdin.flush()
+        return float(self._answer())
+
+    def close(self) -> None:
+        self._child.communicate()
+
+    def _answer(self) -> Any:
+        assert self._child.stdout is not None
+        return json.loads(self._child.stdout.readline())
+
+
+class Ours:
+    """Vision Runner's own loop, as `runner train` runs it."""
+
+    def __init__(self, arguments: argparse.Namespace, mode: str, *settings: str) -> None:
+        from runner import commands
+        from runner.events import EventLog
+        from runner.session import open_engine, open_split
+
+        loaded = commands.load(
+            str(RECIPE),
+            [
+                f"dataset.root={json.dumps(str(arguments.data))}",
+                f"model={arguments.model}",
+                f"train.batch_size={arguments.batch}",
+                f"train.max_steps_per_epoch={arguments.steps + WARMUP}",
+                f"train.log_every_steps={WARMUP}",
+                *MODES[mode],
+                *settings,
+                *arguments.set,
+            ],
+        )
+        self.plan = loaded.plan
+        self.train = open_split(self.plan, "train", EventLog())
+        self.val = open_split(self.plan, "val", EventLog())
+        _, self.engine = open_engine(self.plan, CLASSES, EventLog(), training=True)
+        size = arguments.batch
+        self.batch = next(self.train.loader.train_batches(0, batch_size=size, steps=1))
+
+    def fit(self, loader: Any) -> float:
+        """Train one epoch from a loader and return the rate that the run reports."""
+        from runner.contracts import RunInfo
+        from runner.events import EventLog
+        from runner.observers import Observers
+        from runner.session import Split
+        from runner.signals import StopRequest
+        from runner.train import Trainer
+
+        rates = []
+
+        def listen(event: str, fields: Any) -> None:
+            if event == "epoch.finished":
+                rates.append(fields["train.images_per_s"])
+
+        one = FixedLoader(self.batch)
+        with tempfile.TemporaryDirectory() as folder:
+            Trainer(
+                self.plan,
+                self.engine,
+                Split(name="train", dataset=self.train.dataset, loader=loader),
+                Split(name="val", dataset=self.val.dataset, loader=one),  # type: ignore[arg-type]
+                folder=Path(folder),
+                recipe_text="",
+                run=RunInfo(name="benchmark", folder=Path(folder), recipe={}),
+                events=EventLog(listen),
+                observers=Observers({}, lambda *_: None, lambda *_: None),
+                stop=StopRequest(),
+            ).fit()
+        return float(rates[0])
+
+
+class FixedLoader:
+    """Stands in for the loader: the same batch at every step, and something in between."""
+
+    def __init__(self, batch: Batch, between: Callable[[], None] = lambda: None) -> None:
+        self.batch = batch
+        self.between = between
+        self.loop_seconds: list[float] = []
+
+    def train_batches(
+        self, epoch: int, *, steps: int, first_step: int, **_: int
+    ) -> Iterator[Batch]:
+        for _step in range(first_step, steps):
+            self.between()
+            start = time.perf_counter()
+            yield self.batch
+            self.loop_seconds.append(time.perf_counter() - start)
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        yield self.batch
+
+
+def loop_ratio(ours: Ours, bare: Bare) -> float:
+    """Return the rate of Vision Runner's loop relative to the bare loop, step by step."""
+    bare_seconds: list[float] = []
+
+    def bare_step() -> None:
+        start = time.perf_counter()
+        bare.step_on_tensor()
+        bare_seconds.append(time.perf_counter() - start)
+
+    loader = FixedLoader(ours.batch, bare_step)
+    ours.fit(loader)
+    pairs = list(zip(bare_seconds, loader.loop_seconds, strict=True))[WARMUP:]
+    return statistics.median(theirs / own for theirs, own in pairs)
+
+
+def compare(arguments: argparse.Namespace, mode: str) -> dict[str, Any]:
+    """Measure everything in one mode."""
+    child = OwnProcess(mode)
+    ours, cached = Ours(arguments, mode), Ours(arguments, mode, "loader.cache_gib=4")
+    bare = Bare(arguments, mode)
+    measures: dict[str, Measure] = {
+        **{name: lambda name=name: child.measure(name) for name in child.names},  # type: ignore[misc]
+        "bare+memory": lambda: bare.measure(bare.step_on_tensor),
+        "jpeg": lambda: ours.fit(ours.train.loader),
+        "jpeg+cache": lambda: cached.fit(cached.train.loader),
+    }
+    cached.fit(cached.train.loader)  # decodes for the first time
+    rates: dict[str, list[float]] = {name: [] for name in measures}
+    loops = []
+    for number in range(arguments.rounds):
+        for name, measure in measures.items():
+            rates[name].append(measure())
+        loops.append(loop_ratio(ours, bare))
+        line = "  ".join(f"{name} {values[-1]:.1f}" for name, values in rates.items())
+        sys.stderr.write(f"{mode} round {number + 1}: {line}  loop {loops[-1]:.4f}\n")
+    child.close()
+
+    def ratio(name: str, base: str) -> float:
+        pairs = zip(rates[name], rates[base], strict=True)
+        return round(statistics.median(own / theirs for own, theirs in pairs), 4)
+
+    return {
+        "loop_ratio_by_step": {"median": statistics.median(loops), "rounds": loops},
+        "images_per_s": {name: statistics.median(values) for name, values in rates.items()},
+        "ratio_to_bare": {name: ratio(name, "bare") for name in rates},
+        "ratio_to_bare_with_memory": {name: ratio(name, "bare+memory") for name in rates},
+        "all_images_per_s": rates,
+    }
 
 
 def main() -> None:
@@ -262,44 +350,25 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=12, help="timed steps in each measurement")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
     parser.add_argument("--set", action="append", default=[], help="change the recipe")
-    parser.add_argument("--only", nargs="+", help="leave out the other contenders")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--serve", choices=list(MODES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # Lightning's advice is not a result
-    report: dict[str, Any] = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "numpy": np.__version__,
-        "arguments": {k: str(v) for k, v in vars(arguments).items()},
-    }
+    if arguments.serve:
+        serve(arguments)
+        return
+    report: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     for mode in arguments.modes:
-        todo = contenders(mode, arguments)
-        rates: dict[str, list[float]] = {name: [] for name in todo}
-        for number in range(arguments.rounds):
-            for name, measure in todo.items():
-                rates[name].append(measure())
-            line = "  ".join(f"{name} {values[-1]:.1f}" for name, values in rates.items())
-            sys.stderr.write(f"{mode} round {number + 1}: {line}\n")
-        report[mode] = {
-            name: {
-                "images_per_s": statistics.median(values),
-                "ratio_to_bare": statistics.median(
-                    ours / bare for ours, bare in zip(values, rates["bare"], strict=True)
-                ),
-                "ratios": [
-                    round(ours / bare, 4) for ours, bare in zip(values, rates["bare"], strict=True)
-                ],
-            }
-            for name, values in rates.items()
-        }
-        for name, row in report[mode].items():
-            print(
-                f"{mode:<6}{name:<12}{row['images_per_s']:>9.1f} img/s{row['ratio_to_bare']:>8.3f}"
-            )
+        report[mode] = result = compare(arguments, mode)
+        print(f"{mode}: loop {result['loop_ratio_by_step']['median']:.4f} of a bare step")
+        print(f"  {'':<12}{'img/s':>8}{'of bare':>9}{'of bare+memory':>16}")
+        for name, rate in result["images_per_s"].items():
+            own, kept = result["ratio_to_bare"][name], result["ratio_to_bare_with_memory"][name]
+            print(f"  {name:<12}{rate:>8.1f}{own:>9.3f}{kept:>16.3f}", flush=True)
     if arguments.output:
         arguments.output.write_text(json.dumps(report, indent=2) + "\n")
 
