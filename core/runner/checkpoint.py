@@ -22,7 +22,7 @@ from runner.contracts import EngineState
 from runner.errors import CheckpointError, NonFiniteError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -202,14 +202,17 @@ def remove_old(folder: Path, *, keep: int, keep_best: bool) -> list[Path]:
     """Delete all but the ``keep`` most recent checkpoints and the best; return what went."""
     found = listing(folder)
     protected = {*found[-keep:], *([best(folder)] if keep_best else [])}
-    removed = [path for path in found if path not in protected]
     for path in folder.glob(".step_*"):  # left by a process that was killed while it saved
         shutil.rmtree(path, ignore_errors=True)
-    for path in removed:
-        # The record goes first, so that a half-deleted folder is never taken for a checkpoint.
-        (path / INFO).unlink()
-        shutil.rmtree(path)
-    return removed
+    return _remove(path for path in found if path not in protected)
+
+
+def remove_later(folder: Path, kept: Path) -> list[Path]:
+    """Delete the checkpoints after ``kept``, from which the run continues; return what went.
+
+    Left alone, they would count as the most recent ones and push out those still to come.
+    """
+    return _remove(path for path in listing(folder) if path.name > kept.name)
 
 
 def check_classes(expected: Sequence[str], found: Sequence[str], source: str) -> None:
@@ -254,6 +257,15 @@ def _put_in_place(temporary: Path, final: Path) -> None:
     temporary.rename(final)
     files.sync(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(paths: Iterable[Path]) -> list[Path]:
+    removed = list(paths)
+    for path in removed:
+        # The record goes first, so that a half-deleted folder is never taken for a checkpoint.
+        (path / INFO).unlink()
+        shutil.rmtree(path)
+    return removed
 
 
 def _check_finite(weights: Mapping[str, NDArray[Any]]) -> None:

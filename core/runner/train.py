@@ -100,6 +100,8 @@ class Trainer:
         self._position = position = saved.info.position
         self._metrics = dict(saved.info.metrics)
         self._last_saved = saved.path
+        for path in checkpoint.remove_later(self._folder, saved.path):
+            self._events.emit("checkpoint.removed", path=str(path), reason="the run goes back")
         ended_epoch = position.step_in_epoch == 0 and position.best_epoch == position.epoch
         if ended_epoch and position.best_top1 is not None:
             # a process that was killed right after saving has not marked its best

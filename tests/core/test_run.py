@@ -91,6 +91,18 @@ def test_an_interrupted_run_continues_to_the_same_weights(project, workers):
     assert losses == straight_loss
 
 
+def test_a_run_can_go_back_to_an_earlier_checkpoint(project):
+    project.run("--set", "checkpoint.keep=3")
+    folder = project.run_folder()
+    straight = final_weights(folder)
+    (folder / "result.json").unlink()
+    [first, *_] = checkpoint.listing(folder / "checkpoints")
+    assert project.runner("resume", first).code == 0
+    assert_same_weights(straight, final_weights(folder))
+    removed = [e for e in project.events() if e["event"] == "checkpoint.removed"]
+    assert [e["path"][-2:] for e in removed] == ["24", "36"]
+
+
 def test_a_finished_run_is_not_continued(project):
     project.run()
     outcome = project.runner("resume", project.run_folder())
