@@ -48,6 +48,7 @@ class Console:
             description=epoch,
             text=text,
         )
+        progress.refresh()
 
     def _open_progress(self, steps: int) -> Progress:
         if self._progress is None:
@@ -61,6 +62,7 @@ class Console:
                 TextColumn("{task.fields[text]}"),
                 console=RichConsole(stderr=True),
                 transient=True,
+                auto_refresh=False,  # a refreshing thread would take time from the loop
             )
             self._progress.add_task("", total=steps, text="")
             self._progress.start()
