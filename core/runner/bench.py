@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from runner.session import open_engine, open_split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from typing import Any
 
     from runner.contracts import Batch
@@ -46,12 +46,14 @@ def bench(plan: Plan, events: EventLog, *, steps: int, warmup: int) -> dict[str,
         warmup: Steps before the first window.
     """
     train, val = open_split(plan, "train", events), open_split(plan, "val", events)
-    with closing(train.loader), closing(val.loader):
+    with ExitStack() as stack:
+        stack.enter_context(closing(train.loader))
+        stack.enter_context(closing(val.loader))
         device, engine = open_engine(plan, len(train.classes), events, training=True)
         rate = plan.learning_rate(0, plan.steps_per_epoch(len(train.dataset.labels)))
         # An all-zero learning rate would let denormal or constant weights flatter the figure.
         rate = rate or plan.recipe.optimizer.learning_rate  # type: ignore[union-attr]
-        batches = _endless(plan, train)
+        batches = stack.enter_context(closing(_endless(plan, train)))
         fixed = next(batches)
         with closing(val.loader.eval_batches(plan.recipe.eval.batch_size)) as evaluation:
             fixed_eval = next(evaluation)
@@ -119,7 +121,7 @@ def _measure(
     return Rate(median=statistics.median(rates), low=min(rates), high=max(rates))
 
 
-def _endless(plan: Plan, train: Split) -> Iterator[Batch]:
+def _endless(plan: Plan, train: Split) -> Generator[Batch, None, None]:
     """Yield full training batches, epoch after epoch."""
     size = plan.train.batch_size
     steps = len(train.dataset.labels) // size or plan.steps_per_epoch(len(train.dataset.labels))

@@ -148,8 +148,10 @@ class Plan:
         """Open one split and check it against what the recipe declares.
 
         Raises:
+            PluginError: Something that reads the data is not installed.
             DataError: The data is missing, or is not what the recipe says.
         """
+        _check_installed(self.dataset)
         section = self.recipe.dataset
         dataset = self.dataset_entry.open(section.options, split)
         declared = section.train_images if split == "train" else section.val_images
@@ -239,14 +241,18 @@ def check_runnable(plan: Plan, *, training: bool) -> None:
         DeviceError: The recipe asks for several devices.
     """
     for item in plan.entries(training=training):
-        if item.reason:
-            raise PluginError(f"{item.kind} {item.entry.name!r} cannot be used: {item.reason}")
+        _check_installed(item)
     if training and plan.recipe.device.count > 1:
         raise DeviceError(
             f"the recipe asks for {plan.recipe.device.count} {plan.recipe.device.name} devices; "
             "this version trains on one: add --devices 1, which keeps the global batch "
             "(set train.micro_batch_size to what fits in its memory)"
         )
+
+
+def _check_installed(item: Registered) -> None:
+    if item.reason:
+        raise PluginError(f"{item.kind} {item.entry.name!r} cannot be used: {item.reason}")
 
 
 def _image_size(transforms: TransformsSection) -> tuple[int, int]:

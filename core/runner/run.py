@@ -14,6 +14,7 @@ from runner.contracts import RunInfo
 from runner.errors import RunnerError
 from runner.evaluate import evaluate
 from runner.events import EventLog
+from runner.plan import check_runnable
 from runner.session import check_same_classes, open_engine, open_split
 from runner.signals import StopRequest
 from runner.train import Trainer
@@ -78,7 +79,9 @@ class _Run:
     def __enter__(self) -> _Run:
         with ExitStack() as stack:
             stack.callback(self._events.close)
-            names = ("train", "val") if self._plan.recipe.train else ("val",)
+            training = self._plan.recipe.train is not None
+            check_runnable(self._plan, training=training)
+            names = ("train", "val") if training else ("val",)
             splits = {name: open_split(self._plan, name, self._events) for name in names}
             for split in splits.values():
                 stack.callback(split.loader.close)
@@ -91,7 +94,7 @@ class _Run:
                 self._plan,
                 len(self._val.classes),
                 self._events,
-                training=self._train is not None,
+                training=training,
             )
             self._stack = stack.pop_all()
         return self

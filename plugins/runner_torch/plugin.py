@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from runner.contracts import Availability
 from runner.entries import (
     DeviceEntry,
     ExporterEntry,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from runner.contracts import (
         ArtifactInfo,
-        Availability,
         Device,
         Engine,
         EngineSpec,
@@ -84,8 +84,10 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
 
 
 def _probe(traits: DeviceTraits) -> Availability:
-    from runner_torch.device import probe_device
-
+    try:
+        from runner_torch.device import probe_device
+    except ImportError as error:
+        return Availability(available=False, reason=f"torch cannot be imported: {error}")
     return probe_device(traits)
 
 

@@ -230,3 +230,11 @@ def test_a_runs_dir_that_cannot_be_made_is_named(project):
     assert outcome.code == 9
     assert "runs" in outcome.err
     assert "--runs-dir" in outcome.err
+
+
+def test_what_is_not_installed_is_named_before_anything_is_opened(project, monkeypatch):
+    monkeypatch.setattr("runner.plugins._is_installed", lambda module: module != "numpy")
+    outcome = project.run()
+    assert outcome.code == 3
+    assert "framework 'fake' cannot be used: numpy is not installed" in outcome.err
+    assert not (project.path / "runs").exists()

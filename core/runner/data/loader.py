@@ -305,7 +305,6 @@ class _Pending:
 
     def abandon(self) -> None:
         """Make sure that no thread writes into the batch any more."""
-        futures = [future for _, future in self.tasks]
-        for future in futures:
-            future.cancel()
-        wait(futures)
+        # One that could be cancelled never runs; waiting for it could take for ever, because only
+        # a thread of the pool would report it, and the pool may be closed.
+        wait([future for _, future in self.tasks if not future.cancel()])

@@ -286,6 +286,14 @@ def test_a_consumer_may_leave_early() -> None:
     reader.close()
 
 
+def test_a_loader_may_be_closed_before_its_batches() -> None:
+    reader = loader(Images(), prefetch_batches=4, workers=1)
+    batches = reader.train_batches(0, batch_size=16, steps=4)
+    next(batches)
+    reader.close()
+    batches.close()  # must not wait for what the closed threads will never report
+
+
 def test_batches_are_read_ahead_but_not_far() -> None:
     dataset = Images()
     reader = loader(dataset, EVAL, prefetch_batches=2)
