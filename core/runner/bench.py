@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
+from runner.plan import check_runnable
 from runner.session import open_engine, open_split
 
 if TYPE_CHECKING:
@@ -45,14 +46,13 @@ def bench(plan: Plan, events: EventLog, *, steps: int, warmup: int) -> dict[str,
         steps: Steps in one of the windows.
         warmup: Steps before the first window.
     """
+    check_runnable(plan, training=plan.train is not None)
     train, val = open_split(plan, "train", events), open_split(plan, "val", events)
     with ExitStack() as stack:
         stack.enter_context(closing(train.loader))
         stack.enter_context(closing(val.loader))
         device, engine = open_engine(plan, len(train.classes), events, training=True)
         rate = plan.learning_rate(0, plan.steps_per_epoch(len(train.dataset.labels)))
-        # An all-zero learning rate would let denormal or constant weights flatter the figure.
-        rate = rate or plan.recipe.optimizer.learning_rate  # type: ignore[union-attr]
         batches = stack.enter_context(closing(_endless(plan, train)))
         fixed = next(batches)
         with closing(val.loader.eval_batches(plan.recipe.eval.batch_size)) as evaluation:

@@ -102,6 +102,7 @@ def save(
         NonFiniteError: A weight is NaN or infinite; nothing is written.
         StorageError: The disk is full or the folder cannot be written; nothing is left behind.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     _check_finite(weights)
@@ -120,14 +121,12 @@ def save(
             files.sync(temporary / name)
         files.sync(temporary)
         _put_in_place(temporary, final)
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"cannot write the checkpoint {final}: {error}; {_last_good(folder)}"
+        ) from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        # safetensors reports a full disk as its own error type, with the system's text inside
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise StorageError(
-                f"cannot write the checkpoint {final}: {error}; {_last_good(folder)}"
-            ) from error
-        raise
     return final
 
 
@@ -184,12 +183,26 @@ def latest(folder: Path) -> Path:
     return found[-1]
 
 
+def of_run(folder: Path) -> Path:
+    """Return the checkpoint that stands for a run: its best, or the latest if none is marked.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    return best(folder) or latest(folder)
+
+
 def best(folder: Path) -> Path | None:
     """Return the checkpoint with the best accuracy, if it is known."""
     record = folder / BEST
     if not record.is_file():
         return None
-    path = folder / str(json.loads(record.read_text(encoding="utf-8"))["checkpoint"])
+    try:
+        path = folder / str(json.loads(record.read_text(encoding="utf-8"))["checkpoint"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{record} is damaged: {error}; remove it, or name a checkpoint"
+        ) from None
     return path if path.is_dir() else None
 
 
@@ -261,10 +274,13 @@ def _put_in_place(temporary: Path, final: Path) -> None:
 
 def _remove(paths: Iterable[Path]) -> list[Path]:
     removed = list(paths)
-    for path in removed:
-        # The record goes first, so that a half-deleted folder is never taken for a checkpoint.
-        (path / INFO).unlink()
-        shutil.rmtree(path)
+    try:
+        for path in removed:
+            # The record goes first: a half-deleted folder is never taken for a checkpoint.
+            (path / INFO).unlink()
+            shutil.rmtree(path)
+    except OSError as error:
+        raise StorageError(f"cannot remove an old checkpoint: {error}") from error
     return removed
 
 
@@ -287,6 +303,8 @@ def _read_info(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((path / INFO).read_text(encoding="utf-8"))
         version = record["format"]
+        if version == FORMAT and {WEIGHTS, STATE, RECIPE} != set(record["files"]):
+            raise ValueError(f"it lists {sorted(record['files'])}")
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} is not a checkpoint: it has no {INFO}; "

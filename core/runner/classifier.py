@@ -50,8 +50,7 @@ def checkpoints_at(path: Path) -> list[Path]:
     if (path / checkpoint.INFO).is_file():
         return [path]
     if (path / "checkpoints").is_dir():
-        folder = rundir.RunDir(path).checkpoints
-        return [checkpoint.best(folder) or checkpoint.latest(folder)]
+        return [checkpoint.of_run(rundir.RunDir(path).checkpoints)]
     found = checkpoint.listing(path) if path.is_dir() else []
     if not found:
         raise UsageError(
@@ -67,23 +66,20 @@ def is_artifact(path: Path) -> bool:
 
 
 def open_all(
-    path: Path, plan: Plan, classes: tuple[str, ...], registry: Registry, events: EventLog
+    path: Path, plan: Plan, classes: tuple[str, ...], events: EventLog
 ) -> Iterator[tuple[Path, Classifier]]:
-    """Open everything that a path stands for, one after the other, on one engine.
+    """Open all weights that a path stands for, one after the other, on one engine.
 
     Args:
-        path: An artifact, a weights file, a checkpoint, a run, or a folder of checkpoints.
+        path: A weights file, a checkpoint, a run, or a folder of checkpoints.
         plan: The recipe that builds the model.
         classes: Class names to assume where the weights come without.
-        registry: Finds the runtime of an artifact.
         events: Receives what is opened.
 
     Raises:
         CheckpointError: Weights are damaged or do not fit the model.
     """
-    if is_artifact(path):
-        yield path, open_artifact(path, registry)
-    elif path.is_file():
+    if path.is_file():
         loaded = weights.read(path, plan.framework_entry)
         _, engine = open_engine(plan, len(classes), events, training=False)
         engine.load_weights(loaded)

@@ -197,6 +197,7 @@ def export(
     """Export a trained model, verify it and evaluate it."""
     from runner import commands
     from runner.console import Console
+    from runner.export import check_all
 
     records = commands.export_checkpoint(
         checkpoint,
@@ -207,6 +208,7 @@ def export(
     )
     if as_json:
         print(json.dumps(records, indent=2))
+    check_all(records)
 
 
 @app.command()
@@ -384,6 +386,9 @@ def main() -> None:
     """Run the command line; expected errors end it with one message and their exit code."""
     try:
         app()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from None
     except RunnerError as error:
         # a wrong recipe has one line for each problem
         sys.stderr.writelines(f"error: {line}\n" for line in str(error).splitlines())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from runner import checkpoint, classifier, export, plan, plugins, recipe, run, rundir
 from runner.errors import UsageError
 from runner.events import EventLog
+from runner.plan import check_runnable
 from runner.session import open_engine, open_split
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def load(
     )
     checked = recipe.validate(document, loaded.registry)
     if smoke:
-        checked = plan.smoke(checked, loaded.registry)
-    resolved = plan.resolve(f"{path.stem}-smoke" if smoke else path.stem, checked, loaded.registry)
+        checked = plan.shorten(checked, loaded.registry)
+    title = f"{path.stem}-smoke" if smoke else path.stem
+    resolved = plan.resolve(title, checked, loaded.registry, smoke=smoke)
     return Loaded(plan=resolved, document=document, plugins=loaded)
 
 
@@ -122,9 +124,17 @@ def evaluate(
     registry = plugins.load().registry
     resolved = _plan_for(path, overrides, recipe_name, registry)
     events = EventLog(listener)
-    split = open_split(resolved, "val", events)
+    if classifier.is_artifact(path):
+        _refuse_device(overrides)
+        artifact = classifier.open_artifact(path, registry)
+        # an artifact brings its own pre-processing, whatever the recipe says by now
+        split = open_split(resolved, "val", events, artifact.transforms)
+        models = iter([(path, artifact)])
+    else:
+        split = open_split(resolved, "val", events)
+        models = classifier.open_all(path, resolved, split.classes, events)
     with closing(split.loader):
-        for item, model in classifier.open_all(path, resolved, split.classes, registry, events):
+        for item, model in models:
             checkpoint.check_classes(model.classes, split.classes, "the dataset")
             metrics = model.evaluate(split, resolved.recipe.eval.batch_size).as_metrics()
             yield {
@@ -148,6 +158,9 @@ def predict(
     registry = plugins.load().registry
     events = EventLog()
     if classifier.is_artifact(model):
+        _refuse_device(overrides)
+        if overrides:
+            raise UsageError("an artifact carries all that predicts: --set has no effect on it")
         opened = classifier.open_artifact(model, registry)
     else:
         found = classifier.checkpoints_at(model)
@@ -156,7 +169,7 @@ def predict(
                 f"{model} holds {len(found)} checkpoints; name one, such as {found[-1]}"
             )
         resolved = _plan_for(found[0], overrides, None, registry)
-        _, opened = next(classifier.open_all(found[0], resolved, (), registry, events))
+        _, opened = next(classifier.open_all(found[0], resolved, (), events))
     return list(prediction.predict(opened, files, batch_size=batch_size, top=top))
 
 
@@ -175,10 +188,15 @@ def export_checkpoint(
     """
     registry = plugins.load().registry
     found = classifier.checkpoints_at(path)[-1]
-    named = [f"export={json.dumps([{'name': name} for name in formats])}"] if formats else []
-    resolved = _plan_for(found, [*overrides, *named], None, registry)
+    resolved = _plan_for(found, overrides, None, registry)
+    listed = [item.name for item in resolved.recipe.export]
+    fresh = [name for name in formats if name not in listed]
+    if fresh:
+        added = [f"export.{len(listed) + n}={{name: {name}}}" for n, name in enumerate(fresh)]
+        resolved = _plan_for(found, [*overrides, *added], None, registry)
     if not resolved.recipe.export:
         raise UsageError("the recipe lists nothing under `export`; name a format: --format onnx")
+    check_runnable(resolved, training=False, exporting=True)
     events = EventLog(listener)
     val = open_split(resolved, "val", events)
     with closing(val.loader):
@@ -196,7 +214,8 @@ def export_checkpoint(
                 registry=registry,
                 events=events,
             )
-            for position in range(len(resolved.recipe.export))
+            for position, item in enumerate(resolved.recipe.export)
+            if not formats or item.name in formats
         ]
 
 
@@ -219,11 +238,17 @@ def _plan_for(
         return load(recipe_name, overrides).plan
     if not path.exists():
         raise UsageError(f"no file or folder {path}")
-    carried = classifier.checkpoints_at(path)[0] if not classifier.is_artifact(path) else path
+    alone = path.is_file() or classifier.is_artifact(path)
+    carried = path if alone else classifier.checkpoints_at(path)[0]
     in_checkpoint = carried / checkpoint.RECIPE
     file = in_checkpoint if in_checkpoint.is_file() else _run_of(carried).recipe
     document = recipe.compose(file, overrides, environ=os.environ, registry=registry)
     return plan.resolve(_name(carried), recipe.validate(document, registry), registry)
+
+
+def _refuse_device(overrides: Sequence[str]) -> None:
+    if any(text.startswith("device") for text in overrides):
+        raise UsageError("an artifact runs in its own runtime: --device has no effect on it")
 
 
 def _run_of(path: Path) -> rundir.RunDir:

@@ -95,7 +95,9 @@ def _opened(fields: Mapping[str, Any]) -> str:
 
 
 def _epoch(fields: Mapping[str, Any]) -> str:
-    line = f"epoch {fields['epoch']}/{fields['epochs']}  train.loss {fields['train.loss']:.4f}"
+    line = f"epoch {fields['epoch']}/{fields['epochs']}"
+    if "train.loss" in fields:
+        line += f"  train.loss {fields['train.loss']:.4f}"
     if "train.images_per_s" in fields:
         line += f"  {fields['train.images_per_s']:.1f} img/s"
     return line + _evaluation(fields)
@@ -134,6 +136,9 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "train.overflow": lambda fields: f"  step {fields['step']}: gradients overflowed, step skipped",
     "epoch.finished": _epoch,
     "eval.finished": lambda fields: "eval:" + _evaluation(fields),
+    "checkpoint.removed": lambda fields: (
+        f"removed {fields['path']}: {fields['reason']}" if "reason" in fields else ""
+    ),
     "export.written": lambda fields: f"{fields['name']}: wrote {fields['folder']}",
     "export.verified": _verified,
     "warning": lambda fields: f"warning: {fields['message']}",

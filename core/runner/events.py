@@ -20,7 +20,9 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
 from __future__ import annotations
 
 import json
+import os
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Protocol, final
 
@@ -57,6 +59,7 @@ class EventLog:
             StorageError: The file cannot be written.
         """
         try:
+            _end_cut_line(path)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
@@ -81,9 +84,10 @@ class EventLog:
             self._listener(event, fields)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file. What a full disk did not take was reported when it was written."""
         if self._file:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
     def _flush(self) -> None:
@@ -94,3 +98,13 @@ class EventLog:
         except OSError as error:
             raise StorageError(f"cannot write {self._file.name}: {error.strerror}") from error
         self._waiting.clear()
+
+
+def _end_cut_line(path: Path) -> None:
+    """Keep the line that a killed process left unfinished apart from the next one."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")

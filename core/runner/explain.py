@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from runner.recipe import Document
     from runner.registry import Registered
 
+SMOKE_SECTIONS = frozenset({"dataset", "train", "eval"})
+"""Sections that a smoke test replaces."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
@@ -27,13 +31,22 @@ class Size:
     source: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Both splits, looked at once."""
+
+    train: Size
+    val: Size
+
+
 def as_text(plan: Plan, document: Document, *, runs_dir: Path, command: Sequence[str]) -> str:
     """Explain a plan for people."""
+    sizes = _sizes(plan, document)
     sections = [
         ("recipe", _recipe(plan, document)),
         ("plugins", _plugins(plan, document)),
-        ("data and steps", _steps(plan, document)),
-        ("learning rate", _learning_rate(plan, document)),
+        ("data and steps", _steps(plan, sizes)),
+        ("learning rate", _learning_rate(plan, sizes)),
         ("writes", _writes(plan, runs_dir)),
         ("starts with", _launch(plan, command)),
         ("values and where they come from", _values(plan, document)),
@@ -47,19 +60,25 @@ def as_text(plan: Plan, document: Document, *, runs_dir: Path, command: Sequence
 
 def as_data(plan: Plan, document: Document, *, command: Sequence[str]) -> dict[str, Any]:
     """Explain a plan for programs (JSON)."""
-    train = split_size(plan, document, "train") if plan.recipe.train else None
-    steps = plan.steps_per_epoch(train.images) if train and train.images else None
+    sizes = _sizes(plan, document)
+    images = sizes.train.images if plan.recipe.train else None
+    steps = plan.steps_per_epoch(images) if images else None
     batch = plan.train_batch
     return {
         "recipe": plan.name,
         "resolved": recipe.resolved(plan.recipe),
         "origins": {path: origin for path, _, origin in _leaves(plan, document)},
-        "entries": {
-            item.kind: {"name": item.entry.name, "plugin": str(item.plugin), "reason": item.reason}
-            for item in plan.entries(training=plan.recipe.train is not None)
-        },
-        "train_images": train.images if train else None,
-        "val_images": split_size(plan, document, "val").images,
+        "entries": [
+            {
+                "kind": item.kind,
+                "name": item.entry.name,
+                "plugin": str(item.plugin),
+                "reason": item.reason,
+            }
+            for item in _used(plan)
+        ],
+        "train_images": images,
+        "val_images": sizes.val.images,
         "steps_per_epoch": steps,
         "batch": batch
         and {
@@ -73,21 +92,34 @@ def as_data(plan: Plan, document: Document, *, command: Sequence[str]) -> dict[s
     }
 
 
-def split_size(plan: Plan, document: Document, split: str) -> Size:
+def _used(plan: Plan) -> tuple[Registered, ...]:
+    return plan.entries(training=plan.recipe.train is not None, exporting=True)
+
+
+def _sizes(plan: Plan, document: Document) -> Sizes:
+    nothing = Size(images=None, source="the recipe does not train")
+    return Sizes(
+        train=_split_size(plan, document, "train") if plan.recipe.train else nothing,
+        val=_split_size(plan, document, "val"),
+    )
+
+
+def _split_size(plan: Plan, document: Document, split: str) -> Size:
     """Find out how many images a split has: from the data, or else from the recipe."""
     section = plan.recipe.dataset
     declared = section.train_images if split == "train" else section.val_images
-    if plan.dataset_entry.framework == "any" and not plan.dataset.missing and not document.unset:
+    problem = "the data was not looked at"
+    if document.unset and not plan.smoke:
+        names = ", ".join(sorted({item.name for item in document.unset}))
+        problem = f"the environment variable {names} is not set"
+    elif plan.dataset_entry.framework == "any" and not plan.dataset.missing:
         try:
             return Size(images=len(plan.open_split(split).labels), source="found in the data")
         except DataError as error:
-            if declared is None:
-                return Size(images=None, source=str(error))
-    if declared is not None:
-        return Size(images=declared, source="declared by the recipe, the data was not looked at")
-    unset = ", ".join(sorted({item.name for item in document.unset}))
-    reason = f"environment variable {unset} is not set" if unset else "known once the data is open"
-    return Size(images=None, source=reason)
+            problem = str(error)
+    if declared is None:
+        return Size(images=None, source=problem)
+    return Size(images=declared, source=f"declared by the recipe; {problem}")
 
 
 def rates(plan: Plan, steps_per_epoch: int) -> dict[str, float]:
@@ -106,14 +138,14 @@ def launch_line(plan: Plan, command: Sequence[str]) -> str:
     """Return the exact command that carries the recipe out."""
     count, launch = plan.recipe.device.count, plan.framework_entry.launch
     if count > 1 and launch:
-        return " ".join(launch(count, command))
-    return " ".join(["runner", *command])
+        return shlex.join(launch(count, command))
+    return shlex.join(["runner", *command])
 
 
 def _launch(plan: Plan, command: Sequence[str]) -> Iterator[str]:
     yield launch_line(plan, command)
     try:
-        check_runnable(plan, training=plan.recipe.train is not None)
+        check_runnable(plan, training=plan.recipe.train is not None, exporting=True)
     except RunnerError as error:
         yield f"WILL BE REFUSED HERE: {error}"
 
@@ -126,48 +158,45 @@ def _recipe(plan: Plan, document: Document) -> Iterator[str]:
 
 
 def _plugins(plan: Plan, document: Document) -> Iterator[str]:
-    items: list[Registered] = list(plan.entries(training=plan.recipe.train is not None))
-    if not plan.recipe.train:
-        items += plan.exporters
     exports = iter(range(len(plan.exporters)))
-    for item in items:
+    for item in _used(plan):
         keys: tuple[str | int, ...] = (item.kind, "name")
         if item.kind == "exporter":
             keys = ("export", next(exports), "name")
-        chosen = f"{item.kind:<10} {item.entry.name:<16} from {item.plugin}"
-        yield f"{chosen}, chosen at {document.origin(keys)}"
+        yield (
+            f"{item.kind:<10} {item.entry.name:<16} from {item.plugin}, "
+            f"chosen at {_origin(plan, document, keys)}"
+        )
 
 
-def _steps(plan: Plan, document: Document) -> Iterator[str]:
-    val = split_size(plan, document, "val")
+def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
     if plan.recipe.train is None:
-        yield f"evaluates {_count(val)}"
+        yield f"evaluates {_count(sizes.val)}"
         return
-    train, section, batch = split_size(plan, document, "train"), plan.train, plan.train_batch
+    section, batch, images = plan.train, plan.train_batch, sizes.train.images
     assert batch is not None
-    yield f"trains on {_count(train)}"
-    yield f"evaluates {_count(val)}"
+    yield f"trains on {_count(sizes.train)}"
+    yield f"evaluates {_count(sizes.val)}"
     yield (
         f"global batch {section.batch_size} = {batch.devices} {plan.device_entry.name} "
         f"x {batch.micro} images per pass x {batch.accumulation} accumulation"
     )
-    if train.images:
-        steps = plan.steps_per_epoch(train.images)
+    if images:
+        steps = plan.steps_per_epoch(images)
         yield f"{steps:,} steps per epoch x {section.epochs} epochs = {steps * section.epochs:,}"
-        left_out = train.images - steps * section.batch_size
+        left_out = images - steps * section.batch_size
         if left_out > 0:
             yield f"{left_out} images of each epoch, other ones each time, are left out"
 
 
-def _learning_rate(plan: Plan, document: Document) -> Iterator[str]:
+def _learning_rate(plan: Plan, sizes: Sizes) -> Iterator[str]:
     if plan.recipe.train is None:
         return
-    images = split_size(plan, document, "train").images
     schedule = plan.recipe.schedule
-    warmup = f" after {schedule.warmup_epochs} epochs of warm-up" if schedule.warmup_epochs else ""
+    warmup = f", warm-up over {schedule.warmup_epochs}" if schedule.warmup_epochs else ""
     yield f"{schedule.name} over {plan.train.epochs} epochs{warmup}"
-    if images:
-        value = rates(plan, plan.steps_per_epoch(images))
+    if sizes.train.images:
+        value = rates(plan, plan.steps_per_epoch(sizes.train.images))
         yield f"start {value['start']:.6g}, peak {value['peak']:.6g}, end {value['end']:.6g}"
 
 
@@ -201,7 +230,12 @@ def _leaves(plan: Plan, document: Document) -> Iterator[tuple[str, Any, str]]:
         value = resolved
         for key in keys:
             value = value[key]
-        yield ".".join(str(key) for key in keys), value, str(origin)
+        where = _origin(plan, document, keys) if plan.smoke else str(origin)
+        yield ".".join(str(key) for key in keys), value, where
+
+
+def _origin(plan: Plan, document: Document, keys: tuple[str | int, ...]) -> str:
+    return "--smoke" if plan.smoke and keys[0] in SMOKE_SECTIONS else str(document.origin(keys))
 
 
 def _count(size: Size) -> str:

@@ -18,11 +18,18 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
 from runner.contracts import ArtifactInfo
-from runner.errors import ArtifactError, MissingRuntimeError, StorageError, UsageError
+from runner.errors import (
+    ArtifactError,
+    DataError,
+    MissingRuntimeError,
+    StorageError,
+    UsageError,
+)
 from runner.evaluate import evaluate_predictor
 from runner.files import sha256, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -31,10 +38,9 @@ if TYPE_CHECKING:
 
     from runner.contracts import Engine, Predictor
     from runner.data.transforms import Transform
-    from runner.entries import ExporterEntry, PredictorEntry
+    from runner.entries import PredictorEntry
     from runner.events import EventLog
     from runner.plan import Plan
-    from runner.recipe.schema import ExportSection
     from runner.registry import Registry
     from runner.session import Split
 
@@ -90,57 +96,69 @@ def carry_out(
     """Write, verify and evaluate item ``position`` of the recipe's ``export`` list.
 
     Returns:
-        What ``result.json`` says of it. An artifact that nothing here can run is written all the
-        same and reported as not verified.
-
-    Raises:
-        ArtifactError: The artifact disagrees with the live model.
+        What ``result.json`` says of it. ``verified`` is false, with an ``error``, where the export
+        failed or disagrees with the live model, and ``None`` where nothing here can run it.
     """
     section, entry = plan.recipe.export[position], plan.exporter_entries[position]
     repeated = [item.name for item in plan.recipe.export[:position]].count(entry.name)
     target = folder / (f"{entry.name}-{repeated + 1}" if repeated else entry.name)
-    artifact = write(plan, section, entry, engine, val, target)
-    record: dict[str, Any] = {"name": entry.name, "folder": str(target), **asdict(artifact.info)}
-    events.emit("export.written", **record)
+    record: dict[str, Any] = {"name": entry.name, "folder": str(target)}
     try:
+        artifact = write(plan, position, engine=engine, val=val, folder=target)
+        record |= asdict(artifact.info)
+        events.emit("export.written", **record)
         predictor = open_predictor(artifact, registry)
+        result = verify(artifact, predictor)
+        record |= {"verified": result.passed, "verification": asdict(result)}
+        if section.evaluate:
+            evaluation = evaluate_predictor(
+                predictor,
+                val.loader,
+                plan.recipe.eval.batch_size,
+                mean=artifact.mean,
+                std=artifact.std,
+            )
+            record["metrics"] = evaluation.as_metrics()
+        events.emit("export.verified", **record)
+        check(artifact, result)
     except MissingRuntimeError as error:
         events.emit("warning", message=f"{target} is not verified: {error}")
-        return {**record, "verified": None, "reason": str(error)}
-    result = verify(artifact, predictor)
-    record["verified"] = result.passed
-    record["verification"] = asdict(result)
-    if section.evaluate:
-        evaluation = evaluate_predictor(
-            predictor, val.loader, plan.recipe.eval.batch_size, mean=artifact.mean, std=artifact.std
-        )
-        record["metrics"] = evaluation.as_metrics()
-    events.emit("export.verified", **record)
-    check(artifact, result)
+        record |= {"verified": None, "reason": str(error)}
+    except ArtifactError as error:
+        record |= {"verified": False, "error": str(error)}
     return record
 
 
-def write(
-    plan: Plan,
-    section: ExportSection,
-    entry: ExporterEntry,
-    engine: Engine,
-    val: Split,
-    folder: Path,
-) -> Artifact:
-    """Export the engine's evaluation model into ``folder``.
+def check_all(records: Sequence[Mapping[str, Any]]) -> None:
+    """Turn failed exports into one error.
+
+    Raises:
+        ArtifactError: An export failed, or disagrees with the live model.
+    """
+    failed = [record["error"] for record in records if "error" in record]
+    if failed:
+        raise ArtifactError("\n".join(failed))
+
+
+def write(plan: Plan, position: int, *, engine: Engine, val: Split, folder: Path) -> Artifact:
+    """Export the engine's evaluation model into ``folder``, in place of an earlier artifact.
 
     Raises:
         ArtifactError: The exporter failed.
+        UsageError: Something else than an artifact is in the way.
         StorageError: The folder cannot be written.
     """
+    section, entry = plan.recipe.export[position], plan.exporter_entries[position]
+    if folder.exists() and not (folder / INFO).is_file():
+        raise UsageError(f"{folder} is in the way and is no artifact; choose another --output")
+    golden = _read_golden(val, section.verify_images)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     spec = plan.engine_spec(len(val.classes), training=False)
     try:
         (temporary / "golden").mkdir(parents=True)
         info = entry.export(engine, spec, section.options, temporary)
-        golden = _write_golden(engine, val, section.verify_images, temporary)
+        names = _write_golden(golden, val, engine, temporary)
         record = {
             "format": FORMAT,
             "recipe": plan.name,
@@ -152,7 +170,7 @@ def write(
             "mean": plan.recipe.transforms.mean,
             "std": plan.recipe.transforms.std,
             "tolerance": section.tolerance,
-            "golden": golden,
+            "golden": names,
             "files": {
                 str(path.relative_to(temporary)): sha256(path)
                 for path in sorted(temporary.rglob("*"))
@@ -181,6 +199,11 @@ def read(folder: Path) -> Artifact:
 
     try:
         record = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise ArtifactError(
+                f"{folder} has artifact format {record['format']}; this version of runner reads "
+                f"format {FORMAT}"
+            )
         for name, digest in record["files"].items():
             if sha256(folder / name) != digest:
                 raise ArtifactError(
@@ -200,9 +223,9 @@ def read(folder: Path) -> Artifact:
             tolerance=record["tolerance"],
             golden=tuple(record["golden"]),
         )
-    except FileNotFoundError as error:
+    except OSError as error:
         raise ArtifactError(
-            f"{folder} is not a complete artifact: {error.filename} is missing; "
+            f"{folder} is not a complete artifact: {error.filename}: {error.strerror}; "
             "expected a folder such as runs/quickstart/20260131-120000/exports/onnx"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -275,22 +298,44 @@ def check(artifact: Artifact, result: Verification) -> None:
         )
 
 
-def _write_golden(engine: Engine, val: Split, count: int, folder: Path) -> list[str]:
-    """Store raw images spread over the split, their pixels, and the engine's logits."""
+def _read_golden(val: Split, count: int) -> list[tuple[bytes, str]]:
+    """Return raw images spread over the split, and the endings their files should have."""
     import numpy as np
-    from safetensors.numpy import save_file
 
+    from runner.data.decode import DamagedImageError
     from runner.data.samples import preprocess, sample_bytes
 
     total = len(val.dataset.labels)
-    indices = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
-    names, pixels = [], []
-    for position, index in enumerate(indices):
-        data, suffix = sample_bytes(val.dataset, int(index))
-        name = f"golden/{position:02d}{suffix}"
-        (folder / name).write_bytes(data)
-        names.append(name)
-        pixels.append(preprocess(data, val.loader.transforms))
-    stacked: NDArray[np.uint8] = np.stack(pixels)
-    save_file({"pixels": stacked, "logits": engine.predict(stacked)}, folder / GOLDEN)
+    samples = []
+    for index in np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)).tolist():
+        data, suffix = sample_bytes(val.dataset, index)
+        try:
+            preprocess(data, val.loader.transforms, val.dataset.describe(index))
+        except DamagedImageError:
+            if val.loader.stops_at_damage:
+                raise
+            continue  # reported and counted when the split was evaluated
+        samples.append((data, suffix))
+    if not samples:
+        raise DataError("none of the images chosen to verify an export can be read")
+    return samples
+
+
+def _write_golden(
+    samples: list[tuple[bytes, str]], val: Split, engine: Engine, folder: Path
+) -> list[str]:
+    """Store raw images, their pixels, and the engine's logits; return the files' names."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from runner.data.samples import preprocess
+
+    names = []
+    for position, (data, suffix) in enumerate(samples):
+        names.append(f"golden/{position:02d}{suffix}")
+        (folder / names[-1]).write_bytes(data)
+    pixels: NDArray[np.uint8] = np.stack(
+        [preprocess(data, val.loader.transforms) for data, _ in samples]
+    )
+    save_file({"pixels": pixels, "logits": engine.predict(pixels)}, folder / GOLDEN)
     return names

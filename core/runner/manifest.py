@@ -49,7 +49,11 @@ def describe(
 def package_names(plan: Plan) -> list[str]:
     """Return the distributions whose versions decide a run's result."""
     by_module = metadata.packages_distributions()
-    modules = {module for item in plan.entries(training=True) for module in item.entry.requires}
+    modules = {
+        module
+        for item in plan.entries(training=True, exporting=True)
+        for module in item.entry.requires
+    }
     required = {name for module in modules for name in by_module.get(module, ())}
     return sorted({*OWN_PACKAGES, *required})
 

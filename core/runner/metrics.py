@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import EvalCounts
+from runner.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,18 +29,22 @@ class Evaluation:
     count: int
     """Images evaluated."""
 
-    def as_metrics(self, prefix: str = "val") -> dict[str, float]:
+    def as_metrics(self) -> dict[str, float]:
         """Return the values under their metric names."""
         return {
-            f"{prefix}.top1": self.top1,
-            f"{prefix}.top5": self.top5,
-            f"{prefix}.loss": self.loss,
-            f"{prefix}.count": self.count,
+            "val.top1": self.top1,
+            "val.top5": self.top5,
+            "val.loss": self.loss,
+            "val.count": self.count,
         }
 
 
 def total(counts: Iterable[EvalCounts]) -> Evaluation:
-    """Add up the counts of all batches."""
+    """Add up the counts of all batches.
+
+    Raises:
+        DataError: They count no image.
+    """
     top1 = top5 = count = 0
     loss_sum = 0.0
     for part in counts:
@@ -47,11 +52,16 @@ def total(counts: Iterable[EvalCounts]) -> Evaluation:
         top5 += part.top5
         loss_sum += part.loss_sum
         count += part.count
+    if not count:
+        raise DataError("no image was evaluated: the validation split is empty or all damaged")
     return Evaluation(top1=top1 / count, top5=top5 / count, loss=loss_sum / count, count=count)
 
 
 def count_correct(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> EvalCounts:
     """Count correct predictions and add up the cross-entropy.
+
+    Among equal logits the lower class leads, as in argmax. An image with a logit that is not
+    finite counts as wrong. With fewer than five classes top-5 is top-K.
 
     Args:
         logits: ``[B, K]``.
@@ -62,15 +72,16 @@ def count_correct(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Eva
     values = logits.astype(np.float64)
     rows = np.arange(len(labels))
     target = values[rows, labels]
-    # The rank of a label is the number of classes that beat it; a tie goes to the lower index, and
-    # a NaN beats and is beaten by everything, so that neither is ever counted as correct.
+    # The rank of a label is the number of classes that beat it.
     tied = (values == target[:, None]) & (np.arange(values.shape[1]) < labels[:, None])
-    rank = (~(values <= target[:, None]) | tied).sum(axis=1)
-    shifted = values - values.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    rank = ((values > target[:, None]) | tied).sum(axis=1)
+    finite = np.isfinite(values).all(axis=1)
+    with np.errstate(invalid="ignore"):  # infinite logits have no finite loss
+        shifted = values - values.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(shifted).sum(axis=1))
     return EvalCounts(
-        top1=int((rank == 0).sum()),
-        top5=int((rank < 5).sum()),
+        top1=int((finite & (rank < 1)).sum()),
+        top5=int((finite & (rank < 5)).sum()),
         loss_sum=float((log_sum - shifted[rows, labels]).sum()),
         count=len(labels),
     )

@@ -41,13 +41,15 @@ class Plan:
     image_size: tuple[int, int]
     """Height and width of evaluation images."""
     train_batch: BatchSplit | None
+    smoke: bool
+    """A few steps on synthetic images, of which nothing but their end is expected."""
 
-    def entries(self, *, training: bool) -> tuple[Registered, ...]:
-        """Return what the plan uses, without optimizer and exporters unless it trains."""
-        used = (self.framework, self.device, self.dataset, self.model)
-        if not training:
-            return used
-        return (*used, *([self.optimizer] if self.optimizer else []), *self.exporters)
+    def entries(self, *, training: bool, exporting: bool) -> tuple[Registered, ...]:
+        """Return what the plan uses, with the optimizer and the exporters where they are used."""
+        used = [self.framework, self.device, self.dataset, self.model]
+        if training and self.optimizer:
+            used.append(self.optimizer)
+        return (*used, *(self.exporters if exporting else ()))
 
     @property
     def framework_entry(self) -> FrameworkEntry:
@@ -176,7 +178,7 @@ class BatchSplit:
     accumulation: int
 
 
-def resolve(name: str, recipe: Recipe, registry: Registry) -> Plan:
+def resolve(name: str, recipe: Recipe, registry: Registry, *, smoke: bool = False) -> Plan:
     """Find every entry that the recipe names and split its batch.
 
     Raises:
@@ -198,10 +200,11 @@ def resolve(name: str, recipe: Recipe, registry: Registry) -> Plan:
         exporters=tuple(registry.find("exporter", item.name, framework) for item in recipe.export),
         image_size=_image_size(recipe.transforms),
         train_batch=_split_batch(recipe),
+        smoke=smoke,
     )
 
 
-def smoke(recipe: Recipe, registry: Registry) -> Recipe:
+def shorten(recipe: Recipe, registry: Registry) -> Recipe:
     """Return the recipe with a few steps on a few synthetic images, on one device.
 
     Model, precision, optimizer, schedule and exports stay as they are.
@@ -227,20 +230,22 @@ def smoke(recipe: Recipe, registry: Registry) -> Recipe:
         recipe,
         device=replace(recipe.device, count=1),
         dataset=DatasetSection(name="synthetic", options=options),
+        # weights of another number of classes would not fit
+        model=replace(recipe.model, weights=None),
         train=train,
         eval=EvalSection(batch_size=batch),
         export=[replace(item, verify_images=2) for item in recipe.export],
     )
 
 
-def check_runnable(plan: Plan, *, training: bool) -> None:
+def check_runnable(plan: Plan, *, training: bool, exporting: bool = False) -> None:
     """Refuse a plan that cannot run here, before anything is opened.
 
     Raises:
         PluginError: Something that an entry needs is not installed.
         DeviceError: The recipe asks for several devices.
     """
-    for item in plan.entries(training=training):
+    for item in plan.entries(training=training, exporting=exporting):
         _check_installed(item)
     if training and plan.recipe.device.count > 1:
         raise DeviceError(

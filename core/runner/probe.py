@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from runner.entries import DeviceEntry
 
 TIMEOUT_S = 120
+MARKER = "runner-probe: "
+"""What the answer begins with; vendors' libraries print before and after it."""
 
 
 def probe(framework: str, device: str) -> Availability:
@@ -25,16 +27,21 @@ def probe(framework: str, device: str) -> Availability:
     command = [sys.executable, "-m", "runner.probe", framework, device]
     try:
         child = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return Availability(available=False, reason=f"no answer within {TIMEOUT_S} s")
-    lines = child.stdout.strip().splitlines()
+    lines = [line for line in child.stdout.splitlines() if line.startswith(MARKER)]
     if child.returncode == 0 and lines:
-        answer = json.loads(lines[-1])
+        answer = json.loads(lines[-1].removeprefix(MARKER))
         return Availability(available=answer["available"], reason=answer["reason"])
     words = child.stderr.strip().splitlines()
-    detail = words[-1] if words else "no output"
+    detail = words[-1] if words else "no answer"
     return Availability(
         available=False, reason=f"the probe ended with status {child.returncode}: {detail}"
     )
@@ -50,7 +57,9 @@ def main() -> None:
         if registered.reason
         else entry.probe()
     )
-    sys.stdout.write(json.dumps({"available": found.available, "reason": found.reason}) + "\n")
+    answer = json.dumps({"available": found.available, "reason": found.reason})
+    sys.stdout.write(f"\n{MARKER}{answer}\n")
+    sys.stdout.flush()  # before anything that a library prints when the process ends
 
 
 if __name__ == "__main__":

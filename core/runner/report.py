@@ -64,6 +64,8 @@ def _lines(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _export(record: Mapping[str, Any]) -> str:
     if record["verified"] is None:
         return f"{record['folder']}, NOT VERIFIED: {record['reason']}"
+    if "error" in record:
+        return f"FAILED: {record['error']}"
     check = record["verification"]
     text = (
         f"{record['folder']}, agrees to {check['max_difference']:.1e} "

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from runner import export, files, manifest, recipe, rundir, weights
+from runner import checkpoint, export, files, manifest, recipe, rundir, weights
 from runner.contracts import RunInfo
-from runner.errors import RunnerError
+from runner.errors import RunnerError, UsageError
 from runner.evaluate import evaluate
 from runner.events import EventLog
 from runner.plan import check_runnable
@@ -46,7 +46,8 @@ def start(plan: Plan, plugins: Plugins, runs_dir: Path, request: Request) -> dic
 
     The folder is made once data, device and model are open: a wrong path leaves nothing behind.
     """
-    with StopRequest() as stop, _Run(plan, plugins, request, stop) as run:
+    with _Run(plan, plugins, request) as run:
+        run.load_initial_weights()
         folder = rundir.create(runs_dir, plan.name)
         files.write_text(folder.recipe, recipe.dump(plan.recipe))
         files.write_json(folder.manifest, run.manifest())
@@ -57,7 +58,7 @@ def resume(
     plan: Plan, plugins: Plugins, folder: RunDir, saved: Checkpoint, request: Request
 ) -> dict[str, Any]:
     """Continue a run from one of its checkpoints and return its result."""
-    with StopRequest() as stop, _Run(plan, plugins, request, stop) as run:
+    with _Run(plan, plugins, request) as run:
         run.warn_of_changes(folder)
         return run.carry_out(folder, saved)
 
@@ -66,11 +67,10 @@ def resume(
 class _Run:
     """An opened plan; a context manager that closes loaders and the event log."""
 
-    def __init__(self, plan: Plan, plugins: Plugins, request: Request, stop: StopRequest) -> None:
+    def __init__(self, plan: Plan, plugins: Plugins, request: Request) -> None:
         self._plan = plan
         self._plugins = plugins
         self._request = request
-        self._stop = stop
         self._stack = ExitStack()
         self._started = time.monotonic()
         self._events = EventLog(request.listener)
@@ -80,7 +80,7 @@ class _Run:
         with ExitStack() as stack:
             stack.callback(self._events.close)
             training = self._plan.recipe.train is not None
-            check_runnable(self._plan, training=training)
+            check_runnable(self._plan, training=training, exporting=self._request.export)
             names = ("train", "val") if training else ("val",)
             splits = {name: open_split(self._plan, name, self._events) for name in names}
             for split in splits.values():
@@ -101,6 +101,23 @@ class _Run:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    def load_initial_weights(self) -> None:
+        """Load the weights that the recipe names.
+
+        Raises:
+            UsageError: There are none, and the recipe does not train any either.
+            CheckpointError: They cannot be read or do not fit.
+        """
+        named = self._plan.recipe.model.weights
+        if named:
+            path = Path(named).expanduser()
+            self._engine.load_weights(weights.read(path, self._plan.framework_entry))
+        elif not self._train and not self._plan.smoke:
+            raise UsageError(
+                "the recipe does not train, and names no weights to evaluate; "
+                "add --set model.weights=PATH"
+            )
 
     def manifest(self) -> dict[str, Any]:
         """Return what the run runs on."""
@@ -131,6 +148,7 @@ class _Run:
 
     def carry_out(self, folder: RunDir, saved: Checkpoint | None) -> dict[str, Any]:
         """Do what the recipe says, and tell log and observers how it ended."""
+        self._stack.enter_context(files.lock(folder.path))
         self._events.write_to(folder.events)
         info = RunInfo(
             name=self._plan.name, folder=folder.path, recipe=recipe.resolved(self._plan.recipe)
@@ -148,9 +166,11 @@ class _Run:
             self._events.emit("run.finished", folder=str(folder.path), result=result)
             observers.run_finished(info, result)
         except BaseException as error:
-            observers.run_failed(info, error)
-            self._tell_failure(error)
+            with suppress(RunnerError):  # the disk may be what failed
+                self._events.emit("run.failed", error=type(error).__name__, message=str(error))
+                observers.run_failed(info, error)
             raise
+        export.check_all(result["exports"])
         return result
 
     def _observer_failed(self, plugin: str, hook: str, error: Exception) -> None:
@@ -159,13 +179,6 @@ class _Run:
             message=f"plugin {plugin!r} failed in {hook} and observes this run no longer: "
             f"{type(error).__name__}: {error}",
         )
-
-    def _tell_failure(self, error: BaseException) -> None:
-        """Record the failure where that is still possible: the disk may be what failed."""
-        try:
-            self._events.emit("run.failed", error=type(error).__name__, message=str(error))
-        except RunnerError:
-            return
 
     def _result(self, folder: RunDir, info: RunInfo, saved: Checkpoint | None) -> dict[str, Any]:
         plan = self._plan
@@ -177,9 +190,6 @@ class _Run:
             "model": plan.model_entry.name,
             "precision": plan.recipe.precision.compute,
         }
-        if plan.recipe.model.weights and not saved:
-            path = Path(plan.recipe.model.weights).expanduser()
-            self._engine.load_weights(weights.read(path, plan.framework_entry))
         result |= self._fit(folder, info, saved) if self._train else self._evaluate()
         result["exports"] = self._export(folder) if self._request.export else []
         result["seconds"] = round(time.monotonic() - self._started, 3)
@@ -189,21 +199,23 @@ class _Run:
 
     def _fit(self, folder: RunDir, info: RunInfo, saved: Checkpoint | None) -> dict[str, Any]:
         assert self._train is not None
-        trainer = Trainer(
-            self._plan,
-            self._engine,
-            self._train,
-            self._val,
-            folder=folder.checkpoints,
-            recipe_text=recipe.dump(self._plan.recipe),
-            run=info,
-            events=self._events,
-            observers=self._observers,
-            stop=self._stop,
-        )
-        if saved:
-            trainer.restore(saved)
-        return asdict(trainer.fit())
+        # Only the loop can stop in the middle and save; anything else is ended by a signal at once.
+        with StopRequest() as stop:
+            trainer = Trainer(
+                self._plan,
+                self._engine,
+                self._train,
+                self._val,
+                folder=folder.checkpoints,
+                recipe_text=recipe.dump(self._plan.recipe),
+                run=info,
+                events=self._events,
+                observers=self._observers,
+                stop=stop,
+            )
+            if saved:
+                trainer.restore(saved)
+            return asdict(trainer.fit())
 
     def _evaluate(self) -> dict[str, Any]:
         evaluation = evaluate(self._engine, self._val.loader, self._plan.recipe.eval.batch_size)
@@ -212,6 +224,10 @@ class _Run:
         return {"metrics": evaluation.as_metrics()}
 
     def _export(self, folder: RunDir) -> list[dict[str, Any]]:
+        """Export what ``runner export`` would: the best checkpoint, else the latest."""
+        if self._train and self._plan.recipe.export:
+            source = checkpoint.of_run(folder.checkpoints)
+            self._engine.load_weights(checkpoint.load(source).evaluation_weights)
         return [
             export.carry_out(
                 self._plan,

@@ -15,6 +15,7 @@ from runner.errors import DataError
 from runner.plan import check_runnable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from runner.contracts import Dataset, Device, Engine
@@ -51,17 +52,18 @@ class Split:
         }
 
 
-def open_split(plan: Plan, name: str, events: EventLog) -> Split:
-    """Open the split ``train`` or ``val`` with its transforms.
+def open_split(
+    plan: Plan, name: str, events: EventLog, transforms: Sequence[Transform] | None = None
+) -> Split:
+    """Open the split ``train`` or ``val`` with the recipe's transforms, or others.
 
     Raises:
         DataError: The data is missing, or is not what the recipe says.
     """
     dataset = plan.open_split(name)
     recipe = plan.recipe
-    transforms: list[Transform] = (
-        recipe.transforms.train if name == "train" else recipe.transforms.eval
-    )
+    if transforms is None:
+        transforms = recipe.transforms.train if name == "train" else recipe.transforms.eval
 
     def report(damaged: DamagedImage) -> None:
         events.emit("data.damaged", split=name, image=damaged.description, reason=damaged.reason)

@@ -232,7 +232,9 @@ class Trainer:
     def _finish_epoch(self, epoch: int) -> None:
         finished = epoch + 1
         position = self._position
-        self._metrics = {"train.loss": position.loss_sum / max(1, position.loss_count)}
+        self._metrics = {}
+        if position.loss_count:  # none when every step of the epoch overflowed
+            self._metrics["train.loss"] = position.loss_sum / position.loss_count
         images_per_s, wait = self._throughput.images_per_s(), self._throughput.data_wait()
         if images_per_s is not None and wait is not None:
             self._metrics |= {"train.images_per_s": images_per_s, "train.data_wait": wait}
@@ -243,7 +245,7 @@ class Trainer:
             position, epoch=finished, step_in_epoch=0, loss_sum=0.0, loss_count=0
         )
         best_top1 = None
-        if evaluation and evaluation.top1 > (position.best_top1 or -1.0):
+        if evaluation and (position.best_top1 is None or evaluation.top1 > position.best_top1):
             best_top1 = evaluation.top1
             self._position = replace(self._position, best_top1=best_top1, best_epoch=finished)
         self._events.emit(

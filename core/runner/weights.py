@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from runner import checkpoint
@@ -21,7 +22,7 @@ def read(path: Path, framework: FrameworkEntry) -> Mapping[str, NDArray[Any]]:
     """Read a checkpoint folder, a safetensors file, or a format of the framework.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or of no known format.
+        CheckpointError: The file is missing, damaged, or of no known format or number type.
     """
     if path.is_dir():
         return checkpoint.load(path).evaluation_weights
@@ -46,3 +47,22 @@ def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
         return load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; check its permissions") from error
+    except (TypeError, AttributeError, KeyError) as error:
+        # How the reader ends when NumPy has no such type.
+        raise CheckpointError(
+            f"{path} holds numbers of a type that NumPy lacks, such as bfloat16 ({error}); "
+            "convert them to float32 with the framework that wrote the file, for PyTorch: "
+            f"{_convert_with_torch(path)}"
+        ) from error
+
+
+def _convert_with_torch(path: Path) -> str:
+    source, target = str(path), str(path.with_suffix(".fp32.safetensors"))
+    program = (
+        "from safetensors.torch import load_file, save_file; "
+        f"save_file({{n: t.float() if t.is_floating_point() else t "
+        f"for n, t in load_file({source!r}).items()}}, {target!r})"
+    )
+    return f"python -c {shlex.quote(program)}"

@@ -72,6 +72,20 @@ def test_a_damaged_record_is_named(tmp_path):
         checkpoint.load(path)
 
 
+def test_a_record_that_leaves_out_a_file_is_damaged(tmp_path):
+    path = save(tmp_path, 1)
+    text = (path / checkpoint.INFO).read_text()
+    (path / checkpoint.INFO).write_text(text.replace(f'"{checkpoint.WEIGHTS}"', '"other"'))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json is damaged: it lists"):
+        checkpoint.load(path)
+
+
+def test_a_checkpoint_moved_aside_by_a_killed_process_is_put_back(tmp_path):
+    path = save(tmp_path, 1)
+    path.rename(tmp_path / ".step_00000001.old")
+    assert checkpoint.listing(tmp_path) == [path]
+
+
 def test_a_later_format_is_refused(tmp_path):
     path = save(tmp_path, 1)
     text = (path / checkpoint.INFO).read_text()

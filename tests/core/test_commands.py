@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -39,19 +40,33 @@ def photos(project):
 def test_eval_of_a_run_a_checkpoint_a_folder_and_an_artifact(project, finished):
     expected = json.loads((finished / "result.json").read_text())["metrics"]
     last = checkpoint.latest(finished / "checkpoints")
-    for path in (last, finished / "exports" / "fake_npz"):
-        [result] = project.runner("eval", path, "--json").json
-        assert result["metrics"]["val.top1"] == expected["val.top1"]
-        assert result["metrics"]["val.loss"] == pytest.approx(expected["val.loss"], rel=1e-5)
-        assert result["metrics"]["val.count"] == 32
-    assert len(project.runner("eval", finished, "--json").json) == 1
+    [result] = project.runner("eval", last, "--json").json
+    assert result["metrics"] == {name: expected[name] for name in result["metrics"]}
+    assert result["metrics"]["val.count"] == 32
+    [best] = project.runner("eval", finished, "--json").json
+    [artifact] = project.runner("eval", finished / "exports" / "fake_npz", "--json").json
+    assert artifact["metrics"]["val.loss"] == pytest.approx(best["metrics"]["val.loss"], rel=1e-5)
     every = project.runner("eval", finished / "checkpoints", "--json").json
     assert [item["path"][-2:] for item in every] == ["12", "24", "36"]
 
 
-def test_eval_of_a_weights_file_needs_a_recipe(project, finished):
-    weights = checkpoint.latest(finished / "checkpoints") / checkpoint.WEIGHTS
-    assert project.runner("eval", weights).code == 2
+def test_an_artifact_is_evaluated_with_its_own_preprocessing(project, finished):
+    artifact = finished / "exports" / "fake_npz"
+    other = "transforms.eval=[{name: resize, exact: [4, 4]}]"
+    ours, theirs = (
+        project.runner("eval", artifact, "--json", *arguments).json[0]["metrics"]
+        for arguments in ([], ["--set", other])
+    )
+    assert ours == theirs
+    assert "has no effect" in project.runner("eval", artifact, "--device", "fake_cpu").err
+
+
+def test_eval_of_a_weights_file_outside_a_run_needs_a_recipe(project, finished):
+    weights = project.path / "w.safetensors"
+    shutil.copy(checkpoint.latest(finished / "checkpoints") / checkpoint.WEIGHTS, weights)
+    outcome = project.runner("eval", weights)
+    assert outcome.code == 2
+    assert "name the recipe with --recipe" in outcome.err
     outcome = project.runner("eval", weights, "--recipe", "colours.yaml", "--json")
     assert outcome.json[0]["metrics"]["val.top1"] == 1.0
 
@@ -89,14 +104,24 @@ def test_predict_writes_csv_and_tables(project, finished, photos):
 
 
 def test_export_of_a_checkpoint_equals_the_one_of_the_run(project, finished):
-    saved = checkpoint.latest(finished / "checkpoints")
-    outcome = project.runner("export", saved, "--format", "fake_npz", "--output", "out", "--json")
+    outcome = project.runner(
+        "export", finished, "--format", "fake_npz", "--output", "out", "--json"
+    )
     assert outcome.json[0]["verified"], outcome.err
     ours, theirs = (
         np.load(folder / "fake_npz" / "model.npz")
         for folder in (project.path / "out", finished / "exports")
     )
     assert all((ours[name] == theirs[name]).all() for name in theirs.files)
+
+
+def test_export_keeps_what_is_no_artifact(project, finished):
+    (project.path / "out" / "fake_npz").mkdir(parents=True)
+    (project.path / "out" / "fake_npz" / "mine.txt").write_text("mine")
+    outcome = project.runner("export", finished, "--output", "out")
+    assert outcome.code == 2
+    assert "is in the way and is no artifact" in outcome.err
+    assert (project.path / "out" / "fake_npz" / "mine.txt").exists()
 
 
 def test_verify_tells_a_damaged_file_from_another_result(project, finished):

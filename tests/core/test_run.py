@@ -161,6 +161,9 @@ def test_a_failed_verification_fails_the_run(project):
     outcome = project.run(extra=EXPORT.replace("verify_images: 4", "error: 0.5"))
     assert outcome.code == 7
     assert "differ from the live model's" in outcome.err
+    result = json.loads((project.run_folder() / "result.json").read_text())
+    assert result["exports"][0]["verified"] is False
+    assert result["metrics"]["val.top1"] == 1.0
 
 
 def test_a_recipe_without_train_evaluates_its_weights(project):

@@ -14,7 +14,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SHOWN = 5
+IMAGE_ENDINGS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+)
+"""Endings, in lower case, of files in the formats that are decoded."""
+
+SHOWN = 5
+"""Names that an error lists before it counts the rest."""
 
 
 @final
@@ -74,9 +89,12 @@ def existing_folder(path: str | Path, what: str, setting: str) -> Path:
         DataError: There is no such folder.
     """
     folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    found = "is a file" if folder.exists() else "does not exist"
+    try:
+        if folder.is_dir():
+            return folder
+        found = "is a file" if folder.exists() else "does not exist"
+    except OSError as error:
+        raise _unreadable(str(folder), error) from error
     raise DataError(
         f"{what} {folder.absolute()} {found}{_neighbours(folder)}; "
         f"set the folder with --set {setting}=/path/to/images"
@@ -85,28 +103,42 @@ def existing_folder(path: str | Path, what: str, setting: str) -> Path:
 
 def _neighbours(folder: Path) -> str:
     """Say what lies beside a missing folder, which often is the one that was meant."""
-    if not folder.parent.is_dir():
+    try:
+        names = subfolders(folder.parent) if folder.parent.is_dir() else []
+    except DataError:  # what is reported is the missing folder
         return ""
-    names = sorted(entry.name for entry in _visible(str(folder.parent)) if entry.is_dir())
     return f" ({folder.parent.absolute()} has {shown(names)})" if names else ""
 
 
 def shown(names: Iterable[str]) -> str:
     """List the first few names and say how many more there are."""
     all_names = list(names)
-    rest = len(all_names) - _SHOWN
-    return ", ".join(all_names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(all_names) - SHOWN
+    return ", ".join(all_names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _visible(folder: str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.name.startswith("."):
-                yield entry
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    yield entry
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: str, error: OSError) -> DataError:
+    return DataError(
+        f"folder {folder} cannot be listed: {error.strerror or error}; check its permissions"
+    )
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Return the names of the visible folders in ``folder``, sorted by code point."""
+    """Return the names of the visible folders in ``folder``, sorted by code point.
+
+    Raises:
+        DataError: The folder cannot be listed.
+    """
     return sorted(entry.name for entry in _visible(str(folder)) if entry.is_dir())
 
 
@@ -122,6 +154,9 @@ def list_images(folder: str, prefix: str, extensions: tuple[str, ...]) -> tuple[
 
     Returns:
         Sorted relative paths, and how many other files there were.
+
+    Raises:
+        DataError: A folder cannot be listed.
     """
     paths: list[str] = []
     ignored = 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runner.data.images import (
+    SHOWN,
     ImageFiles,
     existing_folder,
     known_extensions,
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
         FlatValLabelOptions,
         ListFileOptions,
     )
+
+MAX_UNNAMED_CLASSES = 100_000
+"""A label file may skip labels; above this many classes more than it has lines, it is wrong."""
 
 Labelled = tuple[list[str], list[int]]
 """Paths and their labels, in the order of the file."""
@@ -118,7 +123,13 @@ def open_flat_val_label(config: FlatValLabelOptions, split: str) -> ImageFiles:
         classes = _read_names(root / Path(config.class_names).expanduser())
         _check_below(max(labels), classes, str(file))
     else:
-        classes = [str(label) for label in range(max(labels) + 1)]
+        largest = max(labels)
+        if largest >= max(len(labels), MAX_UNNAMED_CLASSES):
+            raise DataError(
+                f"{file} has the label {largest}, but {len(labels)} lines; correct it, or set "
+                "dataset.class_names to a file with one name per line for that many classes"
+            )
+        classes = [str(label) for label in range(largest + 1)]
     return ImageFiles(
         folder=str(folder),
         paths=paths,
@@ -205,12 +216,17 @@ def _classes(names: dict[int, str], root: Path) -> list[str]:
 
 def _numbered(labels: Set[int], where: str) -> list[str]:
     """Name classes after their labels, which must be 0 to K-1."""
-    missing = sorted(set(range(max(labels) + 1)) - labels)
-    if missing:
+    # Counted, because a label may be far larger than the number of images.
+    gaps = max(labels) + 1 - len(labels)
+    if gaps:
+        missing = (label for label in range(max(labels)) if label not in labels)
+        rest = gaps - SHOWN
+        first = ", ".join(map(str, islice(missing, SHOWN)))
+        more = f" and {rest} more" if rest > 0 else ""
         raise DataError(
-            f"no image of {where} has label {shown(map(str, missing))}, but there is label "
+            f"no image of {where} has label {first}{more}, but there is label "
             f"{max(labels)}; expected labels 0 to K-1 without gaps"
-            + (" (they seem to start at 1)" if missing == [0] else "")
+            + (" (they seem to start at 1)" if gaps == 1 and 0 not in labels else "")
         )
     return [str(label) for label in range(len(labels))]
 

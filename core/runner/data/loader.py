@@ -21,7 +21,6 @@ from runner.data.apply import apply
 from runner.data.cache import PixelCache
 from runner.data.decode import DamagedImage, DamagedImageError, decode
 from runner.data.order import Augmentation, epoch_order, share
-from runner.data.samples import preprocess, sample_bytes
 from runner.data.transforms import output_size, random_steps
 from runner.data.workers import background_threads
 from runner.errors import DataError, RunnerError
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from runner.data.transforms import Transform
     from runner.recipe.schema import LoaderSection
 
-__all__ = ["DamagedImage", "ImageLoader", "preprocess", "sample_bytes"]
+__all__ = ["DamagedImage", "ImageLoader"]
 
 _IMAGES_PER_TASK = 4
 """Images that a thread handles in a row; few, so that the threads finish a batch together."""
@@ -93,6 +92,11 @@ class ImageLoader:
     def cache(self) -> PixelCache:
         """Decoded images that are kept in memory."""
         return self._cache
+
+    @property
+    def stops_at_damage(self) -> bool:
+        """Whether a damaged image ends the run."""
+        return self._section.damaged_images == "stop"
 
     @property
     def damaged(self) -> Sequence[DamagedImage]:
@@ -232,7 +236,8 @@ class ImageLoader:
             except RunnerError:
                 raise
             except Exception as error:
-                raise DataError(f"{self._dataset.describe(index)}: {error}") from error
+                place = self._dataset.describe(index)
+                raise DataError(f"{place}: {type(error).__name__}: {error}") from error
         return damaged
 
     def _decoded(self, index: int) -> Decoded:
@@ -261,7 +266,7 @@ class ImageLoader:
 
     def _note(self, image: DamagedImage) -> None:
         """Count a damaged image, once; stop if the recipe says so."""
-        if self._section.damaged_images == "stop":
+        if self.stops_at_damage:
             raise DataError(
                 f"{image.description}: {image.reason}; repair or remove the image, or leave such "
                 "images out and count them: --set loader.damaged_images=skip "

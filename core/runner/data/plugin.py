@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 from annotated_types import Ge, Gt, Lt
 
+from runner.data.images import IMAGE_ENDINGS
 from runner.entries import DatasetEntry
 from runner.hooks import hookimpl
 from runner.options import options
@@ -23,7 +24,7 @@ PositiveInt = Annotated[int, Gt(0)]
 
 
 def _extensions() -> list[str]:
-    return [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"]
+    return list(IMAGE_ENDINGS)
 
 
 @options

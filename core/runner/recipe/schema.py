@@ -99,7 +99,7 @@ class LoaderSection:
     prefetch_batches: PositiveInt = 2
     """Batches that are prepared ahead."""
     cache_gib: Annotated[float, Ge(0)] = 0.0
-    """Memory for decoded images, in GiB; images that fit are decoded once."""
+    """Memory for decoded images of each split, in GiB; images that fit are decoded once."""
     damaged_images: Literal["stop", "skip"] = "stop"
     """What to do with an image that cannot be decoded; skipped ones are counted and listed."""
     max_damaged: Annotated[int, Ge(0)] = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from runner.contracts import Batch, EngineSpec, EngineState
 from runner.errors import CheckpointError
+from runner.metrics import count_correct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,8 +41,9 @@ def check_framework(
 
     Training lowers the loss of a fixed batch; accumulation does not change what a step means;
     weights and state continue a run bit for bit and are copies; weights that do not fit are
-    refused with every name; evaluation counts agree with predictions and add up; deferred values
-    can be read twice.
+    refused with every name; the state holds the averaged weights under ``ema/``; evaluation counts
+    agree with predictions, also with equal logits and NaN, and add up; deferred values can be read
+    twice.
 
     Args:
         framework: The framework.
@@ -183,6 +185,11 @@ def _check_continuation(kit: _Kit) -> None:
     kit.train(straight, [1, 2, 3])
     weights, state = straight.weights(), straight.state()
     values = json.loads(_as_json("state().values", state.values))
+    found = _difference(_by_name(straight.evaluation_weights()), _by_name(_averages(state)))
+    assert not found, (
+        "with ema_decay, the tensors ema/<name> of state() must be evaluation_weights(), from "
+        f"which a checkpoint is evaluated and exported: {found}"
+    )
     tensors = {name: array.copy() for name, array in state.tensors.items()}
     losses = kit.train(straight, [4, 5, 6])
     found = _difference(tensors, state.tensors)
@@ -237,6 +244,30 @@ def _check_evaluation(kit: _Kit) -> None:
     assert np.isclose(sum(part.loss_sum for part in parts), whole.loss_sum, rtol=1e-3)
     found = _difference(before, engine.weights())
     assert not found, f"evaluation changed the weights: {found}"
+    _check_degenerate_logits(engine, batch)
+
+
+def _check_degenerate_logits(engine: Engine, batch: Batch) -> None:
+    """Check that equal logits and such that are not finite count as ``count_correct`` says."""
+    import numpy as np
+
+    weights = engine.weights()
+    for value in (0.0, np.nan):
+        engine.load_weights(
+            {
+                name: np.full_like(array, value) if array.dtype.kind == "f" else array
+                for name, array in weights.items()
+            }
+        )
+        expected = count_correct(engine.predict(batch.images), batch.labels)
+        counts = engine.eval_step(batch).read()
+        found = counts.top1, counts.top5, counts.count
+        assert found == (expected.top1, expected.top5, expected.count), (
+            f"with weights of {value} eval_step counted (top1, top5, count) = {found}, "
+            f"runner.metrics.count_correct says {(expected.top1, expected.top5, expected.count)}: "
+            "among equal logits the lower class leads, and an image with a logit that is not "
+            "finite counts as wrong"
+        )
 
 
 def _check_evaluation_only(kit: _Kit) -> None:
@@ -263,6 +294,18 @@ def _refusal(action: Callable[[], None]) -> str:
 
 def _part(batch: Batch, part: slice) -> Batch:
     return Batch(images=batch.images[part], labels=batch.labels[part], indices=batch.indices[part])
+
+
+def _averages(state: EngineState) -> dict[str, NDArray[Any]]:
+    return {
+        name.removeprefix("ema/"): array
+        for name, array in state.tensors.items()
+        if name.startswith("ema/")
+    }
+
+
+def _by_name(arrays: Arrays) -> Arrays:
+    return dict(sorted(arrays.items()))
 
 
 def _difference(first: Arrays, second: Arrays) -> str:

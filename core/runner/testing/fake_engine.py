@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from runner.contracts import EngineState, EvalCounts, StepResult
+from runner.contracts import EngineState, StepResult
 from runner.errors import CheckpointError, DeviceError
+from runner.metrics import count_correct
 from runner.testing.fake import FakeOptions
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from runner.contracts import Batch, Deferred, Device, EngineSpec
+    from runner.contracts import Batch, Deferred, Device, EngineSpec, EvalCounts
 
     Array = NDArray[Any]
 
@@ -145,21 +146,7 @@ class FakeEngine:
 
     def eval_step(self, batch: Batch) -> Deferred[EvalCounts]:
         """Count the images whose label is the first, or among the first five, of the logits."""
-        logits = self.predict(batch.images).astype(np.float64)
-        own = logits[np.arange(len(batch.labels)), batch.labels]
-        # Among equals the lower class leads, as in argmax; broken weights score nothing.
-        ties = (logits == own[:, None]) & (np.arange(logits.shape[1]) < batch.labels[:, None])
-        rank = ((logits > own[:, None]) | ties).sum(axis=1)
-        rank[~np.isfinite(logits).all(axis=1)] = 5
-        loss = _log_sum_exp(logits)[:, 0] - own
-        return Ready(
-            EvalCounts(
-                top1=int((rank < 1).sum()),
-                top5=int((rank < 5).sum()),
-                loss_sum=float(loss.sum()),
-                count=len(batch.labels),
-            )
-        )
+        return Ready(count_correct(self.predict(batch.images), batch.labels))
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits ``[B, K]``."""
@@ -192,7 +179,7 @@ class FakeEngine:
         velocity = self._optimizer.velocity if self._optimizer else {}
         tensors = {f"velocity.{name}": array for name, array in velocity.items()}
         if self._spec.ema_decay is not None:
-            tensors |= {f"ema.{name}": array for name, array in self._ema.items()}
+            tensors |= {f"ema/{name}": array for name, array in self._ema.items()}
         values = {
             "optimizer": self._spec.optimizer.name if self._spec.optimizer else None,
             "steps": self._steps,
@@ -210,7 +197,7 @@ class FakeEngine:
         if self._optimizer:
             self._optimizer.velocity = _below("velocity.", tensors)
         if self._spec.ema_decay is not None:
-            self._ema = _below("ema.", tensors)
+            self._ema = _below("ema/", tensors)
         self._steps = state.values["steps"]
         self._random.bit_generator.state = state.values["random"]
 

@@ -288,7 +288,7 @@ def test_a_consumer_may_leave_early() -> None:
 
 def test_a_loader_may_be_closed_before_its_batches() -> None:
     reader = loader(Images(), prefetch_batches=4, workers=1)
-    batches = reader.train_batches(0, batch_size=16, steps=4)
+    batches = reader.train_batches(0, batch_size=4, steps=9)
     next(batches)
     reader.close()
     batches.close()  # must not wait for what the closed threads will never report
