@@ -22,6 +22,15 @@ def test_equal_logits_and_nan_are_never_taken_for_knowledge():
     assert count_correct(np.full((2, 10), np.nan, np.float32), np.array([0, 3])).top5 == 0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 2])
+def test_an_image_with_a_logit_that_is_not_finite_is_wrong(value: float, place: int):
+    logits = np.zeros((1, 3), np.float32)
+    logits[0, place] = value
+    counts = count_correct(logits, np.array([0]))
+    assert (counts.top1, counts.top5, counts.count) == (0, 0, 1)
+
+
 def test_sums_are_exact_over_batches_of_different_size():
     parts = [
         EvalCounts(top1=1, top5=2, loss_sum=3.0, count=4),

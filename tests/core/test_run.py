@@ -91,6 +91,16 @@ def test_an_interrupted_run_continues_to_the_same_weights(project, workers):
     assert losses == straight_loss
 
 
+def test_two_processes_never_continue_one_run(project):
+    project.run()
+    folder = project.run_folder()
+    (folder / "result.json").unlink()
+    with files.lock(folder):
+        outcome = project.runner("resume", folder)
+    assert outcome.code == 2
+    assert "another process is working in" in outcome.err
+
+
 def test_a_run_can_go_back_to_an_earlier_checkpoint(project):
     project.run("--set", "checkpoint.keep=3")
     folder = project.run_folder()

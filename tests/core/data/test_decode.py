@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runner.data.decode import DamagedImageError, decode, to_array
+from runner.data.decode import FORMATS, DamagedImageError, decode, to_array
+from runner.data.images import IMAGE_ENDINGS
+from runner.data.plugin import ClassFoldersOptions
 
 
 def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
@@ -98,3 +100,9 @@ def test_a_huge_image_is_refused_before_it_is_decoded(size: tuple[int, int]) -> 
     data[18:26] = np.array(size, "<i4").tobytes()
     with pytest.raises(DamagedImageError, match=r"too large: .* 89,478,485 pixels; resize"):
         decode(bytes(data), "x")
+
+
+def test_every_format_has_an_ending_and_every_ending_a_format() -> None:
+    formats = Image.registered_extensions()
+    assert {formats[ending] for ending in IMAGE_ENDINGS} == set(FORMATS)
+    assert ClassFoldersOptions(root="x").extensions == list(IMAGE_ENDINGS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +110,26 @@ class TestClassFolders:
             "set the folder with --set dataset.root=/path/to/images"
         )
 
+    @pytest.mark.parametrize("closed", ["", "train", "train/dog/more"])
+    def test_a_folder_that_cannot_be_listed_is_named(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+    ) -> None:
+        scandir = os.scandir
+
+        def guarded(folder: str) -> Any:
+            if folder == str(root / closed):
+                raise PermissionError(13, "Permission denied", folder)
+            return scandir(folder)
+
+        monkeypatch.setattr(os, "scandir", guarded)
+        if closed:
+            message = f"folder {root / closed} cannot be listed: Permission denied"
+            with pytest.raises(DataError, match=re.escape(message)):
+                self.open(root)
+        else:  # the neighbours of a missing folder are only a hint
+            with pytest.raises(DataError, match=r"folder of the train images .* does not exist;"):
+                self.open(root, train="trian")
+
     def test_a_split_without_class_folders_is_explained(self, tmp_path: Path) -> None:
         touch(tmp_path, "val/a.jpg")
         with pytest.raises(DataError, match=r"no class folders; .* flat_val_label"):
@@ -213,6 +235,11 @@ class TestListFile:
         with pytest.raises(DataError, match=r"has label 0, .* without gaps .*seem to start at 1"):
             self.open(root)
 
+    def test_a_huge_label_costs_nothing(self, root: Path) -> None:
+        (root / "train.lst").write_text(f"x/a.jpg 0\nx/b.jpg {10**15}\n")
+        with pytest.raises(DataError, match=rf"has label 2, 3, 4, 5, 6 and {10**15 - 7} more, "):
+            self.open(root)
+
     def test_an_empty_list_is_refused(self, root: Path) -> None:
         (root / "train.lst").write_text("\n")
         with pytest.raises(DataError, match=r"train.lst is empty"):
@@ -245,6 +272,11 @@ class TestFlatValLabel:
     def test_class_names_say_how_many_classes_there_are(self, root: Path) -> None:
         (root / "names").write_text("\n".join(f"n{i}" for i in range(1000)))
         assert self.open(root, class_names="names").classes[970] == "n970"
+
+    def test_a_huge_label_is_refused(self, root: Path) -> None:
+        (root / "val_label.txt").write_text(f"I_1.JPEG 0\nI_2.JPEG {10**15}\n")
+        with pytest.raises(DataError, match=rf"has the label {10**15}, but 2 lines; .*class_names"):
+            self.open(root)
 
     def test_there_is_no_training_split(self, root: Path) -> None:
         with pytest.raises(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runner.data.loader import DamagedImage, ImageLoader, sample_bytes
+from runner.data.loader import DamagedImage, ImageLoader
 from runner.data.order import epoch_order
+from runner.data.samples import sample_bytes
 from runner.data.transforms import (
     CenterCrop,
     ColorJitter,
@@ -248,7 +249,7 @@ def test_an_error_of_a_dataset_names_the_image() -> None:
     dataset.content[30] = RuntimeError("no such key")
     batches = loader(dataset, EVAL).eval_batches(8)
     assert [len(next(batches).labels) for _ in range(3)] == [8, 8, 8]
-    with pytest.raises(DataError, match=r"image-30.jpg: no such key") as caught:
+    with pytest.raises(DataError, match=r"image-30.jpg: RuntimeError: no such key") as caught:
         next(batches)
     assert isinstance(caught.value.__cause__, RuntimeError)
 

@@ -98,10 +98,11 @@ class TestSamePixelsAsTorchvision:
         assert np.array_equal(found, np.asarray(expected))
 
     def test_flip_and_colours(self, functional: Any, size: tuple[int, int], as_array: bool) -> None:
+        changes = [("brightness", 0.7), ("contrast", 1.4), ("saturation", 0.6)]
         expected = functional.horizontal_flip(picture(*size))
-        for adjust, factor in (("brightness", 0.7), ("contrast", 1.4), ("saturation", 0.6)):
+        for adjust, factor in changes:
             expected = getattr(functional, f"adjust_{adjust}")(expected, factor)
-        found = change_color(flip(self.image(size, as_array)), 0.7, 1.4, 0.6)
+        found = change_color(flip(self.image(size, as_array)), changes)
         assert np.array_equal(pixels_of(found), np.asarray(expected))
 
 

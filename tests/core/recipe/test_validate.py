@@ -478,3 +478,10 @@ def test_unusable_options_of_a_plugin(
     with pytest.raises(PluginError) as error:
         validate(document, registry_with(("model", entry)))
     assert str(error.value).startswith(message)
+
+
+def test_a_variable_that_was_left_open_is_named_where_a_number_is_needed(check: Check) -> None:
+    text = 'extends: base.yaml\ntrain: {epochs: 2, batch_size: "${BATCHX}"}\n'
+    [problem] = problems(check, text.replace('"', ""), allow_unset=True)
+    assert problem.startswith("r.yaml:2:")
+    assert "train.batch_size: the environment variable BATCHX is not set" in problem

@@ -38,26 +38,31 @@ def final_checkpoint(runs):
     return checkpoint.latest(folder)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_kill_and_resume_is_bit_for_bit_the_straight_run(tmp_path, workers):
-    environment = {**os.environ, "RUNNER_PLUGINS": "torch,data"}
-    train = command("train", "quickstart", *overrides(*SETTINGS))
-    process = subprocess.Popen(
-        [*train, "--runs-dir", tmp_path / "killed", *overrides(f"loader.workers={workers}")],
-        env=environment,
+def start(tmp_path, *settings):
+    train = command("train", "quickstart", *overrides(*SETTINGS, *settings))
+    return subprocess.Popen(
+        [*train, "--runs-dir", tmp_path / "killed"],
+        env={**os.environ, "RUNNER_PLUGINS": "torch,data"},
         stderr=subprocess.DEVNULL,
     )
+
+
+def wait_for_checkpoints(process, tmp_path, count):
     for _ in range(1200):
-        if len(list(tmp_path.glob("killed/*/*/checkpoints/step_*"))) > 1:
-            break
+        if len(list(tmp_path.glob("killed/*/*/checkpoints/step_*"))) >= count:
+            return
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.05)
-    time.sleep(random.uniform(0, 0.3))
-    process.kill()
-    process.wait()
+    raise AssertionError("no checkpoint in a minute")
+
+
+def finish_and_compare(tmp_path):
+    """Finish the killed run, and compare it with one that was never disturbed."""
+    environment = {**os.environ, "RUNNER_PLUGINS": "torch,data"}
     [run] = tmp_path.glob("killed/*/*")
-    assert not (run / "result.json").exists(), "the run finished before it was killed"
-    subprocess.run(command("resume", run), env=environment, check=True, capture_output=True)
+    if not (run / "result.json").exists():
+        subprocess.run(command("resume", run), env=environment, check=True, capture_output=True)
+    train = command("train", "quickstart", *overrides(*SETTINGS))
     subprocess.run(
         [*train, "--runs-dir", tmp_path / "straight"],
         env=environment,
@@ -71,3 +76,37 @@ def test_kill_and_resume_is_bit_for_bit_the_straight_run(tmp_path, workers):
     assert ours.position == theirs.position
     assert ours.metrics["train.loss"] == theirs.metrics["train.loss"]
     assert ours.metrics["val.top1"] == theirs.metrics["val.top1"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_kill_and_resume_is_bit_for_bit_the_straight_run(tmp_path, workers):
+    process = start(tmp_path, f"loader.workers={workers}")
+    wait_for_checkpoints(process, tmp_path, 2)
+    time.sleep(random.uniform(0, 0.3))
+    process.kill()
+    process.wait()
+    [run] = tmp_path.glob("killed/*/*")
+    assert not (run / "result.json").exists(), "the run finished before it was killed"
+    finish_and_compare(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_ten_kills_at_random_moments_change_nothing(tmp_path):
+    process = start(tmp_path)
+    wait_for_checkpoints(process, tmp_path, 1)
+    [run] = tmp_path.glob("killed/*/*")
+    environment = {**os.environ, "RUNNER_PLUGINS": "torch,data"}
+    for _ in range(10):
+        time.sleep(random.uniform(0, 1.5))
+        process.kill()
+        process.wait()
+        if (run / "result.json").exists():
+            break
+        process = subprocess.Popen(
+            command("resume", run), env=environment, stderr=subprocess.DEVNULL
+        )
+        time.sleep(random.uniform(2, 6))  # importing torch takes seconds
+    process.kill()
+    process.wait()
+    finish_and_compare(tmp_path)
