@@ -31,13 +31,13 @@ class Finding:
 
 def examine(registry: Registry, runs_dir: Path) -> Iterator[Finding]:
     """Look at the interpreter, the machine, the plugins, and every device (in a child process)."""
-    packages = {
-        name.partition(".")[0]
+    modules = {
+        name
         for kind in ("framework", "exporter", "predictor")
         for item in registry.entries(kind)
         for name in item.entry.requires
     }
-    environment = manifest.environment([*manifest.OWN_PACKAGES, *sorted(packages)])
+    environment = manifest.environment([*manifest.OWN_PACKAGES, *manifest.distributions(modules)])
     yield Finding(topic="python", ok=True, text=f"{environment['python']}, {sys.executable}")
     yield Finding(topic="machine", ok=True, text=_machine(environment))
     yield _disk(runs_dir)

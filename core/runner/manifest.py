@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from runner.contracts import Device, Engine
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from runner.session import Split
 
 OWN_PACKAGES = ("numpy", "pillow", "pluggy", "pydantic", "pyyaml", "safetensors", "typer")
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+"""Distributions whose module has another name."""
 
 
 def describe(
@@ -48,14 +50,27 @@ def describe(
 
 def package_names(plan: Plan) -> list[str]:
     """Return the distributions whose versions decide a run's result."""
-    by_module = metadata.packages_distributions()
     modules = {
         module
         for item in plan.entries(training=True, exporting=True)
         for module in item.entry.requires
     }
-    required = {name for module in modules for name in by_module.get(module, ())}
+    required = [name for name in distributions(modules) if _version(name) is not None]
     return sorted({*OWN_PACKAGES, *required})
+
+
+def distributions(modules: Iterable[str]) -> list[str]:
+    """Return the distributions that modules are installed from, sorted.
+
+    A module that no installed distribution claims stands for the distribution of its name. Python
+    3.10 knows no modules of wheels without ``top_level.txt``.
+    """
+    by_module = metadata.packages_distributions()
+    found: set[str] = set()
+    for module in modules:
+        top = module.partition(".")[0]
+        found.update(by_module.get(top) or [DISTRIBUTIONS.get(top, top)])
+    return sorted(found)
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from runner import metrics
+from runner.data.images import IMAGE_ENDINGS, list_images
 from runner.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.classifier import Classifier
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,18 +42,21 @@ class Prediction:
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """Return the files among ``paths`` and, sorted, the images below the folders among them.
 
+    Hidden files and folders in a folder are left out.
+
     Raises:
+        DataError: A folder cannot be listed.
         UsageError: A path does not exist, or a folder holds no image.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            inside, _ = list_images(str(path), "", IMAGE_ENDINGS)
             if not inside:
                 raise UsageError(
-                    f"no image in {path}; expected files that end in {', '.join(sorted(SUFFIXES))}"
+                    f"no image in {path}; expected files that end in {', '.join(IMAGE_ENDINGS)}"
                 )
-            found += inside
+            found += [path / name for name in inside]
         elif path.is_file():
             found.append(path)
         else:

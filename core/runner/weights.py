@@ -44,25 +44,30 @@ def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path)
+        arrays = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; check its permissions") from error
     except (TypeError, AttributeError, KeyError) as error:
         # How the reader ends when NumPy has no such type.
-        raise CheckpointError(
-            f"{path} holds numbers of a type that NumPy lacks, such as bfloat16 ({error}); "
-            "convert them to float32 with the framework that wrote the file, for PyTorch: "
-            f"{_convert_with_torch(path)}"
-        ) from error
+        raise _unknown_type(path, str(error)) from error
+    # Types that other packages add to NumPy are unknown to the rest of the program.
+    odd = sorted({str(array.dtype) for array in arrays.values() if array.dtype.kind not in "biuf"})
+    if odd:
+        raise _unknown_type(path, ", ".join(odd))
+    return arrays
 
 
-def _convert_with_torch(path: Path) -> str:
+def _unknown_type(path: Path, found: str) -> CheckpointError:
     source, target = str(path), str(path.with_suffix(".fp32.safetensors"))
     program = (
         "from safetensors.torch import load_file, save_file; "
         f"save_file({{n: t.float() if t.is_floating_point() else t "
         f"for n, t in load_file({source!r}).items()}}, {target!r})"
     )
-    return f"python -c {shlex.quote(program)}"
+    return CheckpointError(
+        f"{path} holds numbers of a type that NumPy lacks, such as bfloat16 ({found}); convert "
+        "them to float32 with the framework that wrote the file, for PyTorch: "
+        f"python -c {shlex.quote(program)}"
+    )

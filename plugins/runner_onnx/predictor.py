@@ -17,16 +17,14 @@ if TYPE_CHECKING:
 
     from runner.contracts import ArtifactInfo
 
-CPU_PROVIDERS = ("CPUExecutionProvider",)
+PROVIDERS = ("CPUExecutionProvider",)
 
 
 @final
 class OnnxPredictor:
     """An ONNX file in a session of ONNX Runtime."""
 
-    def __init__(
-        self, path: Path, info: ArtifactInfo, *, providers: Sequence[str], threads: int
-    ) -> None:
+    def __init__(self, path: Path, info: ArtifactInfo, *, threads: int) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -35,20 +33,13 @@ class OnnxPredictor:
         self._threads = threads
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), sess_options=options, providers=list(providers)
+                str(path), sess_options=options, providers=list(PROVIDERS)
             )
         except Exception as error:
             raise ArtifactError(
                 f"ONNX Runtime {self._version} cannot load {path}: {error}; "
                 "export the model again, or install a runtime for its opset"
             ) from error
-        self._providers = self._session.get_providers()
-        # A provider that cannot start is dropped without an error, and the model runs elsewhere.
-        if self._providers[: len(providers)] != list(providers):
-            raise ArtifactError(
-                f"asked ONNX Runtime {self._version} for {', '.join(providers)}, it uses "
-                f"{', '.join(self._providers)}; check the provider's libraries and driver"
-            )
         self._input = _find(info.input_name, self._session.get_inputs(), path)
         self._output = _find(info.output_name, self._session.get_outputs(), path)
 
@@ -62,7 +53,7 @@ class OnnxPredictor:
         return {
             "runtime": "onnxruntime",
             "version": self._version,
-            "providers": self._providers,
+            "providers": self._session.get_providers(),
             "threads": self._threads,
         }
 
@@ -77,21 +68,18 @@ def _find(name: str, values: Sequence[Any], path: Path) -> str:
     return name
 
 
-def load_onnx(
-    folder: Path, info: ArtifactInfo, *, providers: Sequence[str] = CPU_PROVIDERS
-) -> OnnxPredictor:
+def load_onnx(folder: Path, info: ArtifactInfo) -> OnnxPredictor:
     """Load ``info.file`` from ``folder``.
 
     Args:
         folder: Folder of the artifact.
         info: What the exporter said about it.
-        providers: Execution providers in order of preference; all must be in effect.
 
     Raises:
-        ArtifactError: The file cannot be loaded, or runs on other providers than these.
+        ArtifactError: The file cannot be loaded.
     """
     # Left to itself the runtime starts a thread for each core of the machine, also for those
     # that this process may not use.
     chosen = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(chosen) if chosen.isdecimal() else len(os.sched_getaffinity(0))
-    return OnnxPredictor(folder / info.file, info, providers=providers, threads=threads)
+    return OnnxPredictor(folder / info.file, info, threads=threads)

@@ -17,6 +17,7 @@ from runner_torch.autoload import torch
 from runner_torch.device import TorchDevice
 from runner_torch.ema import WeightAverage
 from runner_torch.losses import main_logits, training_loss
+from runner_torch.messages import ONE_VALUE, one_value_per_channel, out_of_memory
 from runner_torch.optimizers import describe_optimizer, parameter_groups
 from runner_torch.options import TorchOptions
 from runner_torch.scaling import loss_scale
@@ -99,7 +100,24 @@ class TorchEngine:
                 self._average.module.compile()
 
     def train_step(self, batch: Batch, learning_rate: float) -> DeferredStep:
-        """Take one optimizer step on ``batch``; does not wait for the device."""
+        """Take one optimizer step on ``batch``; does not wait for the device.
+
+        Raises:
+            DeviceError: The device is out of memory.
+            UsageError: Batch normalisation has a single value per channel.
+        """
+        images, size = len(batch.labels), self._spec.micro_batch_size
+        try:
+            return self._train_step(batch, learning_rate)
+        except torch.OutOfMemoryError as error:
+            setting = "train.micro_batch_size"
+            raise out_of_memory(error, self._device.name, min(images, size), setting) from error
+        except ValueError as error:
+            if not str(error).startswith(ONE_VALUE):
+                raise
+            raise one_value_per_channel(images, size) from error
+
+    def _train_step(self, batch: Batch, learning_rate: float) -> DeferredStep:
         optimizer = self._optimizer
         if optimizer is None:
             raise ValueError("this engine only evaluates: its spec has no optimizer")
@@ -135,16 +153,18 @@ class TorchEngine:
         """Count correct predictions with the evaluation weights; does not wait for the device.
 
         The loss is plain cross-entropy, without smoothing and auxiliary heads, so that it can be
-        compared between recipes. With fewer than five classes top-5 is top-K.
+        compared between recipes. Counts are those of ``runner.metrics.count_correct``.
         """
         logits = self._logits(batch.images)
         with torch.inference_mode():
             labels = self._labels(batch.labels)
-            guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices
-            hits = guesses == labels[:, None]
+            own, classes = logits.gather(1, labels[:, None]), logits.shape[1]
+            lower = torch.arange(classes, device=labels.device) < labels[:, None]
+            rank = ((logits > own) | ((logits == own) & lower)).sum(dim=1)
+            rank = rank.masked_fill(~logits.isfinite().all(dim=1), classes + 5)
             loss_sum = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
             # fp32 counts exactly up to 2^24 images, and not every device has fp64
-            top1, top5 = hits[:, 0].sum(dtype=torch.float32), hits.sum(dtype=torch.float32)
+            top1, top5 = ((rank < limit).sum(dtype=torch.float32) for limit in (1, 5))
             return DeferredCounts(torch.stack([top1, top5, loss_sum]), len(batch.labels))
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -154,8 +174,12 @@ class TorchEngine:
     def _logits(self, images: NDArray[np.uint8]) -> torch.Tensor:
         if self._average is None:
             self._set_training(enabled=False)
-        with torch.inference_mode(), self._device.autocast(self._compute):
-            return main_logits(self._evaluated(self._images(images))).float()
+        try:
+            with torch.inference_mode(), self._device.autocast(self._compute):
+                return main_logits(self._evaluated(self._images(images))).float()
+        except torch.OutOfMemoryError as error:
+            name, count = self._device.name, len(images)
+            raise out_of_memory(error, name, count, "eval.batch_size") from error
 
     def _set_training(self, *, enabled: bool) -> None:
         if self._training != enabled:  # walking over all layers in every step is not free

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, final
 from runner.contracts import ArtifactInfo
 from runner.errors import ArtifactError
 from runner_torch.autoload import torch
+from runner_torch.messages import reason
 from runner_torch.weights import array_of, evaluation_module, tensor_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def export_onnx(
     except Exception as error:
         raise ArtifactError(
             f"torch cannot export {spec.model.name} to ONNX opset {options.opset}: "
-            f"{_reason(error)}; try another opset, or export: torch_export"
+            f"{reason(error)}; try another opset, or export: torch_export"
         ) from error
     model = onnx.load(str(path), load_external_data=False)
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
@@ -127,7 +128,7 @@ def export_program(
             torch.export.save(program, path)
     except Exception as error:
         raise ArtifactError(
-            f"torch.export cannot trace {spec.model.name}: {_reason(error)}; "
+            f"torch.export cannot trace {spec.model.name}: {reason(error)}; "
             "its forward must not depend on the values of the images"
         ) from error
     details = {"torch": str(torch.__version__)}
@@ -141,13 +142,6 @@ def _quiet_torch() -> Iterator[None]:
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         yield
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of what went wrong first; torch wraps it in pages of advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _example(spec: EngineSpec) -> torch.Tensor:
@@ -178,7 +172,7 @@ class ProgramPredictor:
         except Exception as error:
             raise ArtifactError(
                 f"{path} cannot be loaded by torch {torch.__version__}: "
-                f"{_reason(error)}; export the model again"
+                f"{reason(error)}; export the model again"
             ) from error
 
     def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:

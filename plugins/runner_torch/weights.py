@@ -8,6 +8,7 @@ import numpy as np
 
 from runner.errors import CheckpointError
 from runner_torch.autoload import torch
+from runner_torch.messages import reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +82,7 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
 
     Nothing in the file is executed. Prefixes of wrapper modules are removed. Files from before
     torch 0.4.1 lack ``num_batches_tracked`` of batch normalisation; it is added as 0, as torch
-    does when it loads them.
+    does when it loads them. Numbers in bf16, fp16 and shorter formats become fp32, exactly.
 
     Raises:
         CheckpointError: The file cannot be read, or holds no state dict.
@@ -90,16 +91,21 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path} cannot be read as a torch weights file: {_first_line(error)}; expected a "
+            f"{path} cannot be read as a torch weights file: {reason(error)}; expected a "
             "state dict, or a checkpoint with a state dict under 'state_dict' or 'model', that "
             "holds tensors and plain values only (re-save it with torch.save(state_dict, path))"
         ) from error
     state = _find_state_dict(content, path)
-    arrays = {_canonical(name): array_of(tensor) for name, tensor in state.items()}
+    arrays = {_canonical(name): array_of(_widened(tensor)) for name, tensor in state.items()}
     for name in [n for n in arrays if n.endswith("running_mean")]:
         counter = name.removesuffix("running_mean") + "num_batches_tracked"
         arrays.setdefault(counter, np.zeros((), dtype=np.int64))
     return arrays
+
+
+def _widened(tensor: torch.Tensor) -> torch.Tensor:
+    """Return floating point numbers of less than 32 bits, most of which NumPy lacks, as fp32."""
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
 
 
 def _find_state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
@@ -132,7 +138,3 @@ def _canonical(name: str) -> str:
         if prefix is None:
             return name
         name = name.removeprefix(prefix)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -145,6 +145,25 @@ def evaluation_counts_twice(engine: FakeEngine) -> dict[str, Any]:
     return {"eval_step": eval_step}
 
 
+def the_average_has_another_name(engine: FakeEngine) -> dict[str, Any]:
+    def state() -> EngineState:
+        found = engine.state()
+        renamed = {name.replace("ema/", "ema."): a for name, a in found.tensors.items()}
+        return EngineState(tensors=renamed, values=found.values)
+
+    return {"state": state}
+
+
+def nan_counts_as_the_first_class(engine: FakeEngine) -> dict[str, Any]:
+    def eval_step(batch: Batch) -> Ready:
+        counts = engine.eval_step(batch).read()
+        if np.isfinite(counts.loss_sum):
+            return Ready(counts)
+        return Ready(replace(counts, top1=1, top5=1))
+
+    return {"eval_step": eval_step}
+
+
 def predictions_in_double(engine: FakeEngine) -> dict[str, Any]:
     return {"predict": lambda images: engine.predict(images).astype("float64")}
 
@@ -164,6 +183,8 @@ def report_holds_an_object(engine: FakeEngine) -> dict[str, Any]:
         (any_state_is_accepted, "accepted an empty state"),
         (momentum_is_forgotten, "differ after a resume"),
         (evaluation_counts_twice, "eval_step counted . of 16, predictions say . of 8"),
+        (the_average_has_another_name, "the tensors ema/<name> of state"),
+        (nan_counts_as_the_first_class, r"with weights of nan eval_step counted .* = \(1, 1, 8\)"),
         (predictions_in_double, "predict returned float64"),
         (report_holds_an_object, "must be JSON"),
     ],

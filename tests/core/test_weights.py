@@ -8,10 +8,10 @@ import struct
 import pytest
 
 from runner import weights
-from runner.entries import FrameworkEntry
 from runner.errors import CheckpointError
+from runner.testing.fake import runner_register_frameworks
 
-FRAMEWORK = FrameworkEntry(name="fake", summary="Fake", open=lambda *_: None)
+[FRAMEWORK] = runner_register_frameworks()
 
 
 @pytest.mark.parametrize(("kind", "size"), [("BF16", 2), ("F8_E4M3", 1)])

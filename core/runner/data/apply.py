@@ -26,7 +26,7 @@ from runner.data.transforms import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -38,6 +38,11 @@ Decoded = Union["Image.Image", "NDArray[np.uint8]"]
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+}
+_COLOR_CHANGES = {
+    "brightness": ImageEnhance.Brightness,
+    "contrast": ImageEnhance.Contrast,
+    "saturation": ImageEnhance.Color,
 }
 _CROP_ATTEMPTS = 10
 
@@ -115,14 +120,14 @@ def flip(image: Decoded) -> Decoded:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-def change_color(image: Decoded, brightness: float, contrast: float, saturation: float) -> Decoded:
-    """Blend with black, with the mean grey and with the grey image, by factors around 1."""
-    for change, factor in zip(_COLOR_CHANGES, (brightness, contrast, saturation), strict=True):
-        image = change(_pillow(image)).enhance(factor)
+def change_color(image: Decoded, changes: Iterable[tuple[str, float]]) -> Decoded:
+    """Change brightness, contrast and saturation by factors around 1, in the order given.
+
+    They blend with black, with the mean grey, and with the grey image.
+    """
+    for name, factor in changes:
+        image = _COLOR_CHANGES[name](_pillow(image)).enhance(factor)
     return image
-
-
-_COLOR_CHANGES = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 def resized_crop_box(
@@ -186,10 +191,9 @@ def _random_crop(image: Decoded, transform: RandomCrop, random: np.random.Genera
 def _color_jitter(image: Decoded, transform: ColorJitter, random: np.random.Generator) -> Decoded:
     strengths = (transform.brightness, transform.contrast, transform.saturation)
     factors = [_uniform(random, max(0.0, 1 - s), 1 + s) for s in strengths]
-    for which in random.permutation(len(factors)):
-        if strengths[which] > 0:
-            image = _COLOR_CHANGES[which](_pillow(image)).enhance(factors[which])
-    return image
+    changes = list(zip(_COLOR_CHANGES, factors, strict=True))
+    order = random.permutation(len(changes))
+    return change_color(image, [changes[which] for which in order if strengths[which] > 0])
 
 
 def _center(have: int, want: int) -> int:

@@ -56,6 +56,9 @@ def validate(document: Document, registry: Registry) -> Recipe:
     check = _Check(document, registry)
     recipe = check.recipe()
     problems = sorted(check.problems(), key=check.position)
+    if recipe is None and not problems:
+        # Values were left open on purpose, but the recipe cannot be built without one of them.
+        problems = sorted((variable.problem() for variable in document.unset), key=check.position)
     if problems or recipe is None:
         raise RecipeError(list(dict.fromkeys(problems)))
     return recipe

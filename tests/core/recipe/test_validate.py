@@ -481,7 +481,7 @@ def test_unusable_options_of_a_plugin(
 
 
 def test_a_variable_that_was_left_open_is_named_where_a_number_is_needed(check: Check) -> None:
-    text = 'extends: base.yaml\ntrain: {epochs: 2, batch_size: "${BATCHX}"}\n'
-    [problem] = problems(check, text.replace('"', ""), allow_unset=True)
-    assert problem.startswith("r.yaml:2:")
+    text = "extends: base.yaml\ntrain:\n  batch_size: ${BATCHX}\n"
+    [problem] = problems(check, text, allow_unset=True)
+    assert problem.startswith("r.yaml:3:15: ")
     assert "train.batch_size: the environment variable BATCHX is not set" in problem

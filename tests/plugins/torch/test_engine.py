@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from runner import Batch, ModelEntry
-from runner.errors import DeviceError, PluginError
+from runner.errors import DeviceError, PluginError, UsageError
+from runner.metrics import count_correct
 from runner.recipe.schema import LossSection, PrecisionSection
 from runner_torch.autoload import torch
 from runner_torch.engine import TorchEngine
@@ -334,3 +335,59 @@ def test_an_engine_without_optimizer_does_not_train(
 ) -> None:
     with pytest.raises(ValueError, match="only evaluates"):
         make_engine(optimizer=None).train_step(make_batches(1)[0], 0.1)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_equal_logits_and_nan_are_counted_as_core_counts_them(
+    make_engine: MakeEngine, make_batches: MakeBatches, value: float
+) -> None:
+    engine = make_engine(optimizer=None)
+    weights = engine.weights()
+    weights["fc.weight"] = np.zeros_like(weights["fc.weight"])
+    weights["fc.bias"] = np.array([1, 1, 1, 0, 0, 0, 0, 0, value, 0], np.float32)
+    engine.load_weights(weights)
+    (batch,) = make_batches(1, images=10)
+    batch = replace(batch, labels=np.arange(10))
+    counts = engine.eval_step(batch).read()
+    expected = (0, 0, 10) if np.isnan(value) else (1, 5, 10)
+    assert (counts.top1, counts.top5, counts.count) == expected
+    own = count_correct(engine.predict(batch.images), batch.labels)
+    assert (own.top1, own.top5, own.count) == expected
+
+
+def test_out_of_memory_names_the_key_to_lower(
+    make_engine: MakeEngine, make_batches: MakeBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: Any, images: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    engine = make_engine(micro_batch_size=3)
+    monkeypatch.setattr(type(engine._module), "forward", forward)
+    (batch,) = make_batches(1)
+    with pytest.raises(DeviceError, match=r"cpu .* 3 images .*9 GiB.*train\.micro_batch_size=1"):
+        engine.train_step(batch, 0.1)
+    for evaluate in (lambda: engine.eval_step(batch), lambda: engine.predict(batch.images)):
+        with pytest.raises(DeviceError, match=r"cpu .* 4 images .*--set eval\.batch_size=2"):
+            evaluate()
+
+
+def test_other_errors_pass_unchanged(
+    make_engine: MakeEngine, make_batches: MakeBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: Any, images: torch.Tensor) -> torch.Tensor:
+        raise ValueError("of the model's own")
+
+    engine = make_engine()
+    monkeypatch.setattr(type(engine._module), "forward", forward)
+    with pytest.raises(ValueError, match=r"^of the model's own$"):
+        engine.train_step(make_batches(1)[0], 0.1)
+
+
+@pytest.mark.parametrize(("images", "per_pass"), [(1, 64), (5, 4), (2, 1)])
+def test_one_value_per_channel_says_what_to_set(
+    make_engine: MakeEngine, make_batches: MakeBatches, images: int, per_pass: int
+) -> None:
+    engine = make_engine(micro_batch_size=per_pass)
+    (batch,) = make_batches(1, images=images, size=1)
+    with pytest.raises(UsageError, match=r"pass has 1 image .*last_batch=drop.*micro_batch_size"):
+        engine.train_step(batch, 0.1)

@@ -92,3 +92,11 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(CheckpointError, match=r"text\.pth cannot be read as a torch weights file"):
         read_weights(tmp_path / "text.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_short_numbers_become_fp32(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.save({"fc.bias": torch.tensor([0.5, -3.0]).to(dtype)}, tmp_path / "short.pth")
+    bias = read_weights(tmp_path / "short.pth")["fc.bias"]
+    assert bias.dtype == np.float32
+    assert bias.tolist() == [0.5, -3.0]
