@@ -106,7 +106,7 @@ def save(
     from safetensors.numpy import save_file
 
     _check_finite(weights)
-    final = folder / f"step_{info.position.step:08d}"
+    final = folder / _name(info.position.step)
     temporary = folder / f".{final.name}.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -220,12 +220,16 @@ def remove_old(folder: Path, *, keep: int, keep_best: bool) -> list[Path]:
     return _remove(path for path in found if path not in protected)
 
 
-def remove_later(folder: Path, kept: Path) -> list[Path]:
-    """Delete the checkpoints after ``kept``, from which the run continues; return what went.
+def remove_later(folder: Path, step: int) -> list[Path]:
+    """Delete the checkpoints after ``step``, from which the run continues; return what went.
 
     Left alone, they would count as the most recent ones and push out those still to come.
     """
-    return _remove(path for path in listing(folder) if path.name > kept.name)
+    return _remove(path for path in listing(folder) if path.name > _name(step))
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
 
 
 def check_classes(expected: Sequence[str], found: Sequence[str], source: str) -> None:

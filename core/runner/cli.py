@@ -169,9 +169,9 @@ def predict(
     )
     text = writers[format_](found)
     if output:
-        from runner.files import write_text
+        from runner.files import write_output
 
-        write_text(output, text)
+        write_output(output, text)
     else:
         sys.stdout.write(text)
     failed = [item for item in found if item.error]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import checkpoint, classifier, export, plan, plugins, recipe, run, rundir
-from runner.errors import UsageError
+from runner.errors import DataError, UsageError
 from runner.events import EventLog
 from runner.plan import check_runnable
 from runner.session import open_engine, open_split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from runner.events import Listener
     from runner.plan import Plan
@@ -94,14 +93,22 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
                 f"--set {text} would make another experiment of the run; only {keys} may change: "
                 "start a new run with model.weights instead"
             )
+    manifest = folder.read_manifest()
     loaded = plugins.load()
     is_checkpoint = (path / checkpoint.INFO).is_file()
     saved = checkpoint.load(path if is_checkpoint else checkpoint.latest(folder.checkpoints))
     document = recipe.compose(folder.recipe, overrides, environ=os.environ)
     resolved = plan.resolve(
-        _name(folder.path), recipe.validate(document, loaded.registry), loaded.registry
+        str(manifest["recipe"]), recipe.validate(document, loaded.registry), loaded.registry
     )
-    return run.resume(resolved, loaded, folder, saved, request)
+    try:
+        return run.resume(resolved, loaded, folder, saved, request)
+    except DataError as error:
+        if manifest["folder"] == str(Path.cwd()):
+            raise
+        raise DataError(
+            f"{error}; the run was started in {manifest['folder']}, where its paths begin"
+        ) from error
 
 
 def evaluate(
@@ -260,7 +267,7 @@ def _run_of(path: Path) -> rundir.RunDir:
 
 def _name(path: Path) -> str:
     try:
-        manifest = rundir.find(path).manifest
+        folder = rundir.find(path)
     except UsageError:
         return path.name
-    return str(json.loads(manifest.read_text(encoding="utf-8"))["recipe"])
+    return str(folder.read_manifest()["recipe"])

@@ -65,6 +65,18 @@ def write_json(path: Path, data: Any) -> None:
         temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
+def write_output(path: Path, text: str) -> None:
+    """Write to where the user said: a file, a link to one, or a device.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
     with atomic_write(path) as temporary:

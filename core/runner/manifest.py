@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,12 +31,15 @@ def describe(
     engine: Engine,
     splits: Sequence[Split],
     command: Sequence[str],
+    export: bool,
 ) -> dict[str, Any]:
     """Return the manifest of a run (JSON)."""
     return {
         "recipe": plan.name,
         "seed": plan.recipe.seed,
         "command": list(command),
+        "folder": str(Path.cwd()),
+        "export": export,
         "environment": environment(package_names(plan)),
         "plugins": [
             {"name": item.name, "version": item.version, "distribution": item.distribution}

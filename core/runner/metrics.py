@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import EvalCounts
-from runner.errors import DataError
+from runner.errors import DataError, NonFiniteError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,6 +45,7 @@ def total(counts: Iterable[EvalCounts]) -> Evaluation:
 
     Raises:
         DataError: They count no image.
+        NonFiniteError: The loss is NaN or infinite.
     """
     top1 = top5 = count = 0
     loss_sum = 0.0
@@ -54,6 +56,11 @@ def total(counts: Iterable[EvalCounts]) -> Evaluation:
         count += part.count
     if not count:
         raise DataError("no image was evaluated: the validation split is empty or all damaged")
+    if not math.isfinite(loss_sum):
+        raise NonFiniteError(
+            f"the loss of the evaluation is {loss_sum}: weights or activations are not finite; "
+            "use weights from before, or another precision.compute"
+        )
     return Evaluation(top1=top1 / count, top5=top5 / count, loss=loss_sum / count, count=count)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -38,7 +37,8 @@ class Request:
     """The command line, for the manifest."""
     listener: Listener | None = None
     export: bool = True
-    """Whether to write the artifacts that the recipe lists."""
+    """Whether to write the artifacts that the recipe lists; a run that continues does what it was
+    started with."""
 
 
 def start(plan: Plan, plugins: Plugins, runs_dir: Path, request: Request) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def resume(
     plan: Plan, plugins: Plugins, folder: RunDir, saved: Checkpoint, request: Request
 ) -> dict[str, Any]:
     """Continue a run from one of its checkpoints and return its result."""
+    request = replace(request, export=folder.read_manifest()["export"])
     with _Run(plan, plugins, request) as run:
         run.warn_of_changes(folder)
         return run.carry_out(folder, saved)
@@ -128,11 +129,12 @@ class _Run:
             engine=self._engine,
             splits=[split for split in (self._train, self._val) if split],
             command=self._request.command,
+            export=self._request.export,
         )
 
     def warn_of_changes(self, folder: RunDir) -> None:
         """Report what differs from the process that began the run and may change its numbers."""
-        before, here = json.loads(folder.manifest.read_text(encoding="utf-8")), self.manifest()
+        before, here = folder.read_manifest(), self.manifest()
         changes = [
             f"{part}.{key}: {before[part].get(key)} -> {here[part].get(key)}"
             for part in ("engine", "device", "data")

@@ -10,11 +10,12 @@ result.json      the figures of a finished run
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from runner.errors import StorageError, UsageError
+from runner.errors import CheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +56,20 @@ class RunDir:
     def result(self) -> Path:
         """The figures of the finished run."""
         return self.path / "result.json"
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return what ``manifest.json`` says.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        try:
+            manifest: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.manifest} is damaged: {error}; start the run again"
+            ) from None
+        return manifest
 
 
 def create(root: Path, recipe_name: str) -> RunDir:

@@ -83,6 +83,7 @@ class Trainer:
         self._position = Position(step=0, epoch=0, step_in_epoch=0)
         self._metrics: dict[str, float] = {}
         self._last_saved: Path | None = None
+        self._goes_back = False
         # what has not been read from the device yet
         self._pending: list[Deferred[StepResult]] = []
         self._skipped_in_a_row = 0
@@ -100,8 +101,7 @@ class Trainer:
         self._position = position = saved.info.position
         self._metrics = dict(saved.info.metrics)
         self._last_saved = saved.path
-        for path in checkpoint.remove_later(self._folder, saved.path):
-            self._events.emit("checkpoint.removed", path=str(path), reason="the run goes back")
+        self._goes_back = True
         ended_epoch = position.step_in_epoch == 0 and position.best_epoch == position.epoch
         if ended_epoch and position.best_top1 is not None:
             # a process that was killed right after saving has not marked its best
@@ -304,6 +304,11 @@ class Trainer:
         )
         self._last_saved = path
         self._events.emit("checkpoint.saved", path=str(path), step=self._position.step)
+        if self._goes_back:  # now that there is one to go on from
+            self._goes_back = False
+            for later in checkpoint.remove_later(self._folder, self._position.step):
+                reason = "the run went back to an earlier one"
+                self._events.emit("checkpoint.removed", path=str(later), reason=reason)
         if best_top1 is not None:
             checkpoint.mark_best(self._folder, path, best_top1)
         section = self._plan.recipe.checkpoint

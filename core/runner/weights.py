@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 def read(path: Path, framework: FrameworkEntry) -> Mapping[str, NDArray[Any]]:
-    """Read a checkpoint folder, a safetensors file, or a format of the framework.
+    """Read a run (its best checkpoint), a checkpoint, a safetensors file, or a foreign format.
 
     Raises:
         CheckpointError: The file is missing, damaged, or of no known format or number type.
     """
+    if (path / "checkpoints").is_dir():
+        path = checkpoint.of_run(path / "checkpoints")
     if path.is_dir():
         return checkpoint.load(path).evaluation_weights
     if not path.is_file():

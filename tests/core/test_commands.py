@@ -176,3 +176,15 @@ def test_a_path_that_is_nothing_is_said(project, command):
     assert outcome.code in {2, 7}
     assert outcome.err.startswith("error: ")
     assert "nowhere" in outcome.err
+
+
+def test_predict_writes_through_links_and_devices(project, finished, photos):
+    (photos / "broken.png").unlink()
+    (project.path / "target.csv").write_text("old")
+    (project.path / "link.csv").symlink_to("target.csv")
+    for output in ("link.csv", "/dev/null"):
+        arguments = ("--format", "csv", "--output", output)
+        assert project.runner("predict", finished, photos, *arguments).code == 0
+    assert (project.path / "link.csv").is_symlink()
+    assert (project.path / "target.csv").read_text().startswith("image,")
+    assert project.runner("predict", finished, photos, "--output", ".").code == 9

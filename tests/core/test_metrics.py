@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from runner.contracts import EvalCounts
+from runner.errors import NonFiniteError
 from runner.metrics import Throughput, count_correct, probabilities, total
 
 
@@ -47,3 +48,8 @@ def test_the_first_window_is_warm_up():
     meter.add(10, 1.0, 0.25)
     assert meter.images_per_s() == 10.0
     assert meter.data_wait() == 0.25
+
+
+def test_an_evaluation_that_is_not_finite_is_an_error():
+    with pytest.raises(NonFiniteError, match="the loss of the evaluation is nan"):
+        total([EvalCounts(top1=0, top5=0, loss_sum=float("nan"), count=4)])

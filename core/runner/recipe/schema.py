@@ -179,7 +179,7 @@ class ScheduleSection:
 class TrainSection:
     """How long, and in what batches."""
 
-    epochs: PositiveInt
+    epochs: Annotated[int, Gt(0), Le(100_000)]
     """Passes over the training images."""
     batch_size: PositiveInt
     """Images of one optimizer step, over all devices together."""
@@ -267,7 +267,7 @@ class Recipe:
     framework: FrameworkSection
     device: DeviceSection
     precision: PrecisionSection = PrecisionSection()
-    seed: Annotated[int, Ge(0)] = 1
+    seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 1
     """Seed of fresh weights, sample order and augmentation."""
     dataset: DatasetSection
     transforms: TransformsSection
