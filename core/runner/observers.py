@@ -63,6 +63,10 @@ class Observers:
         for plugin in [name for name, hooks in self._observes.items() if hook in hooks]:
             try:
                 self._call_hook(plugin, hook, arguments)
-            except Exception as error:  # noqa: BLE001  an observer must never stop a run
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  not even sys.exit() may stop a run
                 del self._observes[plugin]
+                if not isinstance(error, Exception):
+                    error = RuntimeError(f"it raised {error!r}")
                 self._report(plugin, hook, error)

@@ -12,17 +12,17 @@ from importlib import metadata
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import EngineState, EvalCounts, StepResult
-from runner.errors import CheckpointError, DeviceError, PluginError
+from runner.errors import CheckpointError, DeviceError
 from runner_torch.autoload import torch
 from runner_torch.device import TorchDevice
 from runner_torch.ema import WeightAverage
-from runner_torch.losses import main_logits, training_loss
+from runner_torch.losses import check_output, main_logits, training_loss
 from runner_torch.messages import ONE_VALUE, one_value_per_channel, out_of_memory
 from runner_torch.optimizers import describe_optimizer, parameter_groups
 from runner_torch.options import TorchOptions
 from runner_torch.scaling import loss_scale
 from runner_torch.state import load_optimizer_state, optimizer_state
-from runner_torch.weights import array_of, copy_weights, load_weights, tensor_of
+from runner_torch.weights import array_of, build_module, copy_weights, load_weights, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,7 @@ class TorchEngine:
         self._compute = spec.precision.compute
         self._memory_format = _memory_format(options, device)
         torch.manual_seed(spec.seed)
-        module = _build_module(spec).to(device.torch_device)
+        module = build_module(spec).to(device.torch_device)
         self._module = module.to(memory_format=self._memory_format)
         self._training = self._module.training
         self._loss = training_loss(spec.loss, spec.num_classes)
@@ -93,6 +93,7 @@ class TorchEngine:
         decay = spec.ema_decay
         self._average = None if decay is None else WeightAverage(self._module, decay)
         self._evaluated = self._module if self._average is None else self._average.module
+        self._unchecked = {True, False}
         self._pixel_rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         if options.compile:
             self._module.compile()  # in place, so that names and weights stay as they are
@@ -142,6 +143,7 @@ class TorchEngine:
             labels = self._labels(batch.labels[start : start + size])
             with self._device.autocast(self._compute):
                 output = self._module(images)
+            self._check_once(output, len(labels), training=True)
             loss = self._loss(output, labels)
             if len(labels) < total:
                 loss = loss * (len(labels) / total)
@@ -176,10 +178,18 @@ class TorchEngine:
             self._set_training(enabled=False)
         try:
             with torch.inference_mode(), self._device.autocast(self._compute):
-                return main_logits(self._evaluated(self._images(images))).float()
+                output = self._evaluated(self._images(images))
+                self._check_once(output, len(images), training=False)
+                return main_logits(output).float()
         except torch.OutOfMemoryError as error:
             name, count = self._device.name, len(images)
             raise out_of_memory(error, name, count, "eval.batch_size") from error
+
+    def _check_once(self, output: Any, images: int, *, training: bool) -> None:
+        """Check the first output of each mode; a model may return other heads in training."""
+        if training in self._unchecked:
+            check_output(output, self._spec.model.name, images, self._spec.num_classes)
+            self._unchecked.remove(training)
 
     def _set_training(self, *, enabled: bool) -> None:
         if self._training != enabled:  # walking over all layers in every step is not free
@@ -301,16 +311,6 @@ class TorchEngine:
             "optimizer": None if optimizer is None else describe_optimizer(optimizer),
             "ema_decay": self._spec.ema_decay,
         }
-
-
-def _build_module(spec: EngineSpec) -> torch.nn.Module:
-    module = spec.model.build(spec.model_options, spec.num_classes)
-    if not isinstance(module, torch.nn.Module):
-        raise PluginError(
-            f"model {spec.model.name} was built as {type(module).__name__}; the entry's build "
-            "must return a torch.nn.Module"
-        )
-    return module
 
 
 def _build_optimizer(spec: EngineSpec, module: torch.nn.Module) -> torch.optim.Optimizer | None:

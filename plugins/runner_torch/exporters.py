@@ -7,6 +7,7 @@ any B and returns logits ``[B, K]``. The engine's own model is not touched.
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from typing import TYPE_CHECKING, final
 
@@ -40,6 +41,7 @@ def export_onnx(
 
     Raises:
         ArtifactError: The exporter fails, or writes another opset than asked for.
+        OSError: The file cannot be written.
     """
     import onnx
 
@@ -54,6 +56,9 @@ def export_onnx(
             else:
                 _export_torchscript(module, example, path, options.opset)
     except Exception as error:
+        failure = _system_error(error)
+        if failure is not None:
+            raise failure from None
         raise ArtifactError(
             f"torch cannot export {spec.model.name} to ONNX opset {options.opset}: "
             f"{reason(error)}; try another opset, or export: torch_export"
@@ -73,6 +78,16 @@ def export_onnx(
         "torch": str(torch.__version__),
     }
     return _info(spec, format_name="onnx", file=path.name, details=details)
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """Return the failed system call behind an error, such as a write to a full disk."""
+    while error is not None:
+        # Without a number it comes from Python code: inspect raises such for missing sources.
+        if isinstance(error, OSError) and error.errno is not None:
+            return error
+        error = error.__cause__
+    return None
 
 
 def _export_dynamo(module: torch.nn.Module, example: torch.Tensor, path: Path, opset: int) -> None:
@@ -118,19 +133,23 @@ def export_program(
 
     Raises:
         ArtifactError: The model cannot be traced.
+        OSError: The file cannot be written.
     """
     module = evaluation_module(spec, engine.evaluation_weights())
     path = folder / "model.pt2"
+    buffer = io.BytesIO()
     shapes = ({0: torch.export.Dim(BATCH)},)
     try:
         with _quiet_torch():
             program = torch.export.export(module, (_example(spec),), dynamic_shapes=shapes)
-            torch.export.save(program, path)
+            torch.export.save(program, buffer)
     except Exception as error:
         raise ArtifactError(
             f"torch.export cannot trace {spec.model.name}: {reason(error)}; "
             "its forward must not depend on the values of the images"
         ) from error
+    # From Python, because torch's own writer ends the process when the disk is full.
+    path.write_bytes(buffer.getbuffer())
     details = {"torch": str(torch.__version__)}
     return _info(spec, format_name="torch_export", file=path.name, details=details)
 

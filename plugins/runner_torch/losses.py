@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from runner.errors import UsageError
+from runner.errors import PluginError, UsageError
 from runner_torch.autoload import torch
 
 if TYPE_CHECKING:
@@ -21,6 +21,23 @@ def main_logits(output: Any) -> torch.Tensor:
     """Return the logits ``[B, K]`` of a model that may have auxiliary heads behind them."""
     logits: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return logits
+
+
+def check_output(output: Any, model: str, images: int, num_classes: int) -> None:
+    """Check what a model returned; looks at shapes only, so does not wait for the device.
+
+    Raises:
+        PluginError: It is not logits ``[B, K]``, nor a tuple of such.
+    """
+    for logits in output if isinstance(output, tuple) and output else (output,):
+        is_tensor = isinstance(logits, torch.Tensor)
+        found = f"shape {list(logits.shape)}" if is_tensor else f"a {type(logits).__name__}"
+        if not is_tensor or tuple(logits.shape) != (images, num_classes):
+            raise PluginError(
+                f"model {model} returned {found} for {images} images, expected logits of shape "
+                f"{[images, num_classes]}; the entry's build must make as many outputs as the "
+                f"num_classes it is given, {num_classes}"
+            )
 
 
 @final

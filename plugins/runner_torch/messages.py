@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import re
+
 from runner.errors import DeviceError, UsageError
 
 ONE_VALUE = "Expected more than 1 value per channel when training"
 """How the message of batch normalisation begins that has one value to normalise over."""
 
 
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_UNPICKLER = "WeightsUnpickler error: "
+
+
 def reason(error: BaseException) -> str:
     """Return the first line of what went wrong first; torch wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return _named(error, str(error))
+
+
+def unreadable(error: BaseException) -> str:
+    """Return why ``torch.load`` failed, in one sentence.
+
+    Its messages begin with advice, and the cause follows pages later.
+    """
+    text = str(error)
+    cause = text.partition(_UNPICKLER)[2]
+    return _named(error, re.split(r"\.\s", cause or text)[0])
+
+
+def _named(error: BaseException, text: str) -> str:
+    line = _ESCAPE.sub("", text).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def out_of_memory(error: BaseException, device: str, images: int, setting: str) -> DeviceError:

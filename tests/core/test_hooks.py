@@ -173,6 +173,17 @@ def test_observers_of_an_unavailable_plugin_are_not_called() -> None:
     assert recorder.calls == []
 
 
+def test_an_observer_that_exits_is_reported_and_the_run_goes_on() -> None:
+    @hookimpl
+    def runner_run_started(run: RunInfo) -> None:
+        raise SystemExit(3)
+
+    reports: list[str] = []
+    plugins = load_only(p=_module(runner_run_started=runner_run_started))
+    plugins.observers(lambda plugin, hook, error: reports.append(str(error))).run_started(RUN)
+    assert reports == ["it raised SystemExit(3)"]
+
+
 def test_an_interrupt_in_an_observer_is_not_swallowed() -> None:
     @hookimpl
     def runner_run_started(run: RunInfo) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,6 +31,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 MAX_PIXELS = 89_478_485
 """Pixels above which an image is refused; Pillow's own limit of 256 MiB at 3 bytes per pixel."""
+
+# Pillow warns of images that decode() refuses with an error. The filter is set for the process
+# because catch_warnings() may not be used by several threads at once.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 # What Pillow's readers raise for broken files, beside OSError.
 _BROKEN = (

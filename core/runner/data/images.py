@@ -139,10 +139,22 @@ def subfolders(folder: Path) -> list[str]:
     Raises:
         DataError: The folder cannot be listed.
     """
-    return sorted(entry.name for entry in _visible(str(folder)) if entry.is_dir())
+    return sorted(entry.name for entry in _visible(str(folder)) if _is_folder(entry))
 
 
-def list_images(folder: str, prefix: str, extensions: tuple[str, ...]) -> tuple[list[str], int]:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # such as a symbolic link to its own name
+        raise _unreadable(entry.path, error) from error
+
+
+def list_images(
+    folder: str,
+    prefix: str,
+    extensions: tuple[str, ...],
+    visited: dict[tuple[int, int], str] | None = None,
+) -> tuple[list[str], int]:
     """Find the image files in a folder and the folders in it.
 
     Hidden files and folders, whose names start with a dot, are left out.
@@ -151,13 +163,16 @@ def list_images(folder: str, prefix: str, extensions: tuple[str, ...]) -> tuple[
         folder: Where to look.
         prefix: What to put before the names, such as ``cat/``.
         extensions: Endings of images, in lower case.
+        visited: Folders that were listed before, by device and inode.
 
     Returns:
         Sorted relative paths, and how many other files there were.
 
     Raises:
-        DataError: A folder cannot be listed.
+        DataError: A folder cannot be listed, or symbolic links lead to one more than once.
     """
+    visited = {} if visited is None else visited
+    _visit(folder, visited)
     paths: list[str] = []
     ignored = 0
     # The directory tells files from folders, so that no file has to be looked at: this finds
@@ -165,14 +180,29 @@ def list_images(folder: str, prefix: str, extensions: tuple[str, ...]) -> tuple[
     for entry in _visible(folder):
         if entry.name.lower().endswith(extensions):
             paths.append(prefix + entry.name)
-        elif entry.is_dir():
-            found, left = list_images(entry.path, f"{prefix}{entry.name}/", extensions)
+        elif _is_folder(entry):
+            found, left = list_images(entry.path, f"{prefix}{entry.name}/", extensions, visited)
             paths += found
             ignored += left
         else:
             ignored += 1
     paths.sort()
     return paths, ignored
+
+
+def _visit(folder: str, visited: dict[tuple[int, int], str]) -> None:
+    try:
+        status = Path(folder).stat()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    first = visited.setdefault((status.st_dev, status.st_ino), folder)
+    if first == folder:
+        return
+    link, other = (first, folder) if Path(first).is_symlink() else (folder, first)
+    raise DataError(
+        f"{link} leads to the same folder as {other}, and its images would count twice; expected "
+        "every folder once, remove the symbolic link"
+    )
 
 
 def known_extensions(extensions: Sequence[str]) -> tuple[str, ...]:

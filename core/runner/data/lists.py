@@ -70,9 +70,11 @@ def open_list_file(config: ListFileOptions, split: str) -> ImageFiles:
     """Open images listed in one file per split, each line ``<path> <label>``.
 
     Labels are 0 to K-1; K is the length of ``class_names``, or else follows from both lists.
+    Where both lists exist they must have the same labels.
 
     Raises:
-        DataError: A file is missing, a line is malformed, or labels are missing or too large.
+        DataError: A file is missing, a line is malformed, labels are missing or too large, or a
+            class has images in one list only.
     """
     root = existing_folder(config.root, "dataset root", "dataset.root")
     lists = {"train": config.train_list, "val": config.val_list}
@@ -82,16 +84,21 @@ def open_list_file(config: ListFileOptions, split: str) -> ImageFiles:
     if own is None:
         raise DataError(f"there is no list of {split} images; set dataset.{split}_list to a file")
     paths, labels = read_list(root / Path(own).expanduser(), f"dataset.{split}_list")
+    seen = set(labels)
+    other = lists["val" if split == "train" else "train"]
+    other_file = None if other is None else root / Path(other).expanduser()
+    # With class names, an evaluation needs no list of train images.
+    needed = config.class_names is None or (other_file is not None and other_file.is_file())
+    there = None
+    if other_file is not None and needed:
+        there = set(read_list(other_file, "the other list")[1])
     if config.class_names is not None:
         classes = _read_names(root / Path(config.class_names).expanduser())
         _check_below(max(labels), classes, own)
     else:
-        other = lists["val" if split == "train" else "train"]
-        seen = set(labels)
-        if other is not None:
-            other_file = root / Path(other).expanduser()
-            seen.update(read_list(other_file, "the other list")[1])
-        classes = _numbered(seen, own)
+        classes = _numbered(seen if there is None else seen | there, own)
+    if there is not None and other is not None:
+        _check_same_labels(seen, there, own, other, classes)
     return ImageFiles(folder=str(root), paths=paths, labels=_array(labels), classes=classes)
 
 
@@ -237,6 +244,33 @@ def _check_below(largest: int, classes: Sequence[str], where: str) -> None:
             f"{where} has the label {largest}, but there are {len(classes)} class names; "
             f"expected labels 0 to {len(classes) - 1}"
         )
+
+
+def _check_same_labels(
+    here: Set[int], there: Set[int], own: str, other: str, classes: Sequence[str]
+) -> None:
+    if here == there:
+        return
+    differences = [
+        f"{a} has {shown(_described(label, classes) for label in sorted(extra))}, {b} has not"
+        for a, b, extra in ((own, other, here - there), (other, own, there - here))
+        if extra
+    ]
+    shifted = abs(min(here) - min(there)) == 1 and len(here) == len(there)
+    raise DataError(
+        f"the lists have different labels, {len(here)} and {len(there)}: "
+        f"{'; '.join(differences)}. Every class needs images in both lists; "
+        + (
+            "one list seems to count from 0 and the other from 1, use labels 0 to K-1 in both"
+            if shifted
+            else "add lines for the missing labels or remove the extra ones"
+        )
+    )
+
+
+def _described(label: int, classes: Sequence[str]) -> str:
+    name = classes[label] if label < len(classes) else str(label)
+    return f"label {label}" if name == str(label) else f"label {label} ({name})"
 
 
 def _by_key(names: list[str], labels: list[int], file: Path) -> dict[str, int]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,21 @@ def test_a_huge_image_is_refused_before_it_is_decoded(size: tuple[int, int]) -> 
     data[18:26] = np.array(size, "<i4").tobytes()
     with pytest.raises(DamagedImageError, match=r"too large: .* 89,478,485 pixels; resize"):
         decode(bytes(data), "x")
+
+
+def test_pillow_does_not_warn_beside_the_error() -> None:
+    program = (
+        "import warnings\n"
+        "import runner.data.decode\n"
+        "from PIL import Image\n"
+        "warnings.warn('bomb', Image.DecompressionBombWarning)\n"
+        "warnings.warn('other', RuntimeWarning)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "RuntimeWarning: other" in ended.stderr
+    assert "BombWarning: bomb" not in ended.stderr
 
 
 def test_every_format_has_an_ending_and_every_ending_a_format() -> None:

@@ -130,6 +130,21 @@ class TestClassFolders:
             with pytest.raises(DataError, match=r"folder of the train images .* does not exist;"):
                 self.open(root, train="trian")
 
+    @pytest.mark.parametrize("target", [".", "..", "../dog", "more"])
+    def test_links_that_lead_to_a_folder_twice_are_refused(self, root: Path, target: str) -> None:
+        touch(root, "train/cat/more/x.jpg")
+        (root / "train/cat/link").symlink_to(target, target_is_directory=True)
+        if target == "../dog":  # another folder is no repetition
+            assert self.open(root).labels.tolist() == [0, 0, 0, 0, 1]
+            return
+        with pytest.raises(DataError, match=r"train/cat/link\S* leads to the same folder as "):
+            self.open(root)
+
+    def test_a_link_to_its_own_name_is_named(self, root: Path) -> None:
+        (root / "train/cat/link").symlink_to("link")
+        with pytest.raises(DataError, match=r"train/cat/link cannot be listed"):
+            self.open(root)
+
     def test_a_split_without_class_folders_is_explained(self, tmp_path: Path) -> None:
         touch(tmp_path, "val/a.jpg")
         with pytest.raises(DataError, match=r"no class folders; .* flat_val_label"):
@@ -183,9 +198,9 @@ class TestClassFoldersWithLists:
 class TestListFile:
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
-        touch(tmp_path, "x/a.jpg", "x/b.jpg", "c.jpg")
-        (tmp_path / "train.lst").write_text("x/a.jpg 0\nx/b.jpg 2\n")
-        (tmp_path / "val.lst").write_text("c.jpg 1\n")
+        touch(tmp_path, "x/a.jpg", "x/b.jpg", "c.jpg", "d.jpg")
+        (tmp_path / "train.lst").write_text("x/a.jpg 0\nx/b.jpg 1\nx/b.jpg 2\n")
+        (tmp_path / "val.lst").write_text("c.jpg 1\nd.jpg 0\nd.jpg 2\n")
         (tmp_path / "names").write_text("ant\nbee\ncat\n")
         return tmp_path
 
@@ -196,14 +211,36 @@ class TestListFile:
     def test_classes_follow_from_both_lists(self, root: Path) -> None:
         train, val = self.open(root), self.open(root, "val")
         assert train.classes == val.classes == ("0", "1", "2")
-        assert contents(train) == [(b"x/a.jpg", 0), (b"x/b.jpg", 2)]
-        assert contents(val) == [(b"c.jpg", 1)]
+        assert contents(train) == [(b"x/a.jpg", 0), (b"x/b.jpg", 1), (b"x/b.jpg", 2)]
+        assert contents(val) == [(b"c.jpg", 1), (b"d.jpg", 0), (b"d.jpg", 2)]
+
+    def test_lists_that_count_from_different_numbers_are_refused(self, root: Path) -> None:
+        (root / "train.lst").write_text("x/a.jpg 1\nx/b.jpg 2\nx/b.jpg 3\n")
+        message = r"train.lst has label 3, val.lst has not; val.lst has label 0, train.lst has not"
+        for split in ("train", "val"):
+            with pytest.raises(DataError, match="from 0 and the other from 1, use labels 0 to K-1"):
+                self.open(root, split)
+        with pytest.raises(DataError, match=message):
+            self.open(root)
+
+    def test_a_named_class_in_one_list_only_is_refused(self, root: Path) -> None:
+        (root / "val.lst").write_text("c.jpg 1\nd.jpg 0\n")
+        with pytest.raises(DataError, match=r"train.lst has label 2 \(cat\), val.lst has not"):
+            self.open(root, "val", class_names="names")
+
+    def test_one_list_is_enough_to_open_it(self, root: Path) -> None:
+        (root / "val.lst").write_text("c.jpg 1\n")
+        (root / "train.lst").unlink()
+        assert len(self.open(root, "val", class_names="names").labels) == 1
+        (root / "val.lst").write_text("c.jpg 0\n")
+        config = ListFileOptions(root=str(root), val_list="val.lst")
+        assert len(open_dataset("list_file", config, "val").labels) == 1
 
     def test_lists_may_lie_elsewhere(self, root: Path, tmp_path: Path) -> None:
         mine = tmp_path / "elsewhere" / "mine"
         touch(mine.parent, "mine")
-        mine.write_text("c.jpg 1\n")
-        assert len(self.open(root, "val", val_list=str(mine)).labels) == 1
+        mine.write_text("c.jpg 0\nc.jpg 1\nc.jpg 2\n")
+        assert len(self.open(root, "val", val_list=str(mine)).labels) == 3
 
     def test_classes_are_named_by_a_file(self, root: Path) -> None:
         assert self.open(root, class_names="names").classes == ("ant", "bee", "cat")
@@ -232,11 +269,13 @@ class TestListFile:
 
     def test_labels_from_one_are_recognised(self, root: Path) -> None:
         (root / "train.lst").write_text("x/a.jpg 1\nx/b.jpg 2\n")
+        (root / "val.lst").write_text("c.jpg 1\n")
         with pytest.raises(DataError, match=r"has label 0, .* without gaps .*seem to start at 1"):
             self.open(root)
 
     def test_a_huge_label_costs_nothing(self, root: Path) -> None:
         (root / "train.lst").write_text(f"x/a.jpg 0\nx/b.jpg {10**15}\n")
+        (root / "val.lst").write_text("c.jpg 1\n")
         with pytest.raises(DataError, match=rf"has label 2, 3, 4, 5, 6 and {10**15 - 7} more, "):
             self.open(root)
 

@@ -18,7 +18,7 @@ from runner_torch.engine import TorchEngine
 from runner_torch.options import ResNetOptions, SgdOptions, TorchOptions
 
 if TYPE_CHECKING:
-    from tests.plugins.torch.conftest import MakeBatches, MakeEngine, MakeEntry, MakeSpec
+    from tests.plugins.torch.conftest import MakeBatches, MakeEngine, MakeEntry, MakeSpec, TinyNet
 
     from runner_torch.device import TorchDevice
 
@@ -391,3 +391,29 @@ def test_one_value_per_channel_says_what_to_set(
     (batch,) = make_batches(1, images=images, size=1)
     with pytest.raises(UsageError, match=r"pass has 1 image .*last_batch=drop.*micro_batch_size"):
         engine.train_step(batch, 0.1)
+
+
+def test_a_model_that_cannot_be_built_is_named(make_engine: MakeEngine) -> None:
+    def build(options: object, classes: int) -> torch.nn.Module:
+        raise ValueError("no such depth")
+
+    entry = ModelEntry(name="odd", summary="Raises", framework="torch", build=build)
+    with pytest.raises(PluginError, match=r"model odd .*: ValueError: no such depth") as caught:
+        make_engine(model=entry)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_model_with_another_number_of_outputs_is_refused(
+    make_engine: MakeEngine, make_batches: MakeBatches, tiny: type[TinyNet]
+) -> None:
+    entry = ModelEntry(
+        name="odd",
+        summary="Has 1000 outputs, whatever is asked for",
+        framework="torch",
+        build=lambda options, classes: tiny(1000, norm=True, dropout=0),
+    )
+    (batch,) = make_batches(1)
+    message = r"odd returned shape \[4, 1000\] for 4 images, expected .* \[4, 10\]"
+    for step in (lambda e: e.train_step(batch, 0.1), lambda e: e.eval_step(batch)):
+        with pytest.raises(PluginError, match=message):
+            step(make_engine(model=entry))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,8 +20,6 @@ from runner_torch.options import OnnxOptions
 from runner_torch.plugin import runner_register_exporters
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.plugins.torch.conftest import MakeBatches, MakeEngine, MakeEntry, MakeSpec
 
     from runner import Batch
@@ -31,6 +30,7 @@ Trained: TypeAlias = "tuple[TorchEngine, EngineSpec]"
 EXPORTERS = {entry.name: entry for entry in runner_register_exporters()}
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+FULL = Path("/dev/full")
 
 
 @pytest.fixture
@@ -117,6 +117,28 @@ def test_another_opset_than_asked_for_is_an_error(
     monkeypatch.setattr(torch.onnx, "export", stubborn)
     with pytest.raises(ArtifactError, match=r"asked for ONNX opset 20, .* wrote opset 18"):
         EXPORTERS["onnx"].export(engine, spec, OnnxOptions(), tmp_path)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize(
+    ("name", "options", "file"),
+    [
+        ("torch_export", NoOptions(), "model.pt2"),
+        ("onnx", OnnxOptions(), "model.onnx"),
+        ("onnx", OnnxOptions(opset=13), "model.onnx"),
+    ],
+)
+def test_a_full_disk_is_an_os_error(
+    make_spec: MakeSpec,
+    make_engine: MakeEngine,
+    tmp_path: Path,
+    name: str,
+    options: Any,
+    file: str,
+) -> None:
+    (tmp_path / file).symlink_to(FULL)
+    with pytest.raises(OSError, match="No space left on device"):
+        EXPORTERS[name].export(make_engine(), make_spec(), options, tmp_path)
 
 
 def test_a_model_that_cannot_be_traced(

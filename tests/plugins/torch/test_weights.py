@@ -34,6 +34,26 @@ def test_every_difference_is_listed(make_engine: MakeEngine) -> None:
     assert "(3 differences, 9 tensors in the model)" in str(caught.value)
 
 
+def test_many_differences_are_counted(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    weights = {f"{number}.weight": np.zeros(1) for number in range(30)}
+    with pytest.raises(CheckpointError, match=r"\(39 differences") as caught:
+        engine.load_weights(weights)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 10
+    assert lines[-1] == "  and 31 more"
+
+
+def test_another_number_of_classes_is_recognised(make_engine: MakeEngine) -> None:
+    weights = make_engine(num_classes=7).weights()
+    message = "the number of classes differs: the weights have 7, the model has 10"
+    with pytest.raises(CheckpointError, match=message):
+        make_engine().load_weights(weights)
+    weights["fc.weight"] = weights["fc.weight"][:, :3]
+    with pytest.raises(CheckpointError, match="use weights of the same model"):
+        make_engine().load_weights(weights)
+
+
 def test_weights_go_from_one_engine_to_another(make_engine: MakeEngine) -> None:
     weights = make_engine().weights()
     other = make_engine(seed=2)
@@ -47,6 +67,7 @@ def test_weights_go_from_one_engine_to_another(make_engine: MakeEngine) -> None:
         lambda state: state,
         lambda state: {"state_dict": state, "epoch": 3, "best_acc1": 71.5},
         lambda state: {"model": state},
+        lambda state: {"model_state_dict": state, "epoch": 3},
         lambda state: {f"module.{name}": value for name, value in state.items()},
         lambda state: {"state_dict": {f"module.submodule.{n}": v for n, v in state.items()}},
         lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
@@ -88,10 +109,26 @@ def test_files_without_weights(tmp_path: Path, content: object, message: str) ->
         read_weights(tmp_path / "odd.pth")
 
 
-def test_a_file_of_another_kind(tmp_path: Path) -> None:
-    (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"text\.pth cannot be read as a torch weights file"):
-        read_weights(tmp_path / "text.pth")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello", "KeyError: "),
+        (b"", "EOFError; expected"),
+        (b"<html></html>", "UnpicklingError: Unsupported operand 60; expected"),
+    ],
+)
+def test_a_file_of_another_kind(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "odd.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"cannot be read as a torch weights file: {message}"):
+        read_weights(tmp_path / "odd.pth")
+
+
+def test_advice_for_torch_programmers_is_left_out(tmp_path: Path) -> None:
+    torch.save({"when": datetime.date(2020, 1, 1)}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError) as caught:
+        read_weights(tmp_path / "odd.pth")
+    assert "datetime.date was not an allowed global" in str(caught.value)
+    assert not any(part in str(caught.value) for part in ("\x1b", "\n", "weights_only"))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
