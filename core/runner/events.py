@@ -10,7 +10,8 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
     engine.opened     what is in effect: precision, memory layout, threads, ...
     train.step        every ``train.log_every_steps`` steps
     train.overflow    a step that a dynamic loss scale skipped
-    epoch.finished    train.* and val.* of one epoch
+    epoch.finished    train.loss and val.* of one epoch; train.images_per_s and train.data_wait
+                      since the process began, without its first log window
     checkpoint.saved, checkpoint.removed
     eval.finished     val.* of a run that only evaluates
     export.written, export.verified

@@ -46,15 +46,12 @@ def lock(folder: Path) -> Iterator[None]:
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another process is working in {folder}; wait for it") from None
-        except OSError:
-            # some network file systems have no locks; the run is no worse off than without
-            yield
-        else:
-            yield
+        with suppress(OSError):  # some network file systems have no locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"another process is working in {folder}; wait for it") from None
+        yield
     finally:
         os.close(descriptor)
 

@@ -112,26 +112,23 @@ class Throughput:
     """
 
     def __init__(self) -> None:
-        self._windows: list[tuple[int, float, float]] = []
+        self._windows = 0
+        self._images = 0
+        self._seconds = self._waited = 0.0
 
     def add(self, images: int, seconds: float, waited: float) -> None:
         """Add a window of ``seconds``, of which ``waited`` were spent waiting for data."""
-        self._windows.append((images, seconds, waited))
+        if self._windows == 1:  # the first window stands alone until there is a second
+            self._images, self._seconds, self._waited = 0, 0.0, 0.0
+        self._windows += 1
+        self._images += images
+        self._seconds += seconds
+        self._waited += waited
 
     def images_per_s(self) -> float | None:
         """Return the rate over all windows after the first."""
-        images, seconds, _ = self._sum()
-        return images / seconds if seconds else None
+        return self._images / self._seconds if self._seconds else None
 
     def data_wait(self) -> float | None:
         """Return the share of time that the loop waited for data, in [0, 1]."""
-        _, seconds, waited = self._sum()
-        return waited / seconds if seconds else None
-
-    def _sum(self) -> tuple[int, float, float]:
-        windows = self._windows[1:] or self._windows
-        return (
-            sum(window[0] for window in windows),
-            sum(window[1] for window in windows),
-            sum(window[2] for window in windows),
-        )
+        return self._waited / self._seconds if self._seconds else None

@@ -37,7 +37,7 @@ class FitResult:
     """How training ended."""
 
     metrics: dict[str, float]
-    """Of the last epoch."""
+    """As in the last ``epoch.finished`` event."""
     best_top1: float | None
     best_epoch: int | None
     """Finished epochs when the best accuracy was measured."""
@@ -119,6 +119,8 @@ class Trainer:
         while self._position.epoch < self._section.epochs and not reached:
             self._train_epoch(self._position.epoch)
             self._finish_epoch(self._position.epoch)
+            if self._stop.signal_number is not None:
+                self._save_and_leave()
             reached = self._reached_target()
         position = self._position
         return FitResult(

@@ -48,6 +48,9 @@ def test_the_first_window_is_warm_up():
     meter.add(10, 1.0, 0.25)
     assert meter.images_per_s() == 10.0
     assert meter.data_wait() == 0.25
+    meter.add(20, 3.0, 0.75)
+    assert meter.images_per_s() == 7.5
+    assert meter.data_wait() == 0.25
 
 
 def test_an_evaluation_that_is_not_finite_is_an_error():

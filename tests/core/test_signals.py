@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from runner import checkpoint
+from runner.train import Trainer
 
 RUN = [sys.executable, "-m", "runner"]
 
@@ -72,3 +73,20 @@ def test_a_killed_run_continues_to_the_weights_of_one_that_was_not(project):
         for path in (folder, other)
     )
     assert all((killed[name] == whole[name]).all() for name in whole)
+
+
+def test_a_signal_while_the_last_epoch_ends_is_not_lost(project, monkeypatch):
+    finish = Trainer._finish_epoch
+
+    def finish_and_be_told_to_stop(trainer, epoch):
+        finish(trainer, epoch)
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_finish_epoch", finish_and_be_told_to_stop)
+        outcome = project.run()
+    assert outcome.code == 128 + signal.SIGTERM, outcome.err
+    assert not (project.run_folder() / "result.json").exists()
+    again = project.runner("resume", project.run_folder(), "--json")
+    assert (again.code, again.json["steps"]) == (0, 36)
