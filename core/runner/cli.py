@@ -357,7 +357,7 @@ def _overrides(
     set_: list[str] | None, framework: str, device: str, devices: int, precision: str
 ) -> list[str]:
     """Turn the short options into overrides; ``--set`` comes last and wins."""
-    short = {"framework": framework, "device": device, "precision.compute": precision}
+    short = {"framework": framework, "device": device, "precision": precision}
     overrides = [f"{key}={value}" for key, value in short.items() if value]
     if devices:
         overrides.append(f"device.count={devices}")

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from runner.data.transforms import Transform
     from runner.entries import ModelEntry, OptimizerEntry
     from runner.recipe.schema import LossSection, PrecisionSection
 
@@ -104,6 +105,34 @@ class EngineSpec:
     """Images in one forward pass on one device; a step's batch is split into these."""
     clip_grad_norm: float | None
     ema_decay: float | None
+    group: Group | None = None
+    """The processes that train together; gradients are averaged over them. ``None`` when this
+    process is alone. ``micro_batch_size`` is this process's share of a pass."""
+
+
+class Group(Protocol):
+    """The processes that take every step together, with one device each."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        ...
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Add numbers over all processes, which must all call this together.
+
+        Counts up to 2**40 are added exactly.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leave together: wait until every process has come here."""
+        ...
 
 
 class Engine(Protocol):
@@ -152,6 +181,14 @@ class Engine(Protocol):
         """
         ...
 
+    def agree(self) -> None:
+        """Give all processes of the group the same running statistics, their mean over the ranks.
+
+        Weights are the same already. All processes call this together, before they evaluate and
+        before one of them saves; alone it does nothing.
+        """
+        ...
+
     def synchronize(self) -> None:
         """Wait until the device has done everything it was asked to do."""
         ...
@@ -189,6 +226,47 @@ class Availability:
     available: bool
     reason: str = ""
     """What was probed and what it answered, such as ``torch.cuda reports no device``."""
+
+
+class Loader(Protocol):
+    """Reads one split in batches; core's ``ImageLoader``, or a framework's own pipeline."""
+
+    @property
+    def transforms(self) -> Sequence[Transform]:
+        """Steps from a decoded image to the network's input."""
+        ...
+
+    @property
+    def stops_at_damage(self) -> bool:
+        """Whether a damaged image ends the run."""
+        ...
+
+    def train_batches(
+        self,
+        epoch: int,
+        *,
+        batch_size: int,
+        steps: int,
+        first_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Generator[Batch, None, None]:
+        """Yield one batch per step of a shuffled epoch; see ``ImageLoader.train_batches``."""
+        ...
+
+    def eval_batches(
+        self, batch_size: int, *, rank: int = 0, world_size: int = 1
+    ) -> Generator[Batch, None, None]:
+        """Yield every image once over all ranks, in order; see ``ImageLoader.eval_batches``."""
+        ...
+
+    def report(self) -> Mapping[str, Any]:
+        """Return what is in effect beyond the recipe, such as a number of threads (JSON)."""
+        ...
+
+    def close(self) -> None:
+        """Stop threads and processes. Batches can be asked for again, which starts new ones."""
+        ...
 
 
 class Dataset(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runner.options import NoOptions
@@ -21,8 +21,13 @@ if TYPE_CHECKING:
         Device,
         Engine,
         EngineSpec,
+        Group,
+        Loader,
         PredictorLoader,
     )
+    from runner.data.decode import DamagedImage
+    from runner.data.transforms import Transform
+    from runner.recipe.schema import LoaderSection
 
 # The options that core passes to these callables are an instance of the entry's own `config`
 # class, which only the plugin knows: hence `Any` in their types.
@@ -45,6 +50,29 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRequest:
+    """What is to be started on several devices of this machine."""
+
+    count: int
+    """Processes, one per device."""
+    arguments: Sequence[str]
+    """Arguments of ``runner`` in each process."""
+    device: str
+    """Name of the device entry."""
+    framework_options: object
+    log_folder: Path
+    """Where the launcher may keep what the processes print."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A command line, and the environment variables that it adds."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FrameworkEntry(Entry):
     """A framework, named under ``framework:``."""
 
@@ -54,8 +82,19 @@ class FrameworkEntry(Entry):
     """Read a foreign weights file into canonical names; ``None`` if there is no such format."""
     weight_suffixes: tuple[str, ...] = ()
     """File endings that ``read_weights`` understands, such as ``.pth``."""
-    launch: Callable[[int, Sequence[str]], Sequence[str]] | None = None
-    """Return the command that starts a command on several devices of this machine."""
+    launch: Callable[[LaunchRequest], Sequence[Command]] | None = None
+    """Return what starts ``runner`` on several devices: one command of the framework's own
+    launcher, or one for each process when the user starts them. Imports nothing."""
+    launched_world_size: Callable[[], int | None] | None = None
+    """Return how many processes a launcher has started this one with, as the environment tells;
+    ``None`` when none has. Imports nothing."""
+    join: Callable[[Device], Group] | None = None
+    """Meet the other processes, once the device is open; ``None`` if the framework trains on one
+    device only. Everything that is written or printed comes after it."""
+    takes_signals: bool = False
+    """The framework's libraries install signal handlers of their own, so that Python's are not
+    called; the run then blocks the signals before the framework is imported, and waits for them
+    in a thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +114,20 @@ class DeviceEntry(Entry):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderRequest:
+    """What a loader reads, and how; the arguments of ``ImageLoader``."""
+
+    dataset: Dataset
+    options: Any
+    """The dataset's options."""
+    transforms: Sequence[Transform]
+    section: LoaderSection
+    seed: int
+    report_damaged: Callable[[DamagedImage], None]
+    """To be called once for every image that is skipped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetEntry(Entry):
     """A source of images, named under ``dataset:``."""
 
@@ -82,6 +135,8 @@ class DatasetEntry(Entry):
     """``any``, or the one framework that can read it."""
     open: Callable[[Any, str], Dataset]
     """Open the split ``train`` or ``val``, given the options."""
+    open_loader: Callable[[LoaderRequest], Loader] | None = None
+    """Read the split with the framework's own pipeline; core's ``ImageLoader`` when ``None``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

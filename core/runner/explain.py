@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import recipe
+from runner.entries import LaunchRequest
 from runner.errors import DataError, RunnerError
 from runner.plan import check_runnable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
+    from runner.entries import Command
     from runner.plan import Plan
     from runner.recipe import Document
     from runner.registry import Registered
@@ -138,8 +140,20 @@ def launch_line(plan: Plan, command: Sequence[str]) -> str:
     """Return the exact command that carries the recipe out."""
     count, launch = plan.recipe.device.count, plan.framework_entry.launch
     if count > 1 and launch:
-        return shlex.join(launch(count, command))
+        request = LaunchRequest(
+            count=count,
+            arguments=command,
+            device=plan.device_entry.name,
+            framework_options=plan.recipe.framework.options,
+            log_folder=Path("runs"),
+        )
+        return "\n".join(_command_line(item) for item in launch(request))
     return shlex.join(["runner", *command])
+
+
+def _command_line(command: Command) -> str:
+    variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
+    return " ".join([*variables, shlex.join(command.arguments)])
 
 
 def _launch(plan: Plan, command: Sequence[str]) -> Iterator[str]:

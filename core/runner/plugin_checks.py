@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from runner.entries import Entry
 
 NAME = re.compile(r"[a-z0-9_]+")
-CALLABLES = frozenset({"open", "probe", "build", "export", "load", "read_weights", "launch"})
+CALLABLES = frozenset(
+    {
+        *("open", "probe", "build", "export", "load", "read_weights"),
+        *("launch", "launched_world_size", "join", "open_loader"),
+    }
+)
 
 
 @final

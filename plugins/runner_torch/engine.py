@@ -12,17 +12,23 @@ from importlib import metadata
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import EngineState, EvalCounts, StepResult
-from runner.errors import CheckpointError, DeviceError
+from runner.errors import DeviceError
+from runner.framework.engine import (
+    build_model,
+    check_identity,
+    one_value_per_channel,
+    out_of_memory,
+)
 from runner_torch.autoload import torch
 from runner_torch.device import TorchDevice
 from runner_torch.ema import WeightAverage
 from runner_torch.losses import check_output, main_logits, training_loss
-from runner_torch.messages import ONE_VALUE, one_value_per_channel, out_of_memory
+from runner_torch.messages import ONE_VALUE, reason
 from runner_torch.optimizers import describe_optimizer, parameter_groups
 from runner_torch.options import TorchOptions
 from runner_torch.scaling import loss_scale
 from runner_torch.state import load_optimizer_state, optimizer_state
-from runner_torch.weights import array_of, build_module, copy_weights, load_weights, tensor_of
+from runner_torch.weights import array_of, copy_weights, load_weights, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +90,7 @@ class TorchEngine:
         self._compute = spec.precision.compute
         self._memory_format = _memory_format(options, device)
         torch.manual_seed(spec.seed)
-        module = build_module(spec).to(device.torch_device)
+        module = build_model(spec, torch.nn.Module).to(device.torch_device)
         self._module = module.to(memory_format=self._memory_format)
         self._training = self._module.training
         self._loss = training_loss(spec.loss, spec.num_classes)
@@ -112,7 +118,9 @@ class TorchEngine:
             return self._train_step(batch, learning_rate)
         except torch.OutOfMemoryError as error:
             setting = "train.micro_batch_size"
-            raise out_of_memory(error, self._device.name, min(images, size), setting) from error
+            raise out_of_memory(
+                reason(error), self._device.name, min(images, size), setting
+            ) from error
         except ValueError as error:
             if not str(error).startswith(ONE_VALUE):
                 raise
@@ -183,7 +191,7 @@ class TorchEngine:
                 return main_logits(output).float()
         except torch.OutOfMemoryError as error:
             name, count = self._device.name, len(images)
-            raise out_of_memory(error, name, count, "eval.batch_size") from error
+            raise out_of_memory(reason(error), name, count, "eval.batch_size") from error
 
     def _check_once(self, output: Any, images: int, *, training: bool) -> None:
         """Check the first output of each mode; a model may return other heads in training."""
@@ -256,13 +264,7 @@ class TorchEngine:
 
     def load_state(self, state: EngineState) -> None:
         """Continue exactly where ``state`` was taken."""
-        for key, expected in self._identity().items():
-            found = state.values.get(key)
-            if found != expected:
-                raise CheckpointError(
-                    f"the checkpoint's state has {key} {found!r}, this run has {expected!r}; "
-                    "continue with the recipe that the run was started with"
-                )
+        check_identity(self._identity(), state.values)
         self._loss_scale.load_state(state.values["loss_scale"])
         if self._optimizer is not None:
             arrays = _under("optimizer/", state.tensors)
@@ -282,6 +284,9 @@ class TorchEngine:
             "optimizer": None if optimizer is None else type(optimizer).__name__,
             "ema": self._average is not None,
         }
+
+    def agree(self) -> None:
+        """Do nothing: this engine is alone."""
 
     def synchronize(self) -> None:
         """Wait until the device has done everything it was asked to do."""

@@ -11,8 +11,8 @@ import io
 import warnings
 from typing import TYPE_CHECKING, final
 
-from runner.contracts import ArtifactInfo
 from runner.errors import ArtifactError
+from runner.framework.engine import BATCH, INPUT, OUTPUT, artifact_info
 from runner_torch.autoload import torch
 from runner_torch.messages import reason
 from runner_torch.weights import array_of, evaluation_module, tensor_of
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.contracts import Engine, EngineSpec
+    from runner.contracts import ArtifactInfo, Engine, EngineSpec
     from runner.options import NoOptions
     from runner_torch.options import OnnxOptions
 
-INPUT, OUTPUT, BATCH = "input", "logits", "batch"
 FIRST_DYNAMO_OPSET = 18
 """Asked for less, torch's present exporter logs a warning and writes this version."""
 
@@ -77,7 +76,7 @@ def export_onnx(
         "exporter": "torch.export" if dynamo else "TorchScript",
         "torch": str(torch.__version__),
     }
-    return _info(spec, format_name="onnx", file=path.name, details=details)
+    return artifact_info(spec, format_name="onnx", file=path.name, details=details)
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
@@ -151,7 +150,7 @@ def export_program(
     # From Python, because torch's own writer ends the process when the disk is full.
     path.write_bytes(buffer.getbuffer())
     details = {"torch": str(torch.__version__)}
-    return _info(spec, format_name="torch_export", file=path.name, details=details)
+    return artifact_info(spec, format_name="torch_export", file=path.name, details=details)
 
 
 @contextlib.contextmanager
@@ -165,19 +164,6 @@ def _quiet_torch() -> Iterator[None]:
 
 def _example(spec: EngineSpec) -> torch.Tensor:
     return torch.zeros(2, 3, *spec.image_size)
-
-
-def _info(
-    spec: EngineSpec, *, format_name: str, file: str, details: Mapping[str, Any]
-) -> ArtifactInfo:
-    return ArtifactInfo(
-        format=format_name,
-        file=file,
-        input_name=INPUT,
-        input_shape=(BATCH, 3, *spec.image_size),
-        output_name=OUTPUT,
-        details=details,
-    )
 
 
 @final

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from runner.errors import PluginError, UsageError
+from runner.framework.engine import check_logits
+from runner.framework.loss import smoothing_over_all
 from runner_torch.autoload import torch
 
 if TYPE_CHECKING:
@@ -30,14 +31,8 @@ def check_output(output: Any, model: str, images: int, num_classes: int) -> None
         PluginError: It is not logits ``[B, K]``, nor a tuple of such.
     """
     for logits in output if isinstance(output, tuple) and output else (output,):
-        is_tensor = isinstance(logits, torch.Tensor)
-        found = f"shape {list(logits.shape)}" if is_tensor else f"a {type(logits).__name__}"
-        if not is_tensor or tuple(logits.shape) != (images, num_classes):
-            raise PluginError(
-                f"model {model} returned {found} for {images} images, expected logits of shape "
-                f"{[images, num_classes]}; the entry's build must make as many outputs as the "
-                f"num_classes it is given, {num_classes}"
-            )
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else logits
+        check_logits(found, model, images, num_classes)
 
 
 @final
@@ -71,20 +66,8 @@ class TrainingLoss:
 def training_loss(section: LossSection, num_classes: int) -> TrainingLoss:
     """Make the loss that a recipe asks for.
 
-    Smoothing by s over the K-1 other classes (MindSpore, Ascend ModelZoo ResNet50_for_PyTorch)
-    leaves 1-s on the true class and puts s/(K-1) on each other; spreading s*K/(K-1) over all
-    classes does exactly that.
-
     Raises:
         UsageError: The smoothing leaves the true class less than the others.
     """
-    smoothing = section.label_smoothing
-    if smoothing and section.smooth_over == "others":
-        largest = (num_classes - 1) / num_classes
-        if smoothing > largest:
-            raise UsageError(
-                f"loss.label_smoothing is {smoothing}, which with {num_classes} classes leaves "
-                f"the true class less than the others; use at most {largest:g}"
-            )
-        smoothing *= num_classes / (num_classes - 1)
+    smoothing = smoothing_over_all(section, num_classes)
     return TrainingLoss(smoothing=smoothing, aux_weight=section.aux_weight)

@@ -10,13 +10,9 @@ from typing import TYPE_CHECKING
 from runner_torch.autoload import torch
 
 if TYPE_CHECKING:
+    from runner.framework.options import MobileNetOptions, ResNetOptions
     from runner.options import NoOptions
-    from runner_torch.options import (
-        DropoutOptions,
-        GoogLeNetOptions,
-        MobileNetOptions,
-        ResNetOptions,
-    )
+    from runner_torch.options import DropoutOptions, GoogLeNetOptions
 
 
 def build_resnet(name: str, options: ResNetOptions, num_classes: int) -> torch.nn.Module:

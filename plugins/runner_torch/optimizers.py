@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from runner.errors import UsageError
+from runner.framework.weight_decay import not_decayed
 from runner_torch.autoload import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from runner_torch.options import AdamWOptions, SgdOptions
+    from runner.framework.options import AdamWOptions, SgdOptions
 
 NORM_LAYERS = (
     torch.nn.BatchNorm1d,
@@ -56,8 +55,7 @@ def parameter_groups(
     Args:
         module: The model.
         weight_decay: Decay of the first group.
-        no_weight_decay: Rules for the second: ``bias`` (names that end in it), ``norm``
-            (parameters of normalisation layers), or patterns for names such as ``*.bn?.weight``.
+        no_weight_decay: Rules for the second, as ``not_decayed`` takes them.
 
     Returns:
         One or two groups as torch's optimizers take them; the first is the decayed one unless it
@@ -67,16 +65,9 @@ def parameter_groups(
         UsageError: A rule matches nothing.
     """
     parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    exempt: set[str] = set()
-    for rule in no_weight_decay:
-        matched = _matching(module, parameters, rule)
-        if not matched:
-            raise UsageError(
-                f"optimizer.no_weight_decay: {rule!r} matches none of the {len(parameters)} "
-                f"parameters ({_examples(list(parameters))}); remove it, or use 'bias', 'norm' "
-                "or a pattern such as '*.bn?.weight'"
-            )
-        exempt |= matched
+    layers = {n for n, layer in module.named_modules() if isinstance(layer, NORM_LAYERS)}
+    norms = {name for name in parameters if name.rpartition(".")[0] in layers}
+    exempt = not_decayed(list(parameters), norms, no_weight_decay)
     decayed = [p for n, p in parameters.items() if n not in exempt]
     kept = [p for n, p in parameters.items() if n in exempt]
     groups = [
@@ -84,19 +75,6 @@ def parameter_groups(
         {"params": kept, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
-
-
-def _matching(module: torch.nn.Module, names: Iterable[str], rule: str) -> set[str]:
-    if rule == "bias":
-        return {name for name in names if name.endswith("bias")}
-    if rule == "norm":
-        layers = {n for n, layer in module.named_modules() if isinstance(layer, NORM_LAYERS)}
-        return {name for name in names if name.rpartition(".")[0] in layers}
-    return {name for name in names if fnmatchcase(name, rule)}
-
-
-def _examples(names: Sequence[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

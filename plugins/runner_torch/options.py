@@ -2,11 +2,10 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le
 
+from runner.framework.options import Probability
 from runner.options import options
-
-Probability = Annotated[float, Ge(0), Lt(1)]
 
 
 @options
@@ -48,30 +47,11 @@ class CudaOptions:
 
 
 @options
-class ResNetOptions:
-    """Keys of the ResNet and ResNeXt models."""
-
-    zero_init_last_gamma: bool = False
-    """Start every residual block as the identity (Goyal et al. 2017, section 5.1)."""
-    stem: Literal["imagenet", "small"] = "imagenet"
-    """`small`, for images of about 32 pixels, is a 3x3 convolution of stride 1 without the max
-    pooling after it (He et al. 2016, section 4.2)."""
-
-
-@options
 class DropoutOptions:
     """Keys of AlexNet and VGG."""
 
     dropout: Probability = 0.5
     """Probability of dropping a value between the fully connected layers."""
-
-
-@options
-class MobileNetOptions:
-    """Keys of MobileNetV2."""
-
-    dropout: Probability = 0.2
-    """Probability of dropping a value before the classifier."""
 
 
 @options
@@ -84,35 +64,6 @@ class GoogLeNetOptions:
     """Probability of dropping a value in the auxiliary heads."""
     aux_heads: bool = True
     """Build the two auxiliary heads, which only training uses."""
-
-
-@options
-class SgdOptions:
-    """Keys of `optimizer: sgd`."""
-
-    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
-    """Share of the previous update that the next one keeps."""
-    nesterov: bool = False
-    """Take the gradient where the momentum leads (Sutskever et al. 2013)."""
-    dampening: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Share of the gradient that does not enter the momentum."""
-
-    def __post_init__(self) -> None:
-        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
-            raise ValueError(
-                f"nesterov needs a momentum above 0 and a dampening of 0, "
-                f"found momentum {self.momentum} and dampening {self.dampening}"
-            )
-
-
-@options
-class AdamWOptions:
-    """Keys of `optimizer: adamw`."""
-
-    betas: tuple[Probability, Probability] = (0.9, 0.999)
-    """Decay of the running means of the gradient and of its square."""
-    eps: Annotated[float, Gt(0)] = 1e-8
-    """Added to the denominator."""
 
 
 @options

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.contracts import Availability
 from runner.entries import (
+    Command,
     DeviceEntry,
     ExporterEntry,
     FrameworkEntry,
@@ -15,18 +16,20 @@ from runner.entries import (
     OptimizerEntry,
     PredictorEntry,
 )
+from runner.framework.options import (
+    AdamWOptions,
+    MobileNetOptions,
+    ResNetOptions,
+    SgdOptions,
+)
 from runner.hooks import hookimpl
 from runner.options import NoOptions
 from runner_torch.options import (
-    AdamWOptions,
     CpuOptions,
     CudaOptions,
     DropoutOptions,
     GoogLeNetOptions,
-    MobileNetOptions,
     OnnxOptions,
-    ResNetOptions,
-    SgdOptions,
     TorchOptions,
 )
 from runner_torch.traits import CPU, CUDA, DeviceTraits
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
         EngineSpec,
         Predictor,
     )
+    from runner.entries import LaunchRequest
 
 FRAMEWORK = "torch"
 REQUIRES = ("torch", "torchvision")
@@ -62,9 +66,10 @@ def _read_weights(path: Path) -> Mapping[str, NDArray[Any]]:
     return read_weights(path)
 
 
-def _launch(count: int, arguments: Sequence[str]) -> Sequence[str]:
+def _launch(request: LaunchRequest) -> Sequence[Command]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*launcher, "--nproc-per-node", str(count), "-m", "runner", *arguments]
+    processes = ["--nproc-per-node", str(request.count)]
+    return [Command(arguments=[*launcher, *processes, "-m", "runner", *request.arguments])]
 
 
 @hookimpl

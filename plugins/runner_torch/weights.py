@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runner.errors import CheckpointError, PluginError, RunnerError
+from runner.errors import CheckpointError
+from runner.framework.engine import build_model
+from runner.framework.weights import check_fit
 from runner_torch.autoload import torch
 from runner_torch.messages import unreadable
 
@@ -24,8 +26,6 @@ PREFIXES = ("module.", "submodule.", "_orig_mod.")
 CONTAINERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts keep the state dict."""
 _CONTAINERS = " or ".join(map(repr, CONTAINERS))
-SHOWN = 8
-"""Differences that an error lists before it counts the rest."""
 
 
 def array_of(tensor: torch.Tensor) -> NDArray[Any]:
@@ -51,65 +51,10 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, NDArray[Any]]) -
         CheckpointError: A name is missing or unexpected, or a shape differs.
     """
     targets = module.state_dict()
-    problems = [f"missing: {name}" for name in targets if name not in weights]
-    problems += [f"unexpected: {name}" for name in weights if name not in targets]
-    problems += [
-        f"shape: {name} is {list(weights[name].shape)}, the model has {list(tensor.shape)}"
-        for name, tensor in targets.items()
-        if name in weights and weights[name].shape != tuple(tensor.shape)
-    ]
-    if problems:
-        rest = len(problems) - SHOWN
-        lines = problems[:SHOWN] + ([f"and {rest} more"] if rest > 0 else [])
-        raise CheckpointError(
-            f"the weights do not fit the model ({len(problems)} differences, "
-            f"{len(targets)} tensors in the model); {_advice(targets, weights)}\n  "
-            + "\n  ".join(lines)
-        )
+    check_fit({name: tuple(t.shape) for name, t in targets.items()}, weights)
     with torch.no_grad():
         for name, tensor in targets.items():
             tensor.copy_(tensor_of(weights[name]))
-
-
-def _advice(targets: Mapping[str, torch.Tensor], weights: Mapping[str, NDArray[Any]]) -> str:
-    """Say what to do about weights that differ from the model."""
-    same_names = targets.keys() == weights.keys()
-    shapes = {n: (weights[n].shape, tuple(t.shape)) for n, t in targets.items() if n in weights}
-    different = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
-    # Auxiliary heads have as many outputs as the last layer.
-    counts = {(a[:1], b[:1]) for a, b in different.values()}
-    one_count = len(counts) == 1 and all(a[1:] == b[1:] for a, b in different.values())
-    if same_names and one_count and list(targets)[-1] in different:
-        ((found,), (expected,)) = counts.pop()
-        return (
-            f"the number of classes differs: the weights have {found}, the model has {expected}; "
-            "use weights for the same classes"
-        )
-    return "use weights of the same model, model options and number of classes"
-
-
-def build_module(spec: EngineSpec) -> torch.nn.Module:
-    """Build the model of a spec.
-
-    Raises:
-        PluginError: The entry's ``build`` raises, or returns something else than a module.
-    """
-    name = spec.model.name
-    try:
-        module = spec.model.build(spec.model_options, spec.num_classes)
-    except (RunnerError, MemoryError):
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"model {name} cannot be built with {spec.num_classes} classes: "
-            f"{type(error).__name__}: {error}; correct its model.options or the entry's build"
-        ) from error
-    if not isinstance(module, torch.nn.Module):
-        raise PluginError(
-            f"model {name} was built as {type(module).__name__}; the entry's build "
-            "must return a torch.nn.Module"
-        )
-    return module
 
 
 def evaluation_module(spec: EngineSpec, weights: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
@@ -118,7 +63,7 @@ def evaluation_module(spec: EngineSpec, weights: Mapping[str, NDArray[Any]]) -> 
     Torch's random state is left as it was, so a training run can go on afterwards.
     """
     with torch.random.fork_rng(devices=[]):
-        module = build_module(spec)
+        module = build_model(spec, torch.nn.Module)
     load_weights(module, weights)
     return module.eval()
 

@@ -12,7 +12,7 @@ from concurrent.futures import wait
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from runner.data.workers import background_threads
 from runner.errors import DataError, RunnerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from numpy.typing import NDArray
@@ -169,6 +169,10 @@ class ImageLoader:
         chosen = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
         with closing(self._batches(chosen, None)) as batches:
             yield from (batch for batch in batches if len(batch.indices))
+
+    def report(self) -> Mapping[str, Any]:
+        """Return that nothing is in effect beyond the recipe."""
+        return {}
 
     def close(self) -> None:
         """Stop the threads. Batches can be asked for again, which starts new ones."""

@@ -47,11 +47,9 @@ def broken(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
     if draft.trains and not draft.optimizes:
         example = "optimizer: {name: sgd, learning_rate: 0.1}"
         yield ("train",), f"train needs a section `optimizer`, such as {example}"
-    precision, loader, train = draft.precision, draft.loader, draft.train
-    trains_fp16 = draft.trains and precision and precision.compute == "fp16"
-    if trains_fp16 and precision and precision.loss_scale == "none":
-        message = "fp16 needs a loss scale to train; set loss_scale to auto, dynamic, or a number"
-        yield ("precision", "loss_scale"), f"precision.loss_scale: {message} such as 128"
+    loader, train = draft.loader, draft.train
+    if draft.precision:
+        yield from _precision(draft.precision, trains=draft.trains)
     if loader and loader.damaged_images == "skip" and not loader.max_damaged:
         message = "skip needs max_damaged, the number of images that may be skipped"
         yield ("loader", "damaged_images"), f"loader.damaged_images: {message}"
@@ -71,6 +69,19 @@ def broken(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
             if random_steps([step]):
                 message = f"{step.name} is random; evaluation must see the same pixels every time"
                 yield ("transforms", "eval", position), f"transforms.eval.{position}: {message}"
+
+
+def _precision(precision: PrecisionSection, *, trains: bool) -> Iterator[tuple[KeyPath, str]]:
+    scale = precision.effective_loss_scale
+    if trains and precision.compute == "fp16" and scale == "none":
+        message = "fp16 needs a loss scale to train; set loss_scale to auto, dynamic, or a number"
+        yield ("precision", "loss_scale"), f"precision.loss_scale: {message} such as 128"
+    if trains and scale == "dynamic" and not precision.skip_overflow:
+        message = "a dynamic loss scale skips steps that overflow; leave skip_overflow out"
+        yield ("precision", "skip_overflow"), f"precision.skip_overflow: {message}"
+    if precision.level == "auto" and precision.batch_norm == "compute":
+        message = "level: auto keeps batch normalisation in fp32; set level to O2 or O3"
+        yield ("precision", "batch_norm"), f"precision.batch_norm: {message}"
 
 
 def _schedule(schedule: ScheduleSection) -> Iterator[tuple[KeyPath, str]]:
@@ -104,14 +115,19 @@ def ineffective(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
             yield (section,), reason
         yield ("transforms", "train"), reason
         yield ("precision", "loss_scale"), reason
+        yield ("precision", "skip_overflow"), reason
         yield ("loss",), reason
         yield ("eval", "every_epochs"), reason
         yield ("eval", "start_epoch"), reason
     elif draft.schedule:
         for key, reason in _ineffective_schedule(draft.schedule):
             yield ("schedule", key), reason
-    if draft.trains and draft.precision and draft.precision.compute == "fp32":
-        yield ("precision", "loss_scale"), "with compute: fp32"
+    if draft.precision and draft.precision.compute == "fp32":
+        keys = ("level", "batch_norm", *(("loss_scale", "skip_overflow") if draft.trains else ()))
+        for key in keys:
+            yield ("precision", key), "with compute: fp32"
+    elif draft.trains and draft.precision and draft.precision.effective_loss_scale == "none":
+        yield ("precision", "skip_overflow"), "without a loss scale"
     if draft.loader and draft.loader.damaged_images == "stop":
         yield ("loader", "max_damaged"), "with damaged_images: stop"
     if draft.loss and not draft.loss.label_smoothing:

@@ -44,10 +44,19 @@ class PrecisionSection:
     """Number formats of the computation; weights and optimizer stay in fp32."""
 
     compute: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Format of convolutions and matrix products."""
+    """Format of convolutions and matrix products; `fp32` is O0 of Apex and MindSpore."""
+    level: Literal["auto", "O2", "O3"] = "auto"
+    """What runs in a lower format: `auto` chooses operator by operator, `O2` and `O3` cast the
+    whole network and its input."""
+    batch_norm: Literal["level", "fp32", "compute"] = "level"
+    """Format of batch normalisation; as `level` has it, that is `compute` with O3 and fp32
+    otherwise. MindSpore and Apex call it `keep_batchnorm_fp32`."""
     loss_scale: Literal["auto", "none", "dynamic"] | Annotated[float, Gt(0)] = "auto"
     """Factor on the loss that keeps small fp16 gradients from vanishing. `auto` is `dynamic` for
     fp16 and `none` otherwise."""
+    skip_overflow: bool = True
+    """Leave the weights alone in a step whose gradients overflow, and count it. `false`, with a
+    fixed loss scale only, saves looking at the gradients; the run then ends at the first NaN."""
 
     @property
     def effective_loss_scale(self) -> Literal["none", "dynamic"] | float:
@@ -55,6 +64,13 @@ class PrecisionSection:
         if self.loss_scale == "auto":
             return "dynamic" if self.compute == "fp16" else "none"
         return self.loss_scale
+
+    @property
+    def effective_batch_norm(self) -> Literal["fp32", "compute"]:
+        """The format of batch normalisation with `level` decided."""
+        if self.batch_norm == "level":
+            return "compute" if self.level == "O3" else "fp32"
+        return self.batch_norm
 
 
 @options

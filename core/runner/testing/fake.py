@@ -208,7 +208,8 @@ def export_npz(engine: Engine, spec: EngineSpec, config: NpzOptions, folder: Pat
 
     weights = dict(engine.evaluation_weights())
     weights["head.bias"] = weights["head.bias"] + config.error * np.eye(spec.num_classes)[0]
-    np.savez(folder / "model.npz", **weights)  # type: ignore[arg-type]  # no name is allow_pickle
+    arrays: dict[str, Any] = weights  # NumPy 2 types its other keyword arguments, NumPy 1 does not
+    np.savez(folder / "model.npz", **arrays)
     grid = spec.model_options.grid if isinstance(spec.model_options, LinearOptions) else 1
     return ArtifactInfo(
         format="fake_npz",

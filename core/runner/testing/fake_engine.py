@@ -201,6 +201,9 @@ class FakeEngine:
         self._steps = state.values["steps"]
         self._random.bit_generator.state = state.values["random"]
 
+    def agree(self) -> None:
+        """Do nothing: this engine is alone."""
+
     def synchronize(self) -> None:
         """Return at once: nothing runs in the background."""
         self._device.synchronize()

@@ -10,11 +10,12 @@ import pytest
 
 from runner import Batch, ModelEntry
 from runner.contracts import EngineSpec
+from runner.framework.options import AdamWOptions, SgdOptions
 from runner.recipe.schema import LossSection, PrecisionSection
 from runner_torch.autoload import torch
 from runner_torch.device import open_cpu
 from runner_torch.engine import TorchEngine
-from runner_torch.options import AdamWOptions, CpuOptions, SgdOptions, TorchOptions
+from runner_torch.options import CpuOptions, TorchOptions
 from runner_torch.plugin import runner_register_models, runner_register_optimizers
 
 if TYPE_CHECKING:

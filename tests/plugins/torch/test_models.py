@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torchvision
 
+from runner.framework.options import MobileNetOptions, ResNetOptions
 from runner_torch.autoload import torch
-from runner_torch.options import GoogLeNetOptions, MobileNetOptions, ResNetOptions
+from runner_torch.options import GoogLeNetOptions
 from runner_torch.plugin import runner_register_models
 
 MODELS = {entry.name: entry for entry in runner_register_models()}

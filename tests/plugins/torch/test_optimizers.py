@@ -8,9 +8,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from runner.errors import UsageError
+from runner.framework.options import AdamWOptions, SgdOptions
 from runner_torch.autoload import torch
 from runner_torch.optimizers import parameter_groups
-from runner_torch.options import AdamWOptions, SgdOptions
 from runner_torch.plugin import runner_register_models, runner_register_optimizers
 
 OPTIMIZERS = {entry.name: entry for entry in runner_register_optimizers()}

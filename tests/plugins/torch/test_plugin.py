@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from runner.entries import LaunchRequest
 from runner_torch import plugin
 from runner_torch.autoload import torch
+from runner_torch.options import TorchOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.plugins.torch.conftest import MakeBatches, MakeSpec
 
 ENTRIES = [
@@ -44,7 +45,15 @@ def test_names_are_unique_in_their_kind() -> None:
 def test_the_launch_command() -> None:
     (framework,) = plugin.runner_register_frameworks()
     assert framework.launch is not None
-    assert framework.launch(2, ["train", "quickstart"]) == [
+    request = LaunchRequest(
+        count=2,
+        arguments=["train", "quickstart"],
+        device="cpu",
+        framework_options=TorchOptions(),
+        log_folder=Path("logs"),
+    )
+    (command,) = framework.launch(request)
+    assert command.arguments == [
         sys.executable,
         *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
         *("-m", "runner", "train", "quickstart"),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from runner.errors import CheckpointError, PluginError
+from runner.framework.options import AdamWOptions
 from runner.recipe.schema import PrecisionSection
 from runner_torch.autoload import torch
-from runner_torch.options import AdamWOptions
 
 if TYPE_CHECKING:
     from tests.plugins.torch.conftest import MakeBatches, MakeEngine, MakeEntry

@@ -37,7 +37,8 @@ class Blobs:
         }[self.classes[self.labels[index]]]
         background, colour = random.integers(0, 100, 3), random.integers(150, 256, 3)
         image = np.where(shape[..., None], colour, background)
-        return (image + random.integers(-20, 20, image.shape)).clip(0, 255).astype(np.uint8)
+        noisy = image + random.integers(-20, 20, image.shape)
+        return np.asarray(noisy.clip(0, 255), dtype=np.uint8)
 
     def describe(self, index: int) -> str:
         """Name an image in messages."""
