@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
+from runner.errors import DeviceError
 from runner.plan import check_runnable
-from runner.session import open_engine, open_split
+from runner.session import open_device, open_engine, open_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -45,13 +46,22 @@ def bench(plan: Plan, events: EventLog, *, steps: int, warmup: int) -> dict[str,
         events: Receives what is opened.
         steps: Steps in one of the windows.
         warmup: Steps before the first window.
+
+    Raises:
+        DeviceError: The device is not there, or the recipe asks for several.
     """
     check_runnable(plan, training=plan.train is not None)
+    if plan.recipe.device.count > 1:
+        raise DeviceError(
+            f"the recipe asks for {plan.recipe.device.count} devices, and bench measures one: add "
+            "--devices 1, which keeps the global batch"
+        )
+    device = open_device(plan)
     train, val = open_split(plan, "train", events), open_split(plan, "val", events)
     with ExitStack() as stack:
         stack.enter_context(closing(train.loader))
         stack.enter_context(closing(val.loader))
-        device, engine = open_engine(plan, len(train.classes), events, training=True)
+        engine = open_engine(plan, device, len(train.classes), events, training=True)
         rate = plan.learning_rate(0, plan.steps_per_epoch(len(train.dataset.labels)))
         batches = stack.enter_context(closing(_endless(plan, train)))
         fixed = next(batches)

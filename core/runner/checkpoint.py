@@ -52,7 +52,7 @@ class Position:
     """Sum of the losses of the current epoch's steps."""
     loss_count: int = 0
     skipped_steps: int = 0
-    """Steps of the whole run that a dynamic loss scale skipped."""
+    """Steps of the whole run that were skipped because their gradients overflowed."""
     best_top1: float | None = None
     best_epoch: int | None = None
 

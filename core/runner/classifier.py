@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.contracts import Engine
+    from runner.contracts import Device, Engine
     from runner.data.transforms import Transform
     from runner.events import EventLog
     from runner.metrics import Evaluation
@@ -66,22 +66,29 @@ def is_artifact(path: Path) -> bool:
 
 
 def open_all(
-    path: Path, plan: Plan, classes: tuple[str, ...], events: EventLog
+    path: Path,
+    plan: Plan,
+    device: Device,
+    classes: tuple[str, ...],
+    events: EventLog,
+    registry: Registry,
 ) -> Iterator[tuple[Path, Classifier]]:
     """Open all weights that a path stands for, one after the other, on one engine.
 
     Args:
         path: A weights file, a checkpoint, a run, or a folder of checkpoints.
         plan: The recipe that builds the model.
+        device: Where it is evaluated.
         classes: Class names to assume where the weights come without.
         events: Receives what is opened.
+        registry: The frameworks, of which one may know the format of a weights file.
 
     Raises:
         CheckpointError: Weights are damaged or do not fit the model.
     """
     if path.is_file():
-        loaded = weights.read(path, plan.framework_entry)
-        _, engine = open_engine(plan, len(classes), events, training=False)
+        loaded = weights.read(path, plan.framework_entry, registry)
+        engine = open_engine(plan, device, len(classes), events, training=False)
         engine.load_weights(loaded)
         yield path, _from_engine(plan, engine, classes)
     else:
@@ -89,7 +96,8 @@ def open_all(
         for item in checkpoints_at(path):
             saved = checkpoint.load(item)
             if engine is None:
-                _, engine = open_engine(plan, len(saved.info.classes), events, training=False)
+                classes = saved.info.classes
+                engine = open_engine(plan, device, len(classes), events, training=False)
             engine.load_weights(saved.evaluation_weights)
             yield item, _from_engine(plan, engine, saved.info.classes)
 

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from runner.errors import DataError, RunnerError
+from runner import cli_offline
+from runner.errors import DataError, MissingDeviceError, RunnerError
 
 app = typer.Typer(
     help="Run image-classification recipes on any framework and any accelerator.",
@@ -23,6 +24,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(cli_offline.app, name="offline")
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a recipe.")]
 SetOption = Annotated[
@@ -103,14 +106,16 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Continue an interrupted run at its exact sample."""
-    from runner import commands
-    from runner.console import Console
-    from runner.report import summary
-    from runner.run import Request
+    from runner.signals import Signals
 
-    request = Request(command=sys.argv[1:], listener=Console())
-    result = commands.resume(run_folder, set_ or [], request)
-    _print_result(result, summary(result), as_json=as_json)
+    with Signals() as signals:  # before anything below starts threads
+        from runner import commands
+        from runner.console import Console
+        from runner.run import Request
+
+        request = Request(command=sys.argv[1:], listener=Console(), signals=signals)
+        result = commands.resume(run_folder, set_ or [], request)
+    _print_run(result, as_json=as_json)
 
 
 @app.command("eval")
@@ -254,9 +259,9 @@ def bench(
     from runner.events import EventLog
 
     overrides = _overrides(set_, framework, device, devices, precision)
-    loaded = commands.load(recipe, overrides, smoke=smoke)
+    loaded = commands.load(recipe, overrides, shortened=smoke)
     result = benchmark.bench(loaded.plan, EventLog(Console()), steps=steps, warmup=warmup)
-    _print_result(result, benchmark.as_table(result), as_json=as_json)
+    print(json.dumps(result, indent=2) if as_json else benchmark.as_table(result))
 
 
 @app.command()
@@ -276,11 +281,11 @@ def explain(
     from runner import explain as explanation
 
     overrides = _overrides(set_, framework, device, devices, precision)
-    loaded = commands.load(recipe, overrides, smoke=smoke, allow_unset=True)
+    loaded = commands.load(recipe, overrides, shortened=smoke, allow_unset=True)
     command = ["run", *sys.argv[2:]]
     if as_json:
         command.remove("--json")
-        data = explanation.as_data(loaded.plan, loaded.document, command=command)
+        data = explanation.as_data(loaded.plan, loaded.document, runs_dir=runs_dir, command=command)
         print(json.dumps(data, indent=2))
     else:
         print(explanation.as_text(loaded.plan, loaded.document, runs_dir=runs_dir, command=command))
@@ -367,19 +372,24 @@ def _overrides(
 def _carry_out(
     recipe: str, overrides: list[str], *, smoke: bool, runs_dir: Path, as_json: bool, export: bool
 ) -> None:
-    from runner import commands
-    from runner.console import Console
+    from runner.signals import Signals
+
+    with Signals() as signals:  # before anything below starts threads
+        from runner import commands
+        from runner.console import Console
+        from runner.run import Request
+
+        loaded = commands.load(recipe, overrides, shortened=smoke)
+        request = Request(command=sys.argv[1:], listener=Console(), export=export, signals=signals)
+        result = commands.start(loaded, runs_dir, request)
+    _print_run(result, as_json=as_json)
+
+
+def _print_run(result: dict[str, Any] | None, *, as_json: bool) -> None:
     from runner.report import summary
-    from runner.run import Request, start
 
-    loaded = commands.load(recipe, overrides, smoke=smoke)
-    request = Request(command=sys.argv[1:], listener=Console(), export=export)
-    result = start(loaded.plan, loaded.plugins, runs_dir, request)
-    _print_result(result, summary(result), as_json=as_json)
-
-
-def _print_result(result: dict[str, Any], text: str, *, as_json: bool) -> None:
-    print(json.dumps(result, indent=2) if as_json else text)
+    if result is not None:  # that of rank 0, when several processes work together
+        print(json.dumps(result, indent=2) if as_json else summary(result))
 
 
 def main() -> None:
@@ -390,6 +400,12 @@ def main() -> None:
         sys.stderr.write("interrupted\n")
         raise SystemExit(130) from None
     except RunnerError as error:
+        text = str(error)
+        if isinstance(error, MissingDeviceError) and error.host_device:
+            from runner.advice import on_host
+
+            text += f"; to try it here: {on_host(sys.argv[1:], error.host_device)}"
+        prefix = "error: " if error.rank is None else f"rank {error.rank}: error: "
         # a wrong recipe has one line for each problem
-        sys.stderr.writelines(f"error: {line}\n" for line in str(error).splitlines())
+        sys.stderr.writelines(f"{prefix}{line}\n" for line in text.splitlines())
         raise SystemExit(error.exit_code) from None

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from runner import checkpoint, classifier, export, plan, plugins, recipe, run, rundir
-from runner.errors import DataError, UsageError
+from runner import (
+    checkpoint,
+    classifier,
+    export,
+    launch,
+    offline,
+    offline_score,
+    plan,
+    plugins,
+    recipe,
+    run,
+    rundir,
+    smoke,
+)
+from runner.errors import DataError, RecipeError, UsageError
 from runner.events import EventLog
 from runner.plan import check_runnable
-from runner.session import open_engine, open_split
+from runner.session import open_device, open_engine, open_split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from runner.events import Listener
+    from runner.metrics import Evaluation
+    from runner.offline import Timing
     from runner.plan import Plan
     from runner.plugins import Plugins
     from runner.predict import Prediction
@@ -46,42 +61,60 @@ class Loaded:
 
 
 def load(
-    name: str, overrides: Sequence[str] = (), *, smoke: bool = False, allow_unset: bool = False
+    name: str, overrides: Sequence[str] = (), *, shortened: bool = False, allow_unset: bool = False
 ) -> Loaded:
     """Turn a recipe's name or path and the overrides into a plan.
+
+    Environment variables without a value stand as they are written; the plan refuses to open data
+    while there are any.
 
     Args:
         name: A path, or the name of a recipe that ships with runner or a plugin.
         overrides: Texts such as ``train.epochs=3``.
-        smoke: Replace the data by a few synthetic images and train a few steps.
-        allow_unset: Let environment variables without a value stand as they are written.
+        shortened: Replace the data by a few synthetic images and train a few steps.
+        allow_unset: Do not count variables without a value among what is wrong.
 
     Raises:
         RecipeError: The recipe or an override is wrong.
         UsageError: There is no such recipe.
     """
     loaded = plugins.load()
-    path = recipe.find(name, loaded.registry)
+    registry = loaded.registry
+    path = recipe.find(name, registry)
     document = recipe.compose(
-        path,
-        overrides,
-        environ=os.environ,
-        allow_unset=allow_unset or smoke,
-        registry=loaded.registry,
+        path, overrides, environ=os.environ, allow_unset=True, registry=registry
     )
-    checked = recipe.validate(document, loaded.registry)
-    if smoke:
-        checked = plan.shorten(checked, loaded.registry)
-    title = f"{path.stem}-smoke" if smoke else path.stem
-    resolved = plan.resolve(title, checked, loaded.registry, smoke=smoke)
+    unset = () if shortened else tuple(variable.problem() for variable in document.unset)
+    try:
+        checked = recipe.validate(document, registry)
+    except RecipeError:
+        if unset and not allow_unset:  # everything that is wrong is reported at once
+            recipe.validate(replace(document, problems=(*document.problems, *unset)), registry)
+        raise
+    if shortened:
+        checked = smoke.shorten(checked, registry)
+    title = f"{path.stem}-smoke" if shortened else path.stem
+    resolved = plan.resolve(title, checked, registry, smoke=shortened, unset=unset)
     return Loaded(plan=resolved, document=document, plugins=loaded)
 
 
-def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[str, Any]:
+def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any] | None:
+    """Carry out a recipe; of several processes only that of rank 0 returns a result.
+
+    Raises:
+        SystemExit: The processes that were started for several devices have ended.
+    """
+    if launch.is_needed(loaded.plan):
+        _launch(loaded.plan, runs_dir / loaded.plan.name, request)
+    return run.start(loaded.plan, loaded.plugins, runs_dir, request)
+
+
+def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[str, Any] | None:
     """Continue a run from a checkpoint, or from its latest.
 
     Raises:
         UsageError: The run is finished, or an override would change what the model sees.
+        SystemExit: The processes that were started for several devices have ended.
     """
     folder = rundir.find(path)
     if folder.result.is_file():
@@ -95,20 +128,38 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
             )
     manifest = folder.read_manifest()
     loaded = plugins.load()
-    is_checkpoint = (path / checkpoint.INFO).is_file()
-    saved = checkpoint.load(path if is_checkpoint else checkpoint.latest(folder.checkpoints))
     document = recipe.compose(folder.recipe, overrides, environ=os.environ)
     resolved = plan.resolve(
         str(manifest["recipe"]), recipe.validate(document, loaded.registry), loaded.registry
     )
+    if launch.is_needed(resolved):
+        _launch(resolved, folder.path.parent, replace(request, export=manifest["export"]))
+    source = path if (path / checkpoint.INFO).is_file() else None
     try:
-        return run.resume(resolved, loaded, folder, saved, request)
+        return run.resume(resolved, loaded, folder, source, request)
     except DataError as error:
         if manifest["folder"] == str(Path.cwd()):
             raise
-        raise DataError(
+        moved = DataError(
             f"{error}; the run was started in {manifest['folder']}, where its paths begin"
-        ) from error
+        )
+        moved.rank = error.rank
+        raise moved from error
+
+
+def _launch(resolved: Plan, folder: Path, request: run.Request) -> NoReturn:
+    """Start one process for each device, and end as they do."""
+    if request.signals:
+        request.signals.release()  # a child inherits what is held back
+    raise SystemExit(
+        launch.carry_out(
+            resolved,
+            request.command,
+            folder,
+            EventLog(request.listener),
+            exporting=request.export,
+        )
+    )
 
 
 def evaluate(
@@ -138,8 +189,9 @@ def evaluate(
         split = open_split(resolved, "val", events, artifact.transforms)
         models = iter([(path, artifact)])
     else:
+        device = open_device(resolved)
         split = open_split(resolved, "val", events)
-        models = classifier.open_all(path, resolved, split.classes, events)
+        models = classifier.open_all(path, resolved, device, split.classes, events, registry)
     with closing(split.loader):
         for item, model in models:
             checkpoint.check_classes(model.classes, split.classes, "the dataset")
@@ -176,7 +228,8 @@ def predict(
                 f"{model} holds {len(found)} checkpoints; name one, such as {found[-1]}"
             )
         resolved = _plan_for(found[0], overrides, None, registry)
-        _, opened = next(classifier.open_all(found[0], resolved, (), events))
+        device = open_device(resolved)
+        _, opened = next(classifier.open_all(found[0], resolved, device, (), events, registry))
     return list(prediction.predict(opened, files, batch_size=batch_size, top=top))
 
 
@@ -205,11 +258,12 @@ def export_checkpoint(
         raise UsageError("the recipe lists nothing under `export`; name a format: --format onnx")
     check_runnable(resolved, training=False, exporting=True)
     events = EventLog(listener)
+    device = open_device(resolved)
     val = open_split(resolved, "val", events)
     with closing(val.loader):
         saved = checkpoint.load(found)
         checkpoint.check_classes(saved.info.classes, val.classes, "the dataset")
-        _, engine = open_engine(resolved, len(val.classes), events, training=False)
+        engine = open_engine(resolved, device, len(val.classes), events, training=False)
         engine.load_weights(saved.evaluation_weights)
         return [
             export.carry_out(
@@ -235,6 +289,43 @@ def verify(path: Path) -> tuple[export.Artifact, export.Verification]:
     artifact = export.read(path)
     predictor = export.open_predictor(artifact, plugins.load().registry)
     return artifact, export.verify(artifact, predictor)
+
+
+def predict_offline(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    recipe_name: str | None,
+    output: Path,
+    dtype: str,
+    batch_size: int,
+    listener: Listener | None,
+) -> tuple[Evaluation, Timing]:
+    """Write an artifact's logits for every image of the validation split, and score the files.
+
+    Raises:
+        UsageError: ``path`` is no artifact, or the output folder is in use.
+        CheckpointError: The classes of the data are not those of the model.
+    """
+    offline.check_output(output)
+    if not classifier.is_artifact(path):
+        raise UsageError(
+            f"{path} is no exported artifact; expected a folder that `runner export` wrote, such "
+            "as runs/quickstart/20260131-120000/exports/onnx"
+        )
+    _refuse_device(overrides)
+    registry = plugins.load().registry
+    resolved = _plan_for(path, overrides, recipe_name, registry)
+    artifact = export.read(path)
+    predictor = export.open_predictor(artifact, registry)
+    split = open_split(resolved, "val", EventLog(listener), artifact.transforms)
+    with closing(split.loader):
+        checkpoint.check_classes(artifact.classes, split.classes, "the dataset")
+        timing = offline.predict(
+            predictor, artifact, split, output, dtype=dtype, batch_size=batch_size
+        )
+    result = offline_score.score_folder(output, dtype=dtype, classes=len(artifact.classes))
+    return result, timing
 
 
 def _plan_for(

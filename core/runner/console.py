@@ -74,6 +74,20 @@ class Console:
             self._progress = None
 
 
+@final
+class RankConsole:
+    """Prints what another process than that of rank 0 alone knows."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Print an image that was skipped, or a warning."""
+        if event in ("data.damaged", "warning"):
+            sys.stderr.write(f"rank {self._rank}: {_line(event, fields)}\n")
+            sys.stderr.flush()
+
+
 def percent(share: float) -> str:
     """Write a share of 1 as a percentage."""
     return f"{100 * share:.2f} %"
@@ -123,6 +137,7 @@ def _verified(fields: Mapping[str, Any]) -> str:
 
 
 _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "run.launched": lambda fields: "\n".join(f"launch: {line}" for line in fields["commands"]),
     "run.started": lambda fields: f"run: {fields['folder']}",
     "run.resumed": lambda fields: f"run: {fields['folder']}, continued after step {fields['step']}",
     "data.opened": lambda fields: (

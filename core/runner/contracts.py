@@ -52,7 +52,7 @@ class StepResult:
     loss: float
     """Mean loss over the images of the step, before the update, without loss scaling."""
     skipped: bool = False
-    """The gradients overflowed under a dynamic loss scale, so the weights were left alone."""
+    """The gradients overflowed under a loss scale, so the weights were left alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,8 @@ class Group(Protocol):
     def sum(self, values: Sequence[float]) -> list[float]:
         """Add numbers over all processes, which must all call this together.
 
-        Counts up to 2**40 are added exactly.
+        Counts up to 2**40 are added exactly, and a value that is not finite makes its sum not
+        finite. The processes add as many numbers.
         """
         ...
 

@@ -70,6 +70,8 @@ class Command:
 
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    host: str = ""
+    """Address of the machine that it is for; this one if empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,8 @@ class DeviceEntry(Entry):
     """
     visible_devices: str | None = None
     """Environment variable that chooses physical cards, such as ``CUDA_VISIBLE_DEVICES``."""
+    is_host: bool = False
+    """The machine's own processor, which is always there: named to users whose device is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

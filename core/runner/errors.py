@@ -4,13 +4,15 @@
     ├── UsageError                 2    a command was called with something that does not exist
     ├── RecipeError                2    the recipe is wrong; holds every problem found in it
     ├── PluginError                3    a plugin failed, clashes with another, or is missing
-    ├── DeviceError                4    the device is not there, or cannot do what is asked
+    ├── DeviceError                4    the device cannot do what is asked
+    │   └── MissingDeviceError     4    the device is not there
     ├── DataError                  5    the dataset or an image in it
     ├── CheckpointError            6    a checkpoint is damaged or does not fit
     ├── ArtifactError              7    an export failed, or its result disagrees with the model
     │   └── MissingRuntimeError    7    no installed runtime can execute an artifact
     ├── NonFiniteError             8    the loss or the weights are not finite
     ├── StorageError               9    the disk is full or the run folder cannot be written
+    ├── OtherRankError             1    another of the processes that work together failed
     └── InterruptedRunError        130 or 143, after SIGINT or SIGTERM
 
 A message answers three questions: what was found, what was expected, how to fix it.
@@ -30,6 +32,8 @@ class RunnerError(Exception):
     """An error that is explained by its message alone; the command line prints no traceback."""
 
     exit_code = 1
+    rank: int | None = None
+    """Number of the process, among several that work together, that the error happened in."""
 
 
 class UsageError(RunnerError):
@@ -75,6 +79,15 @@ class DeviceError(RunnerError):
     exit_code = 4
 
 
+class MissingDeviceError(DeviceError):
+    """The device is not there."""
+
+    def __init__(self, message: str, host_device: str | None) -> None:
+        self.host_device = host_device
+        """Device entry of the same framework that is there on every machine."""
+        super().__init__(message)
+
+
 class DataError(RunnerError):
     """The dataset, or an image in it, is not what the recipe says."""
 
@@ -107,6 +120,10 @@ class StorageError(RunnerError):
     """The disk is full, or the run folder cannot be written."""
 
     exit_code = 9
+
+
+class OtherRankError(RunnerError):
+    """Another of the processes that work together has failed, and says why itself."""
 
 
 class InterruptedRunError(RunnerError):

@@ -3,13 +3,14 @@
 One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, ISO 8601),
 ``elapsed_s`` (since this process began the run) and the event's own fields. Names:
 
+    run.launched      the commands that start one process for each device (printed only)
     run.started, run.resumed, run.interrupted, run.failed, run.finished
     data.opened       sizes of a split
     data.ignored      files that are in the dataset's folders but are no images
     data.damaged      an image that was skipped
     engine.opened     what is in effect: precision, memory layout, threads, ...
     train.step        every ``train.log_every_steps`` steps
-    train.overflow    a step that a dynamic loss scale skipped
+    train.overflow    a step that was skipped because its gradients overflowed
     epoch.finished    train.loss and val.* of one epoch; train.images_per_s and train.data_wait
                       since the process began, without its first log window
     checkpoint.saved, checkpoint.removed

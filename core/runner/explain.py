@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import recipe
-from runner.entries import LaunchRequest
+from runner import launch, recipe
 from runner.errors import DataError, RunnerError
-from runner.plan import check_runnable
+from runner.plan import check_devices, check_runnable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from runner.entries import Command
     from runner.plan import Plan
     from runner.recipe import Document
     from runner.registry import Registered
@@ -50,7 +49,7 @@ def as_text(plan: Plan, document: Document, *, runs_dir: Path, command: Sequence
         ("data and steps", _steps(plan, sizes)),
         ("learning rate", _learning_rate(plan, sizes)),
         ("writes", _writes(plan, runs_dir)),
-        ("starts with", _launch(plan, command)),
+        ("starts with", _launch(plan, runs_dir, command)),
         ("values and where they come from", _values(plan, document)),
     ]
     return "\n\n".join(
@@ -60,7 +59,9 @@ def as_text(plan: Plan, document: Document, *, runs_dir: Path, command: Sequence
     )
 
 
-def as_data(plan: Plan, document: Document, *, command: Sequence[str]) -> dict[str, Any]:
+def as_data(
+    plan: Plan, document: Document, *, runs_dir: Path, command: Sequence[str]
+) -> dict[str, Any]:
     """Explain a plan for programs (JSON)."""
     sizes = _sizes(plan, document)
     images = sizes.train.images if plan.recipe.train else None
@@ -90,7 +91,8 @@ def as_data(plan: Plan, document: Document, *, command: Sequence[str]) -> dict[s
             "accumulation": batch.accumulation,
         },
         "learning_rate": rates(plan, steps) if steps else None,
-        "command": launch_line(plan, command),
+        "command": "\n".join(_startable(plan, runs_dir, command)),
+        "refused": refusal(plan, runs_dir, command),
     }
 
 
@@ -136,32 +138,40 @@ def rates(plan: Plan, steps_per_epoch: int) -> dict[str, float]:
     return {"start": ends[0], "peak": max(ends), "end": ends[-1]}
 
 
-def launch_line(plan: Plan, command: Sequence[str]) -> str:
-    """Return the exact command that carries the recipe out."""
-    count, launch = plan.recipe.device.count, plan.framework_entry.launch
-    if count > 1 and launch:
-        request = LaunchRequest(
-            count=count,
-            arguments=command,
-            device=plan.device_entry.name,
-            framework_options=plan.recipe.framework.options,
-            log_folder=Path("runs"),
-        )
-        return "\n".join(_command_line(item) for item in launch(request))
-    return shlex.join(["runner", *command])
+def launch_lines(plan: Plan, runs_dir: Path, command: Sequence[str]) -> list[str]:
+    """Return the exact commands that carry the recipe out: one, unless the user starts several.
+
+    Raises:
+        RunnerError: The framework cannot start the processes.
+    """
+    if plan.recipe.device.count == 1 or plan.framework_entry.launch is None:
+        return [shlex.join(["runner", *command])]
+    logs = runs_dir / plan.name / "launch"
+    return [launch.line(item) for item in launch.commands(plan, command, logs)]
 
 
-def _command_line(command: Command) -> str:
-    variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
-    return " ".join([*variables, shlex.join(command.arguments)])
-
-
-def _launch(plan: Plan, command: Sequence[str]) -> Iterator[str]:
-    yield launch_line(plan, command)
+def refusal(plan: Plan, runs_dir: Path, command: Sequence[str]) -> str | None:
+    """Return why the recipe will be refused here, as far as can be said without a framework."""
     try:
         check_runnable(plan, training=plan.recipe.train is not None, exporting=True)
+        check_devices(plan)
+        launch_lines(plan, runs_dir, command)
     except RunnerError as error:
-        yield f"WILL BE REFUSED HERE: {error}"
+        return str(error)
+    return None
+
+
+def _startable(plan: Plan, runs_dir: Path, command: Sequence[str]) -> list[str]:
+    with suppress(RunnerError):  # which is the refusal
+        return launch_lines(plan, runs_dir, command)
+    return []
+
+
+def _launch(plan: Plan, runs_dir: Path, command: Sequence[str]) -> Iterator[str]:
+    yield from _startable(plan, runs_dir, command)
+    reason = refusal(plan, runs_dir, command)
+    if reason:
+        yield f"WILL BE REFUSED HERE: {reason}"
 
 
 def _recipe(plan: Plan, document: Document) -> Iterator[str]:

@@ -32,6 +32,7 @@ def describe(
     splits: Sequence[Split],
     command: Sequence[str],
     export: bool,
+    world_size: int,
 ) -> dict[str, Any]:
     """Return the manifest of a run (JSON)."""
     return {
@@ -40,6 +41,7 @@ def describe(
         "command": list(command),
         "folder": str(Path.cwd()),
         "export": export,
+        "world_size": world_size,
         "environment": environment(package_names(plan)),
         "plugins": [
             {"name": item.name, "version": item.version, "distribution": item.distribution}
@@ -49,6 +51,11 @@ def describe(
         "device": dict(device.describe()),
         "engine": dict(engine.report()),
         "data": {split.name: split.fingerprint() for split in splits},
+        "loader": {
+            f"{split.name}.{key}": value
+            for split in splits
+            for key, value in split.loader.report().items()
+        },
     }
 
 

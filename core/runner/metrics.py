@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -10,11 +11,13 @@ from runner.contracts import EvalCounts
 from runner.errors import DataError, NonFiniteError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from runner.contracts import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +43,8 @@ class Evaluation:
         }
 
 
-def total(counts: Iterable[EvalCounts]) -> Evaluation:
-    """Add up the counts of all batches.
-
-    Raises:
-        DataError: They count no image.
-        NonFiniteError: The loss is NaN or infinite.
-    """
+def add_up(counts: Iterable[EvalCounts]) -> EvalCounts:
+    """Add up the counts of batches."""
     top1 = top5 = count = 0
     loss_sum = 0.0
     for part in counts:
@@ -54,14 +52,30 @@ def total(counts: Iterable[EvalCounts]) -> Evaluation:
         top5 += part.top5
         loss_sum += part.loss_sum
         count += part.count
-    if not count:
+    return EvalCounts(top1=top1, top5=top5, loss_sum=loss_sum, count=count)
+
+
+def total(counts: Iterable[EvalCounts]) -> Evaluation:
+    """Turn the counts of all batches into the result of the split.
+
+    Raises:
+        DataError: They count no image.
+        NonFiniteError: The loss is NaN or infinite.
+    """
+    whole = add_up(counts)
+    if not whole.count:
         raise DataError("no image was evaluated: the validation split is empty or all damaged")
-    if not math.isfinite(loss_sum):
+    if not math.isfinite(whole.loss_sum):
         raise NonFiniteError(
-            f"the loss of the evaluation is {loss_sum}: weights or activations are not finite; "
-            "use weights from before, or another precision.compute"
+            f"the loss of the evaluation is {whole.loss_sum}: weights or activations are not "
+            "finite; use weights from before, or another precision.compute"
         )
-    return Evaluation(top1=top1 / count, top5=top5 / count, loss=loss_sum / count, count=count)
+    return Evaluation(
+        top1=whole.top1 / whole.count,
+        top5=whole.top5 / whole.count,
+        loss=whole.loss_sum / whole.count,
+        count=whole.count,
+    )
 
 
 def count_correct(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> EvalCounts:
@@ -113,13 +127,12 @@ class Throughput:
 
     def __init__(self) -> None:
         self._windows = 0
-        self._images = 0
-        self._seconds = self._waited = 0.0
+        self._images = self._seconds = self._waited = 0.0
 
-    def add(self, images: int, seconds: float, waited: float) -> None:
+    def add(self, images: float, seconds: float, waited: float) -> None:
         """Add a window of ``seconds``, of which ``waited`` were spent waiting for data."""
         if self._windows == 1:  # the first window stands alone until there is a second
-            self._images, self._seconds, self._waited = 0, 0.0, 0.0
+            self._images = self._seconds = self._waited = 0.0
         self._windows += 1
         self._images += images
         self._seconds += seconds
@@ -132,3 +145,32 @@ class Throughput:
     def data_wait(self) -> float | None:
         """Return the share of time that the loop waited for data, in [0, 1]."""
         return self._waited / self._seconds if self._seconds else None
+
+
+@final
+class Window:
+    """The steps since the last log line: images, time, and time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new window now."""
+        self.images = 0
+        self.waited = 0.0
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Return how long it has lasted."""
+        return time.perf_counter() - self._start
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches, counting them and the time it takes to get them."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            self.images += len(batch.labels)
+            yield batch

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from runner.contracts import EngineSpec
 from runner.data.transforms import output_size
-from runner.errors import DataError, DeviceError, PluginError, UsageError
-from runner.recipe.schema import DatasetSection, EvalSection
+from runner.errors import DataError, DeviceError, PluginError, RecipeError, UsageError
 from runner.schedules import learning_rate
 
 if TYPE_CHECKING:
-    from runner.contracts import Dataset
+    from collections.abc import Sequence
+
+    from runner.contracts import Dataset, Group
     from runner.entries import (
         DatasetEntry,
         DeviceEntry,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         ModelEntry,
         OptimizerEntry,
     )
+    from runner.errors import Problem
     from runner.recipe.schema import Recipe, TrainSection, TransformsSection
     from runner.registry import Registered, Registry
 
@@ -43,6 +45,10 @@ class Plan:
     train_batch: BatchSplit | None
     smoke: bool
     """A few steps on synthetic images, of which nothing but their end is expected."""
+    host_device: str | None
+    """Another device entry of the framework that is there on every machine."""
+    unset: tuple[Problem, ...]
+    """Environment variables that the recipe names and that have no value."""
 
     def entries(self, *, training: bool, exporting: bool) -> tuple[Registered, ...]:
         """Return what the plan uses, with the optimizer and the exporters where they are used."""
@@ -108,6 +114,24 @@ class Plan:
             )
         return min(steps, section.max_steps_per_epoch or steps)
 
+    def check_shares(self, train_images: int) -> None:
+        """Refuse a last batch that several devices cannot share evenly.
+
+        Gradients are averaged over the devices, so images of a smaller share would count for more.
+
+        Raises:
+            UsageError: The last batch of an epoch is such a batch.
+        """
+        count = self.recipe.device.count
+        if self.steps_per_epoch(train_images) <= train_images // self.train.batch_size:
+            return
+        rest = train_images % self.train.batch_size
+        if rest % count:
+            raise UsageError(
+                f"the last batch of an epoch has {rest} images, which {count} devices cannot "
+                "share evenly; set train.last_batch: drop"
+            )
+
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of optimizer step ``step``."""
         assert self.recipe.optimizer is not None, "the loader demands an optimizer with train"
@@ -119,7 +143,9 @@ class Plan:
             steps_per_epoch=steps_per_epoch,
         )
 
-    def engine_spec(self, num_classes: int, *, training: bool) -> EngineSpec:
+    def engine_spec(
+        self, num_classes: int, *, training: bool, group: Group | None = None
+    ) -> EngineSpec:
         """Return what the framework needs to build the engine."""
         recipe = self.recipe
         section = recipe.train if training else None
@@ -144,15 +170,27 @@ class Plan:
             ),
             clip_grad_norm=section.clip_grad_norm if section else None,
             ema_decay=section.ema_decay if section else None,
+            group=group,
         )
+
+    def check_complete(self) -> None:
+        """Refuse a recipe with environment variables that have no value.
+
+        Raises:
+            RecipeError: It has such variables; all are listed.
+        """
+        if self.unset:
+            raise RecipeError(self.unset)
 
     def open_split(self, split: str) -> Dataset:
         """Open one split and check it against what the recipe declares.
 
         Raises:
+            RecipeError: An environment variable that the recipe names has no value.
             PluginError: Something that reads the data is not installed.
             DataError: The data is missing, or is not what the recipe says.
         """
+        self.check_complete()
         _check_installed(self.dataset)
         section = self.recipe.dataset
         dataset = self.dataset_entry.open(section.options, split)
@@ -178,7 +216,14 @@ class BatchSplit:
     accumulation: int
 
 
-def resolve(name: str, recipe: Recipe, registry: Registry, *, smoke: bool = False) -> Plan:
+def resolve(
+    name: str,
+    recipe: Recipe,
+    registry: Registry,
+    *,
+    smoke: bool = False,
+    unset: Sequence[Problem] = (),
+) -> Plan:
     """Find every entry that the recipe names and split its batch.
 
     Raises:
@@ -198,43 +243,11 @@ def resolve(name: str, recipe: Recipe, registry: Registry, *, smoke: bool = Fals
             else None
         ),
         exporters=tuple(registry.find("exporter", item.name, framework) for item in recipe.export),
-        image_size=_image_size(recipe.transforms),
+        image_size=image_size(recipe.transforms),
         train_batch=_split_batch(recipe),
         smoke=smoke,
-    )
-
-
-def shorten(recipe: Recipe, registry: Registry) -> Recipe:
-    """Return the recipe with a few steps on a few synthetic images, on one device.
-
-    Model, precision, optimizer, schedule and exports stay as they are.
-    """
-    height, width = _image_size(recipe.transforms)
-    batch, steps = 4, 3
-    options = registry.find("dataset", "synthetic").entry.config(
-        train_count=batch * steps,
-        val_count=batch + 1,
-        size=(height, width),
-        class_count=recipe.dataset.num_classes or 10,
-    )
-    train = recipe.train and replace(
-        recipe.train,
-        epochs=1,
-        batch_size=batch,
-        micro_batch_size=2 if (recipe.train.micro_batch_size or 0) else None,
-        max_steps_per_epoch=steps,
-        log_every_steps=1,
-        target_top1=None,
-    )
-    return replace(
-        recipe,
-        device=replace(recipe.device, count=1),
-        dataset=DatasetSection(name="synthetic", options=options),
-        # weights of another number of classes would not fit
-        model=replace(recipe.model, weights=None),
-        train=train,
-        eval=EvalSection(batch_size=batch),
-        export=[replace(item, verify_images=2) for item in recipe.export],
+        host_device=_host_device(recipe, registry),
+        unset=tuple(unset),
     )
 
 
@@ -243,14 +256,22 @@ def check_runnable(plan: Plan, *, training: bool, exporting: bool = False) -> No
 
     Raises:
         PluginError: Something that an entry needs is not installed.
-        DeviceError: The recipe asks for several devices.
     """
     for item in plan.entries(training=training, exporting=exporting):
         _check_installed(item)
-    if training and plan.recipe.device.count > 1:
+
+
+def check_devices(plan: Plan) -> None:
+    """Refuse several devices where the framework works on one.
+
+    Raises:
+        DeviceError: The recipe asks for them.
+    """
+    section, framework = plan.recipe.device, plan.framework_entry
+    if section.count > 1 and framework.join is None:
         raise DeviceError(
-            f"the recipe asks for {plan.recipe.device.count} {plan.recipe.device.name} devices; "
-            "this version trains on one: add --devices 1, which keeps the global batch "
+            f"the recipe asks for {section.count} {section.name} devices; {framework.name} works "
+            "on one in this version: add --devices 1, which keeps the global batch "
             "(set train.micro_batch_size to what fits in its memory)"
         )
 
@@ -260,7 +281,21 @@ def _check_installed(item: Registered) -> None:
         raise PluginError(f"{item.kind} {item.entry.name!r} cannot be used: {item.reason}")
 
 
-def _image_size(transforms: TransformsSection) -> tuple[int, int]:
+def _host_device(recipe: Recipe, registry: Registry) -> str | None:
+    """Return the name of a device that is there on every machine, unless the recipe has it."""
+    for item in registry.entries("device", recipe.framework.name):
+        entry = cast("DeviceEntry", item.entry)
+        if entry.is_host and not item.reason:
+            return None if entry.name == recipe.device.name else entry.name
+    return None
+
+
+def image_size(transforms: TransformsSection) -> tuple[int, int]:
+    """Return height and width of evaluation images, in pixels.
+
+    Raises:
+        UsageError: The transforms do not end at a fixed size.
+    """
     size = output_size(transforms.eval)
     if size is None:
         raise UsageError(

@@ -1,6 +1,6 @@
-"""What a command works with once a plan is opened: data, device and engine, in this order.
+"""What a command works with once a plan is opened: device, data and engine, in this order.
 
-The data comes first because it fails fastest and needs no framework.
+The device comes first: without it, whether the data is there does not matter.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from runner.data.images import ImageFiles
 from runner.data.loader import ImageLoader
-from runner.errors import DataError
+from runner.entries import LoaderRequest
+from runner.errors import DataError, DeviceError, MissingDeviceError
 from runner.plan import check_runnable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from runner.contracts import Dataset, Device, Engine
+    from runner.contracts import Availability, Dataset, Device, Engine, Group, Loader
     from runner.data.loader import DamagedImage
     from runner.data.transforms import Transform
     from runner.events import EventLog
@@ -31,7 +32,7 @@ class Split:
 
     name: str
     dataset: Dataset
-    loader: ImageLoader
+    loader: Loader
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -68,14 +69,36 @@ def open_split(
     def report(damaged: DamagedImage) -> None:
         events.emit("data.damaged", split=name, image=damaged.description, reason=damaged.reason)
 
-    loader = ImageLoader(
-        dataset, transforms, recipe.loader, seed=recipe.seed, report_damaged=report
+    request = LoaderRequest(
+        dataset=dataset,
+        options=recipe.dataset.options,
+        transforms=transforms,
+        section=recipe.loader,
+        seed=recipe.seed,
+        report_damaged=report,
     )
+    loader = (plan.dataset_entry.open_loader or _core_loader)(request)
     split = Split(name=name, dataset=dataset, loader=loader)
-    events.emit("data.opened", split=name, images=len(dataset.labels), classes=len(split.classes))
+    events.emit(
+        "data.opened",
+        split=name,
+        images=len(dataset.labels),
+        classes=len(split.classes),
+        **loader.report(),
+    )
     if isinstance(dataset, ImageFiles) and dataset.ignored_files:
         events.emit("data.ignored", split=name, count=dataset.ignored_files)
     return split
+
+
+def _core_loader(request: LoaderRequest) -> Loader:
+    return ImageLoader(
+        request.dataset,
+        request.transforms,
+        request.section,
+        seed=request.seed,
+        report_damaged=request.report_damaged,
+    )
 
 
 def check_same_classes(train: Split, val: Split) -> None:
@@ -96,17 +119,52 @@ def check_same_classes(train: Split, val: Split) -> None:
     )
 
 
+def open_device(plan: Plan) -> Device:
+    """Open the recipe's device; the framework is imported here.
+
+    Raises:
+        PluginError: Framework or device are not installed.
+        MissingDeviceError: The device is not there.
+        DeviceError: It cannot do what its options ask.
+    """
+    check_runnable(plan, training=False)
+    try:
+        return plan.device_entry.open(plan.recipe.device.options)
+    except DeviceError as error:
+        found = plan.device_entry.probe()
+        if found.available:
+            raise
+        raise missing_device(plan, found) from error
+
+
+def missing_device(plan: Plan, found: Availability) -> MissingDeviceError:
+    """Say which device is missing, and what its probe answered."""
+    name, framework = plan.device_entry.name, plan.framework_entry.name
+    count = plan.recipe.device.count
+    return MissingDeviceError(
+        f"the recipe needs {count} {name} device{'s' if count > 1 else ''}, and this machine has "
+        f"none that {framework} can use: probed {framework} {name}, answer: {found.reason}",
+        plan.host_device,
+    )
+
+
 def open_engine(
-    plan: Plan, num_classes: int, events: EventLog, *, training: bool
-) -> tuple[Device, Engine]:
-    """Open the recipe's device and build the engine; the framework is imported here.
+    plan: Plan,
+    device: Device,
+    num_classes: int,
+    events: EventLog,
+    *,
+    training: bool,
+    group: Group | None = None,
+) -> Engine:
+    """Build the engine on an open device.
 
     Raises:
         PluginError: Something that the recipe names is not installed.
-        DeviceError: The device is not there, or cannot do what the recipe asks.
+        DeviceError: The device cannot do what the recipe asks.
     """
     check_runnable(plan, training=training)
-    device = plan.device_entry.open(plan.recipe.device.options)
-    engine = plan.framework_entry.open(plan.engine_spec(num_classes, training=training), device)
+    spec = plan.engine_spec(num_classes, training=training, group=group)
+    engine = plan.framework_entry.open(spec, device)
     events.emit("engine.opened", model=plan.model_entry.name, **engine.report())
-    return device, engine
+    return engine

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import math
-import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn, final
 
 from runner import checkpoint
-from runner.checkpoint import CheckpointInfo, Position
+from runner.checkpoint import Position
 from runner.contracts import EpochMetrics
 from runner.errors import InterruptedRunError, NonFiniteError
 from runner.evaluate import evaluate
-from runner.metrics import Throughput
+from runner.metrics import Throughput, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from runner.checkpoint import Checkpoint
-    from runner.contracts import Batch, Deferred, Engine, RunInfo, StepResult
+    from runner.contracts import Deferred, Engine, StepResult
     from runner.events import EventLog
     from runner.metrics import Evaluation
-    from runner.observers import Observers
     from runner.plan import Plan
+    from runner.ranks import AgreedStop, Ranks
+    from runner.saving import Saver
     from runner.session import Split
-    from runner.signals import StopRequest
 
 MAX_SKIPPED_IN_A_ROW = 50
 """Overflows in a row after which a dynamic loss scale will not recover (2**50 below its start)."""
@@ -58,12 +56,11 @@ class Trainer:
         train: Split,
         val: Split,
         *,
-        folder: Path,
-        recipe_text: str,
-        run: RunInfo,
+        ranks: Ranks,
+        saver: Saver,
         events: EventLog,
-        observers: Observers,
-        stop: StopRequest,
+        finished_epoch: Callable[[EpochMetrics], None],
+        stop: AgreedStop,
     ) -> None:
         # what is trained, and on what
         self._plan = plan
@@ -72,18 +69,15 @@ class Trainer:
         self._train = train
         self._val = val
         self._steps_per_epoch = plan.steps_per_epoch(len(train.dataset.labels))
-        # where it goes
-        self._folder = folder
-        self._recipe_text = recipe_text
-        self._run = run
+        # who takes part, who is told, and who can stop it
+        self._ranks = ranks
+        self._saver = saver
         self._events = events
-        self._observers = observers
+        self._finished_epoch = finished_epoch
         self._stop = stop
         # where the run stands
         self._position = Position(step=0, epoch=0, step_in_epoch=0)
         self._metrics: dict[str, float] = {}
-        self._last_saved: Path | None = None
-        self._goes_back = False
         # what has not been read from the device yet
         self._pending: list[Deferred[StepResult]] = []
         self._skipped_in_a_row = 0
@@ -98,14 +92,9 @@ class Trainer:
         checkpoint.check_classes(saved.info.classes, self._train.classes, "the dataset")
         self._engine.load_weights(saved.weights)
         self._engine.load_state(saved.state)
-        self._position = position = saved.info.position
+        self._position = saved.info.position
         self._metrics = dict(saved.info.metrics)
-        self._last_saved = saved.path
-        self._goes_back = True
-        ended_epoch = position.step_in_epoch == 0 and position.best_epoch == position.epoch
-        if ended_epoch and position.best_top1 is not None:
-            # a process that was killed right after saving has not marked its best
-            checkpoint.mark_best(self._folder, saved.path, position.best_top1)
+        self._saver.continue_from(saved)
 
     def fit(self) -> FitResult:
         """Train to the end.
@@ -119,6 +108,7 @@ class Trainer:
         while self._position.epoch < self._section.epochs and not reached:
             self._train_epoch(self._position.epoch)
             self._finish_epoch(self._position.epoch)
+            self._stop.agree()
             if self._stop.signal_number is not None:
                 self._save_and_leave()
             reached = self._reached_target()
@@ -139,8 +129,10 @@ class Trainer:
             batch_size=self._section.batch_size,
             steps=self._steps_per_epoch,
             first_step=self._position.step_in_epoch,
+            rank=self._ranks.rank,
+            world_size=self._ranks.world_size,
         )
-        window = _Window()
+        window = Window()
         with closing(batches):
             for batch in window.timed(batches):
                 step = self._position.step
@@ -151,19 +143,19 @@ class Trainer:
                 )
                 if (step + 1) % self._section.log_every_steps == 0:
                     self._log(window, rate)
-                if self._save_is_due(step + 1):
+                if self._saver.is_due(step + 1):
                     self._close_window(window)
-                    self._save()
+                    self._saver.save(self._position, self._metrics)
                     window.restart()
                 if self._stop.signal_number is not None:
                     self._save_and_leave()
         self._close_window(window)
 
-    def _log(self, window: _Window, rate: float) -> None:
+    def _log(self, window: Window, rate: float) -> None:
         loss = self._read_losses()
-        images, seconds = window.images, window.seconds()
-        self._throughput.add(images, seconds, window.waited)
+        images, seconds = self._add_throughput(window)
         window.restart()
+        self._stop.agree()
         self._events.emit(
             "train.step",
             step=self._position.step,
@@ -176,29 +168,44 @@ class Trainer:
             images_per_s=round(images / seconds, 3),
         )
 
-    def _close_window(self, window: _Window) -> None:
+    def _close_window(self, window: Window) -> None:
         """Read what is pending, so that the window's time covers the work of its images."""
         if self._pending:
             self._read_losses()
-            self._throughput.add(window.images, window.seconds(), window.waited)
+            self._add_throughput(window)
+
+    def _add_throughput(self, window: Window) -> tuple[float, float]:
+        """Count a window whose work is done; return the images of all ranks, and its seconds."""
+        [images] = self._ranks.sum([window.images])
+        seconds = window.seconds()
+        self._throughput.add(images, seconds, window.waited)
+        return images, seconds
 
     def _read_losses(self) -> float | None:
-        """Wait for the pending steps, check them, and return their mean loss."""
+        """Wait for the pending steps, check them, and return their mean loss over all ranks."""
+        if not self._pending:
+            return None
+        results = [pending.read() for pending in self._pending]
+        self._pending.clear()
+        sums = self._ranks.sum([result.loss for result in results])
         losses = []
-        first = self._position.step - len(self._pending)
-        for step, pending in enumerate(self._pending, start=first):
-            result = pending.read()
+        # One by one: the sum does not depend on when losses were read.
+        loss_sum = self._position.loss_sum
+        for step, (result, added) in enumerate(
+            zip(results, sums, strict=True), start=self._position.step - len(results)
+        ):
+            loss = added / self._ranks.world_size
             if result.skipped:
                 self._count_skipped(step)
-            elif not math.isfinite(result.loss):
-                raise NonFiniteError(self._non_finite(result.loss, step))
+            elif not math.isfinite(loss):
+                raise self._ranks.together(NonFiniteError(self._non_finite(loss, step)))
             else:
                 self._skipped_in_a_row = 0
-                losses.append(result.loss)
-        self._pending.clear()
+                losses.append(loss)
+                loss_sum += loss
         self._position = replace(
             self._position,
-            loss_sum=self._position.loss_sum + sum(losses),
+            loss_sum=loss_sum,
             loss_count=self._position.loss_count + len(losses),
         )
         return sum(losses) / len(losses) if losses else None
@@ -208,9 +215,11 @@ class Trainer:
         self._position = replace(self._position, skipped_steps=self._position.skipped_steps + 1)
         self._events.emit("train.overflow", step=step)
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise NonFiniteError(
-                f"the gradients overflowed in {self._skipped_in_a_row} steps in a row, up to step "
-                f"{step}, whatever the loss scale; {self._advice()}"
+            raise self._ranks.together(
+                NonFiniteError(
+                    f"the gradients overflowed in {self._skipped_in_a_row} steps in a row, up to "
+                    f"step {step}, whatever the loss scale; {self._advice()}"
+                )
             )
 
     def _non_finite(self, loss: float, step: int) -> str:
@@ -222,8 +231,8 @@ class Trainer:
 
     def _advice(self) -> str:
         kept = (
-            f"the last good checkpoint is {self._last_saved}"
-            if self._last_saved
+            f"the last good checkpoint is {self._saver.last}"
+            if self._saver.last
             else "no checkpoint was saved before it"
         )
         return (
@@ -257,20 +266,18 @@ class Trainer:
             step=position.step,
             **self._metrics,
         )
-        self._observers.epoch_finished(
-            self._run, EpochMetrics(epoch=finished, step=position.step, values=self._metrics)
-        )
-        section = self._plan.recipe.checkpoint
-        due = finished % section.every_epochs == 0
+        self._finished_epoch(EpochMetrics(epoch=finished, step=position.step, values=self._metrics))
         last = finished == self._section.epochs or self._reached_target()
-        if due or last or (best_top1 is not None and section.keep_best):
-            self._save(best_top1)
+        if last or self._saver.is_due_after(finished, is_best=best_top1 is not None):
+            self._saver.save(self._position, self._metrics, best_top1)
 
     def _evaluate(self) -> Evaluation:
+        self._stop.agree()
         evaluation = evaluate(
             self._engine,
             self._val.loader,
             self._plan.recipe.eval.batch_size,
+            ranks=self._ranks,
             stopped=lambda: self._stop.signal_number is not None,
         )
         return evaluation or self._save_and_leave()
@@ -285,75 +292,12 @@ class Trainer:
         target, top1 = self._section.target_top1, self._metrics.get("val.top1")
         return target is not None and top1 is not None and top1 >= target
 
-    def _save_is_due(self, step: int) -> bool:
-        every = self._plan.recipe.checkpoint.every_steps
-        return every is not None and step % every == 0
-
-    def _save(self, best_top1: float | None = None) -> Path:
-        info = CheckpointInfo(
-            position=self._position,
-            classes=self._train.classes,
-            weights_kind="ema" if self._section.ema_decay else "raw",
-            metrics=self._metrics,
-        )
-        state = self._engine.state()
-        path = checkpoint.save(
-            self._folder,
-            replace(info, state_values=state.values),
-            weights=self._engine.weights(),
-            state=state,
-            recipe_text=self._recipe_text,
-        )
-        self._last_saved = path
-        self._events.emit("checkpoint.saved", path=str(path), step=self._position.step)
-        if self._goes_back:  # now that there is one to go on from
-            self._goes_back = False
-            for later in checkpoint.remove_later(self._folder, self._position.step):
-                reason = "the run went back to an earlier one"
-                self._events.emit("checkpoint.removed", path=str(later), reason=reason)
-        if best_top1 is not None:
-            checkpoint.mark_best(self._folder, path, best_top1)
-        section = self._plan.recipe.checkpoint
-        for old in checkpoint.remove_old(
-            self._folder, keep=section.keep, keep_best=section.keep_best
-        ):
-            self._events.emit("checkpoint.removed", path=str(old))
-        return path
-
     def _save_and_leave(self) -> NoReturn:
         self._read_losses()
-        path = self._save()
-        number = self._stop.signal_number or 0
-        self._events.emit("run.interrupted", signal=number, checkpoint=str(path))
-        raise InterruptedRunError(
-            f"stopped by signal {number} after step {self._position.step}, saved {path}; "
-            f"continue with: runner resume {self._run.folder}",
-            number,
-        )
-
-
-@final
-class _Window:
-    """The steps since the last log line: images, time, and time spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self.images = 0
-        self.waited = 0.0
-        self._start = time.perf_counter()
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self._start
-
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the batches, counting them and the time it takes to get them."""
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            self.images += len(batch.labels)
-            yield batch
+        self._saver.save(self._position, self._metrics)
+        number, path = self._stop.signal_number or 0, self._saver.last
+        message = f"stopped by signal {number} after step {self._position.step}"
+        if path:  # which only rank 0 has written
+            self._events.emit("run.interrupted", signal=number, checkpoint=str(path))
+            message += f", saved {path}; continue with: runner resume {path.parent.parent}"
+        raise self._ranks.together(InterruptedRunError(message, number))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from runner import checkpoint
-from runner.errors import CheckpointError
+from runner import checkpoint, foreign
+from runner.errors import CheckpointError, PluginError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,13 +16,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.entries import FrameworkEntry
+    from runner.registry import Registered, Registry
 
 
-def read(path: Path, framework: FrameworkEntry) -> Mapping[str, NDArray[Any]]:
+def read(path: Path, framework: FrameworkEntry, registry: Registry) -> Mapping[str, NDArray[Any]]:
     """Read a run (its best checkpoint), a checkpoint, a safetensors file, or a foreign format.
+
+    Args:
+        path: The file or folder.
+        framework: The framework that is to use the weights; it reads its own formats here.
+        registry: Other frameworks, which read theirs in a child process.
 
     Raises:
         CheckpointError: The file is missing, damaged, or of no known format or number type.
+        PluginError: The framework that knows the format is not installed.
     """
     if (path / "checkpoints").is_dir():
         path = checkpoint.of_run(path / "checkpoints")
@@ -34,11 +41,32 @@ def read(path: Path, framework: FrameworkEntry) -> Mapping[str, NDArray[Any]]:
         return _read_safetensors(path)
     if framework.read_weights and path.suffix in framework.weight_suffixes:
         return framework.read_weights(path)
-    known = ", ".join((".safetensors", *framework.weight_suffixes))
-    raise CheckpointError(
-        f"{path} is of no format that {framework.name} can read; expected a checkpoint folder, "
-        f"or a file that ends in {known}"
-    )
+    return foreign.read(path, _reader(path, registry))
+
+
+def _reader(path: Path, registry: Registry) -> str:
+    """Return the name of a framework that knows the format of a file and is installed."""
+    frameworks = registry.entries("framework")
+    readers = [item for item in frameworks if path.suffix in _suffixes(item)]
+    if not readers:
+        known = sorted({suffix for item in frameworks for suffix in _suffixes(item)})
+        raise CheckpointError(
+            f"{path} is of no format that an installed plugin can read; expected a checkpoint "
+            f"folder, or a file that ends in {', '.join(['.safetensors', *known])}"
+        )
+    usable = next((item for item in readers if not item.reason), None)
+    if usable is None:
+        found = readers[0]
+        raise PluginError(
+            f"{path} is a file of {found.entry.name}, which {found.plugin} reads, but "
+            f"{found.reason}; or convert it to .safetensors where that is installed"
+        )
+    return usable.entry.name
+
+
+def _suffixes(framework: Registered) -> tuple[str, ...]:
+    entry = cast("FrameworkEntry", framework.entry)
+    return entry.weight_suffixes if entry.read_weights else ()
 
 
 def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from runner import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FAKE_DISTRIBUTION = Path(__file__).parents[1] / "data" / "third_party" / "fake_framework"
 
@@ -71,6 +77,27 @@ class Project:
 
     def run(self, *arguments: str, extra: str = "") -> Outcome:
         return self.runner("run", self.write_recipe(extra), "--json", *arguments)
+
+    def start(self, *arguments: str | Path, **environ: str) -> subprocess.Popen[str]:
+        """Start the command line in a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "runner", *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(FAKE_DISTRIBUTION), **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @staticmethod
+    def wait_for(condition: Callable[[], object]) -> None:
+        for _ in range(3000):
+            if condition():
+                return
+            time.sleep(0.05)
+        raise AssertionError("nothing happened in 150 s")
+
+    def checkpoints(self) -> list[Path]:
+        return sorted(self.path.glob("runs/*/*/checkpoints/step_*"))
 
     def run_folder(self, name: str = "colours") -> Path:
         [folder] = (self.path / "runs" / name).iterdir()

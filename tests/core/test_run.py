@@ -211,12 +211,6 @@ def test_declared_sizes_are_checked(project):
     assert "has val_images 32, the recipe declares 50000" in outcome.err
 
 
-def test_several_devices_are_refused_with_the_way_out(project):
-    outcome = project.run("--devices", "2")
-    assert outcome.code == 4
-    assert "add --devices 1" in outcome.err
-
-
 def test_a_full_disk_leaves_the_last_good_checkpoint(project, monkeypatch):
     saved: list[Path] = []
     real = files.sync

@@ -1,38 +1,24 @@
-"""SIGTERM and SIGKILL on a real process, and what resume makes of it."""
+"""SIGINT, SIGTERM and SIGKILL on a real process, and what resume makes of it."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
-import time
+import threading
 
 import pytest
 from safetensors.numpy import load_file
 
 from runner import checkpoint
+from runner.signals import Signals
 from runner.train import Trainer
 
-RUN = [sys.executable, "-m", "runner"]
+PYTHON, FRAMEWORK = {}, {"RUNNER_FAKE_SIGNALS": "1"}
+"""Whose handlers answer signals; the framework's end the process at once."""
 
-
-def start(project, recipe):
-    environment = {**os.environ, "PYTHONPATH": sys.path[0]}
-    command = [*RUN, "run", str(recipe)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition):
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("nothing happened in 30 s")
-
-
-def checkpoints(project):
-    return list(project.path.glob("runs/colours/*/checkpoints/step_*"))
+both = pytest.mark.parametrize("handlers", [PYTHON, FRAMEWORK], ids=["python", "framework"])
+either_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
 
 def slow_recipe(project):
@@ -43,12 +29,13 @@ def slow_recipe(project):
     return file
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_signal_saves_and_says_how_to_continue(project, number):
-    process = start(project, slow_recipe(project))
-    wait_for(lambda: checkpoints(project))
+@both
+@either_signal
+def test_a_polite_signal_saves_and_says_how_to_continue(project, number, handlers):
+    process = project.start("run", slow_recipe(project), **handlers)
+    project.wait_for(project.checkpoints)
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=150)
     assert process.returncode == 128 + number
     assert "continue with: runner resume runs/colours/" in err
     names = [event["event"] for event in project.events()]
@@ -58,11 +45,63 @@ def test_a_polite_signal_saves_and_says_how_to_continue(project, number):
     assert outcome.json["steps"] == 36
 
 
+@both
+@either_signal
+def test_a_second_signal_ends_what_hangs(project, number, handlers):
+    process = project.start(
+        "train", project.write_recipe(), "--set", "framework.hang_at_step=7", **handlers
+    )
+    assert any("hangs" in line for line in process.stderr)
+    process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=150)
+    ended_by_default = number == signal.SIGTERM and handlers is PYTHON
+    assert process.returncode == (-number if ended_by_default else 128 + number)
+    if number == signal.SIGINT:
+        # what the run holds is put away
+        assert project.events()[-1]["event"] == "run.failed", err
+
+
+@both
+@either_signal
+def test_a_signal_during_an_export_ends_at_once(project, number, handlers):
+    export = "export:\n  - {name: fake_npz, seconds: 600}\n"
+    process = project.start("run", project.write_recipe(export), **handlers)
+    project.wait_for(lambda: list(project.path.glob("runs/*/*/exports/.fake_npz.tmp")))
+    process.send_signal(number)
+    process.communicate(timeout=150)
+    ended_by_default = number == signal.SIGTERM and handlers is PYTHON
+    assert process.returncode == (-number if ended_by_default else 128 + number)
+    left = list(project.path.glob("runs/*/*/exports/.fake_npz.tmp"))
+    assert bool(left) == (number == signal.SIGTERM)
+    assert not (project.run_folder() / "result.json").exists()
+
+
+def test_signals_are_received_as_before_when_a_run_is_over(project, monkeypatch):
+    monkeypatch.setenv("RUNNER_FAKE_SIGNALS", "1")
+    try:
+        assert project.run().code == 0
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # the framework's handlers go
+            signal.signal(number, signal.getsignal(number))
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert "signals" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_signal_is_held_back_until_it_is_known_who_receives_it():
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signals.release()
+
+
 def test_a_killed_run_continues_to_the_weights_of_one_that_was_not(project):
-    process = start(project, slow_recipe(project))
-    wait_for(lambda: len(checkpoints(project)) > 1)
+    process = project.start("run", slow_recipe(project))
+    project.wait_for(lambda: len(project.checkpoints()) > 1)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=150)
     folder = project.run_folder()
     assert project.runner("resume", folder).code == 0
     straight = project.runner("run", folder / "recipe.yaml", "--runs-dir", "straight", "--json")

@@ -16,7 +16,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -24,7 +24,13 @@ from PIL import Image, UnidentifiedImageError
 from runner.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
+
+    from runner.contracts import Dataset
+
+T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Pillow's names of the formats that are read; others, such as EPS, start programs."""
@@ -71,6 +77,20 @@ class DamagedImageError(DataError):
         super().__init__(f"{description}: {reason}")
 
 
+def read(dataset: Dataset, index: int) -> bytes | NDArray[np.uint8]:
+    """Read an image as the dataset stores it.
+
+    Raises:
+        DamagedImageError: Its file cannot be read.
+    """
+    try:
+        return dataset.read(index)
+    except OSError as error:
+        raise DamagedImageError(
+            dataset.describe(index), f"cannot be read: {error.strerror or error}"
+        ) from error
+
+
 def decode(data: bytes, description: str) -> Image.Image:
     """Decode an image to RGB.
 
@@ -81,13 +101,29 @@ def decode(data: bytes, description: str) -> Image.Image:
     Raises:
         DamagedImageError: It is empty, truncated, corrupt, no image, or too large.
     """
+    return _opened(data, description, _to_rgb)
+
+
+def check(data: bytes, description: str) -> str:
+    """Find out whether ``decode`` succeeds, in two thirds of its time for a JPEG.
+
+    Returns:
+        The image's format, one of ``FORMATS``.
+
+    Raises:
+        DamagedImageError: As ``decode`` does.
+    """
+    return _opened(data, description, _decode_small)
+
+
+def _opened(data: bytes, description: str, use: Callable[[Image.Image], T]) -> T:
+    """Open an image, and explain what its reader raises, then or in ``use``."""
     if not data:
         raise DamagedImageError(description, "the file is empty")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image, description)
-        image.load()
-        return _to_rgb(image)
+        return use(image)
     except DamagedImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -113,7 +149,20 @@ def _too_large(found: str) -> str:
     return f"too large: {found}, expected at most {MAX_PIXELS:,} pixels; resize or remove the image"
 
 
+def _decode_small(image: Image.Image) -> str:
+    name = image.format
+    assert name is not None, "the image was opened from data"
+    if name == "JPEG":
+        # An eighth of each side: all data is read, most of the arithmetic is left out.
+        image.draft(image.mode, (1, 1))
+        image.load()
+    else:
+        _to_rgb(image)
+    return name
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I"):

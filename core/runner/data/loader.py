@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from runner.contracts import Batch
 from runner.data.apply import apply
 from runner.data.cache import PixelCache
-from runner.data.decode import DamagedImage, DamagedImageError, decode
-from runner.data.order import Augmentation, epoch_order, share
-from runner.data.transforms import output_size, random_steps
+from runner.data.damage import DamagedImages, check_any_left
+from runner.data.decode import DamagedImage, DamagedImageError, decode, read
+from runner.data.order import Augmentation, eval_indices, train_indices
+from runner.data.transforms import check_not_random, fixed_size
 from runner.data.workers import background_threads
 from runner.errors import DataError, RunnerError
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from runner.contracts import Dataset
+    from runner.contracts import Batch, Dataset
     from runner.data.apply import Decoded
     from runner.data.transforms import Transform
     from runner.recipe.schema import LoaderSection
@@ -67,19 +67,12 @@ class ImageLoader:
         Raises:
             DataError: The transforms do not end at a fixed size.
         """
-        size = output_size(transforms)
-        if size is None:
-            raise DataError(
-                "the transforms do not end at a fixed size; "
-                "add {name: center_crop, size: 224} or {name: resize, exact: [224, 224]}"
-            )
-        self._size = size
+        self._size = fixed_size(transforms)
         self._dataset = dataset
         self._transforms = tuple(transforms)
         self._section = section
         self._seed = seed
-        self._report_damaged = report_damaged
-        self._damaged: dict[int, DamagedImage] = {}
+        self._damaged = DamagedImages(section, report_damaged)
         self._cache = PixelCache(int(section.cache_gib * 2**30))
         self._threads: ThreadPoolExecutor | None = None
 
@@ -96,12 +89,12 @@ class ImageLoader:
     @property
     def stops_at_damage(self) -> bool:
         """Whether a damaged image ends the run."""
-        return self._section.damaged_images == "stop"
+        return self._damaged.stop
 
     @property
     def damaged(self) -> Sequence[DamagedImage]:
         """Images skipped so far, each once."""
-        return tuple(self._damaged.values())
+        return self._damaged.found
 
     def train_batches(
         self,
@@ -127,21 +120,20 @@ class ImageLoader:
             DataError: An image is damaged or does not fit the transforms, or no image is left
                 of a batch.
         """
-        order = epoch_order(len(self._dataset.labels), self._seed, epoch)
+        chosen = train_indices(
+            len(self._dataset.labels),
+            self._seed,
+            epoch,
+            batch_size=batch_size,
+            steps=steps,
+            first_step=first_step,
+            rank=rank,
+            world_size=world_size,
+        )
         augmentation = Augmentation(self._seed, epoch)
-        chosen: list[NDArray[np.int64]] = []
-        for step in range(first_step, steps):
-            whole = order[step * batch_size : (step + 1) * batch_size]
-            chosen.append(whole[share(len(whole), rank, world_size)])
-            if len(chosen[-1]) == 0:
-                raise DataError(
-                    f"step {step} of the epoch has {len(whole)} images for {world_size} devices; "
-                    "set train.last_batch: drop"
-                )
         with closing(self._batches(chosen, augmentation)) as batches:
             for batch in batches:
-                if len(batch.indices) == 0:
-                    raise DataError("every image of a batch is damaged; repair the dataset")
+                check_any_left(batch)
                 yield batch
 
     def eval_batches(
@@ -158,15 +150,10 @@ class ImageLoader:
             DataError: An image is damaged or does not fit the transforms, or a transform is
                 random.
         """
-        names = random_steps(self._transforms)
-        if names:
-            raise DataError(
-                f"transforms.eval has random steps: {', '.join(names)}; "
-                "expected resize and center_crop only"
-            )
-        own = np.arange(len(self._dataset.labels), dtype=np.int64)
-        own = own[share(len(own), rank, world_size)]
-        chosen = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+        check_not_random(self._transforms)
+        chosen = eval_indices(
+            len(self._dataset.labels), batch_size, rank=rank, world_size=world_size
+        )
         with closing(self._batches(chosen, None)) as batches:
             yield from (batch for batch in batches if len(batch.indices))
 
@@ -248,44 +235,14 @@ class ImageLoader:
         cached = self._cache.get(index)
         if cached is not None:
             return cached
-        try:
-            content = self._dataset.read(index)
-        except OSError as error:
-            raise DamagedImageError(
-                self._dataset.describe(index), f"cannot be read: {error.strerror or error}"
-            ) from error
+        content = read(self._dataset, index)
         if isinstance(content, np.ndarray):
             return self._cache.put(index, content)
         return self._cache.put(index, decode(content, self._dataset.describe(index)))
 
     def _finish(self, batch: _Pending) -> Batch:
         damaged = batch.complete()
-        images, indices = batch.images, batch.indices
-        if damaged:
-            for image in damaged:
-                self._note(image)
-            keep = ~np.isin(indices, [image.index for image in damaged])
-            images, indices = images[keep], indices[keep]
-        return Batch(images=images, labels=self._dataset.labels[indices], indices=indices)
-
-    def _note(self, image: DamagedImage) -> None:
-        """Count a damaged image, once; stop if the recipe says so."""
-        if self.stops_at_damage:
-            raise DataError(
-                f"{image.description}: {image.reason}; repair or remove the image, or leave such "
-                "images out and count them: --set loader.damaged_images=skip "
-                "--set loader.max_damaged=100"
-            )
-        if image.index in self._damaged:
-            return
-        self._damaged[image.index] = image
-        self._report_damaged(image)
-        if len(self._damaged) > self._section.max_damaged:
-            listed = "\n".join(f"  {one.description}: {one.reason}" for one in self.damaged)
-            raise DataError(
-                f"{len(self._damaged)} damaged images, more than loader.max_damaged = "
-                f"{self._section.max_damaged}; repair or remove them, or raise the limit:\n{listed}"
-            )
+        return self._damaged.batch(batch.images, batch.indices, self._dataset.labels, damaged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

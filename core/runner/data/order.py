@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
+from runner.errors import DataError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -53,3 +55,58 @@ def share(count: int, rank: int, world_size: int) -> slice:
     if not 0 <= rank < world_size:
         raise ValueError(f"rank is {rank}, expected 0 to {world_size - 1}")
     return slice(count * rank // world_size, count * (rank + 1) // world_size)
+
+
+def train_indices(
+    count: int,
+    seed: int,
+    epoch: int,
+    *,
+    batch_size: int,
+    steps: int,
+    first_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[NDArray[np.int64]]:
+    """Return the positions of the images of one rank in each step of a shuffled epoch.
+
+    Args:
+        count: Images in the dataset.
+        seed: Seed of the order.
+        epoch: Number of the epoch, from 0.
+        batch_size: Images of a step over all ranks together.
+        steps: Steps of the epoch; the last batch is smaller when the images run out.
+        first_step: Step to begin with.
+        rank: Which contiguous part of each batch to return.
+        world_size: Number of ranks.
+
+    Raises:
+        DataError: A step has no image for this rank.
+    """
+    order = epoch_order(count, seed, epoch)
+    chosen = []
+    for step in range(first_step, steps):
+        whole = order[step * batch_size : (step + 1) * batch_size]
+        own = whole[share(len(whole), rank, world_size)]
+        if len(own) == 0:
+            raise DataError(
+                f"step {step} of the epoch has {len(whole)} images for {world_size} devices; "
+                "set train.last_batch: drop"
+            )
+        chosen.append(own)
+    return chosen
+
+
+def eval_indices(
+    count: int, batch_size: int, *, rank: int = 0, world_size: int = 1
+) -> list[NDArray[np.int64]]:
+    """Return the positions of all images in order, each on one rank, in batches.
+
+    Args:
+        count: Images in the dataset.
+        batch_size: Images in one batch of one rank; the last batch may be smaller.
+        rank: Which contiguous part of the dataset to return.
+        world_size: Number of ranks.
+    """
+    own = np.arange(count, dtype=np.int64)[share(count, rank, world_size)]
+    return [own[start : start + batch_size] for start in range(0, len(own), batch_size)]

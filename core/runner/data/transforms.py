@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Union
 from annotated_types import Ge, Gt, Le
 from pydantic import Discriminator
 
+from runner.errors import DataError
 from runner.options import options
 
 if TYPE_CHECKING:
@@ -122,6 +123,21 @@ def output_size(transforms: Sequence[Transform]) -> tuple[int, int] | None:
     return size
 
 
+def fixed_size(transforms: Sequence[Transform]) -> tuple[int, int]:
+    """Return the height and width of every image after ``transforms``.
+
+    Raises:
+        DataError: They depend on the image.
+    """
+    size = output_size(transforms)
+    if size is None:
+        raise DataError(
+            "the transforms do not end at a fixed size; "
+            "add {name: center_crop, size: 224} or {name: resize, exact: [224, 224]}"
+        )
+    return size
+
+
 def shorter_side_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:
     """Return the size whose shorter side is ``shorter_side``; the other is rounded down."""
     if height <= width:
@@ -132,3 +148,17 @@ def shorter_side_size(height: int, width: int, shorter_side: int) -> tuple[int, 
 def random_steps(transforms: Sequence[Transform]) -> tuple[str, ...]:
     """Return the names of the steps that change an image at random."""
     return tuple(step.name for step in transforms if not isinstance(step, (Resize, CenterCrop)))
+
+
+def check_not_random(transforms: Sequence[Transform]) -> None:
+    """Refuse transforms for evaluation that change an image at random.
+
+    Raises:
+        DataError: One does.
+    """
+    names = random_steps(transforms)
+    if names:
+        raise DataError(
+            f"transforms.eval has random steps: {', '.join(names)}; "
+            "expected resize and center_crop only"
+        )

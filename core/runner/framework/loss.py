@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner.errors import UsageError
+from runner.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from runner.recipe.schema import LossSection
 
 
@@ -30,3 +33,17 @@ def smoothing_over_all(section: LossSection, num_classes: int) -> float:
             f"the true class less than the others; use at most {largest:g}"
         )
     return smoothing * num_classes / (num_classes - 1)
+
+
+def check_labels(labels: NDArray[np.int64], num_classes: int) -> None:
+    """Check the labels of a batch on the host; devices read out of bounds, or take them as they are.
+
+    Raises:
+        DataError: A label is not one of the classes.
+    """
+    if labels.size and not (0 <= labels.min() and labels.max() < num_classes):
+        wrong = labels[(labels < 0) | (labels >= num_classes)]
+        raise DataError(
+            f"found label {wrong[0]} in a batch, expected 0 to {num_classes - 1} as the model has "
+            f"{num_classes} classes; set dataset.num_classes to what the labels need"
+        )

@@ -22,12 +22,19 @@ class ResNetOptions:
     """`small`, for images of about 32 pixels, is a 3x3 convolution of stride 1 without the max
     pooling after it (He et al. 2016, section 4.2)."""
     max_pool_padding: Literal["symmetric", "end"] = "symmetric"
-    """Where the max pooling of the stem pads: one pixel on each side (torchvision), or what is
-    missing at the bottom and right, as in MindSpore's `same` mode. Same weights, windows shifted by
-    a pixel."""
+    """Where the max pooling of the stem pads: one pixel on each side (torchvision), or, as in
+    MindSpore's `same` mode, no more than is missing: of an even number of pixels, one at the bottom
+    or right. Same weights, windows shifted by a pixel."""
     conv_init: Literal["fan_out", "fan_out_per_group"] = "fan_out"
     """Fan-out that fresh convolution weights are scaled by: of the whole layer, or of each group,
     as if the groups were layers of their own (MindSpore models resnext152_64x4d on Ascend)."""
+
+    def __post_init__(self) -> None:
+        if self.stem == "small" and self.max_pool_padding != "symmetric":
+            raise ValueError(
+                f"max_pool_padding {self.max_pool_padding} has no effect with stem small, "
+                "which has no max pooling; remove one of them"
+            )
 
 
 @options

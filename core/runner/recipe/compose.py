@@ -80,6 +80,7 @@ def compose(
     for override in sorted(parsed, key=lambda override: not override.chooses_name):
         root = apply(root, override, problems)
     root, unset = expand(precision_long_form(root), environ, problems)
+    root = _without_foreign_exports(root, registry, problems)
     if not allow_unset:
         problems += [variable.problem() for variable in unset]
     return Document(
@@ -89,6 +90,26 @@ def compose(
         unset=tuple(unset),
         problems=tuple(problems),
     )
+
+
+def _without_foreign_exports(
+    root: Node, registry: Registry | None, problems: list[Problem]
+) -> Node:
+    """Leave out each export that is marked as another framework's."""
+    exports, own = root.get("export"), root.find(("framework", "name"))
+    if not isinstance(root.value, dict) or exports is None or not isinstance(exports.value, tuple):
+        return root
+    kept = []
+    for item in exports.value:
+        marked = item.get("framework")
+        if marked is None or marked.value is None or (own and marked.value == own.value):
+            kept.append(item)
+        elif registry is not None:
+            try:
+                registry.find("framework", str(marked.value))
+            except UsageError as error:
+                problems.append(marked.origin.problem(str(error)))
+    return replace(root, value={**root.value, "export": replace(exports, value=tuple(kept))})
 
 
 @final

@@ -249,6 +249,9 @@ class ExportSection:
 
     name: str
     """An exporter entry of the framework, such as `onnx`."""
+    framework: str | None = None
+    """The only framework that writes it, in a recipe that several can run; left out with
+    another."""
     verify_images: PositiveInt = 16
     """Validation images stored beside the artifact, with the logits it must reproduce."""
     tolerance: Annotated[float, Gt(0)] = 1e-4

@@ -4,10 +4,15 @@ It trains a linear softmax classifier on average-pooled pixels with NumPy, gives
 every run, and can be told to fail. The module is a plugin: give it to ``runner.plugins.load`` as
 ``extra=[("fake", fake.plugin())]``, or name ``runner.testing.fake`` in an entry point. Installing
 Vision Runner does not register it.
+
+Environment variables:
+    RUNNER_FAKE_CARDS: Number of cards that the device ``fake_card`` finds; none when unset.
+    RUNNER_FAKE_SIGNALS: ``1`` makes every step install signal handlers of the framework's own.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Union, final
@@ -24,8 +29,10 @@ from runner.entries import (
     OptimizerEntry,
     PredictorEntry,
 )
+from runner.errors import CheckpointError, DeviceError
 from runner.hooks import hookimpl
 from runner.options import NoOptions, options
+from runner.testing import fake_group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,9 +56,13 @@ class FakeOptions:
     non_finite_at_step: Step = None
     """Step whose loss, and the weights after it, are not a number."""
     overflow_at_step: Step = None
-    """Step that is skipped, as after an overflow under a dynamic loss scale."""
+    """Step that is skipped, as after an overflow under a loss scale."""
     fail_after_steps: Step = None
     """Steps that this process takes before one raises; a resumed run counts from 0 again."""
+    hang_at_step: Step = None
+    """Step that takes an hour, and says so on standard error."""
+    on_rank: Step = None
+    """The only process that fails or loses its loss; all when left out."""
     seconds_per_step: Annotated[float, Ge(0)] = 0.0
     """Time that each step waits."""
 
@@ -92,13 +103,16 @@ class NpzOptions:
 
     error: float = 0.0
     """Number added to the first class's logit, so that verification fails."""
+    seconds: Annotated[float, Ge(0)] = 0.0
+    """Time that writing takes."""
 
 
 @final
 class FakeDevice:
-    """The processor that runs this process."""
+    """The processor that runs this process, by any name."""
 
-    name = "fake_cpu"
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def synchronize(self) -> None:
         """Return at once: nothing runs in the background."""
@@ -171,11 +185,23 @@ def open_engine(spec: EngineSpec, device: Device) -> Engine:
 
 
 def read_npz(path: Path) -> Mapping[str, NDArray[Any]]:
-    """Read weights from an ``.npz`` file."""
+    """Read weights from an ``.npz`` file.
+
+    Raises:
+        CheckpointError: It is none, or damaged.
+    """
+    import zipfile
+
     import numpy as np
 
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as weights: {type(error).__name__}: {error}; expected a "
+            "complete file that numpy.savez wrote"
+        ) from error
 
 
 def probe() -> Availability:
@@ -185,7 +211,22 @@ def probe() -> Availability:
 
 def open_device(config: NoOptions) -> Device:  # noqa: ARG001  has no options
     """Open the processor."""
-    return FakeDevice()
+    return FakeDevice("fake_cpu")
+
+
+def probe_card() -> Availability:
+    """Look for a card."""
+    count = os.environ.get("RUNNER_FAKE_CARDS")
+    reason = "" if count else "RUNNER_FAKE_CARDS is not set"
+    return Availability(available=bool(count), reason=reason)
+
+
+def open_card(config: NoOptions) -> Device:  # noqa: ARG001  has no options
+    """Open a card."""
+    found = probe_card()
+    if not found.available:
+        raise DeviceError(f"no card: {found.reason}")
+    return FakeDevice("fake_card")
 
 
 def build_linear(config: LinearOptions, num_classes: int) -> Linear:
@@ -204,8 +245,11 @@ def build_sgd(groups: Sequence[Any], config: SgdOptions, learning_rate: float) -
 
 def export_npz(engine: Engine, spec: EngineSpec, config: NpzOptions, folder: Path) -> ArtifactInfo:
     """Write the evaluation weights to ``model.npz``."""
+    import time
+
     import numpy as np
 
+    time.sleep(config.seconds)
     weights = dict(engine.evaluation_weights())
     weights["head.bias"] = weights["head.bias"] + config.error * np.eye(spec.num_classes)[0]
     arrays: dict[str, Any] = weights  # NumPy 2 types its other keyword arguments, NumPy 1 does not
@@ -242,13 +286,17 @@ def runner_register_frameworks() -> Sequence[FrameworkEntry]:
             open=open_engine,
             read_weights=read_npz,
             weight_suffixes=(".npz",),
+            launch=fake_group.launch,
+            launched_world_size=fake_group.launched_world_size,
+            join=fake_group.join,
+            takes_signals=os.environ.get("RUNNER_FAKE_SIGNALS") == "1",
         )
     ]
 
 
 @hookimpl
 def runner_register_devices() -> Sequence[DeviceEntry]:
-    """Offer its device."""
+    """Offer its devices."""
     return [
         DeviceEntry(
             name="fake_cpu",
@@ -256,7 +304,16 @@ def runner_register_devices() -> Sequence[DeviceEntry]:
             summary="This processor",
             probe=probe,
             open=open_device,
-        )
+            is_host=True,
+        ),
+        DeviceEntry(
+            name="fake_card",
+            framework="fake",
+            summary="A card that most machines do not have",
+            probe=probe_card,
+            open=open_card,
+            visible_devices="RUNNER_FAKE_CARDS",
+        ),
     ]
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import os
+import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 PARAMETERS = ("head.weight", "head.bias")
 BUFFER = "batches_seen"
+RUNNING_MEAN = "colour_mean"
+"""Running mean of the normalised pixels of each channel, which differs between ranks."""
 
 
 @final
@@ -38,13 +44,14 @@ class Linear:
     noise: float
 
     def fresh_weights(self, seed: int) -> dict[str, Array]:
-        """Draw weights ``[K, F]``; biases ``[K]`` and the buffer are zero."""
+        """Draw weights ``[K, F]``; biases ``[K]`` and the buffers are zero."""
         features = 3 * self.grid**2
         weight = np.random.default_rng(seed).normal(0, 0.1, (self.num_classes, features))
         return {
             "head.weight": weight.astype(np.float32),
             "head.bias": np.zeros(self.num_classes, np.float32),
             BUFFER: np.zeros((), np.int64),
+            RUNNING_MEAN: np.zeros(3, np.float32),
         }
 
     def pool(self, pixels: Array) -> NDArray[np.float64]:
@@ -112,10 +119,11 @@ class FakeEngine:
         self._model: Linear = spec.model.build(spec.model_options, spec.num_classes)
         self._weights = self._model.fresh_weights(spec.seed)
         self._ema = copy.deepcopy(self._weights)
-        self._random = np.random.default_rng((spec.seed, 1))
+        self._rank = spec.group.rank if spec.group else 0
         self._optimizer: Sgd | None = None
         if spec.optimizer is not None:
             self._optimizer = spec.optimizer.build(self._groups(), spec.optimizer_options, 0.0)
+        self._takes_signals = os.environ.get("RUNNER_FAKE_SIGNALS") == "1"
         self._steps = 0
         self._steps_here = 0
 
@@ -123,23 +131,33 @@ class FakeEngine:
         """Take one step; fail, overflow or break down where the options say so."""
         if self._optimizer is None:
             raise ValueError("the engine was opened without an optimizer, so it cannot train")
+        if self._steps == self._options.hang_at_step:
+            sys.stderr.write("the fake framework hangs\n")
+            sys.stderr.flush()
+            time.sleep(3600)
         time.sleep(self._options.seconds_per_step)
-        if self._steps_here == self._options.fail_after_steps:
+        if self._takes_signals:
+            _take_signals()
+        misbehaves = self._options.on_rank in (None, self._rank)
+        if misbehaves and self._steps_here == self._options.fail_after_steps:
             raise RuntimeError(f"the fake framework fails after {self._steps_here} steps, as asked")
         size = self._spec.micro_batch_size
         parts = [slice(i, i + size) for i in range(0, len(batch.labels), size)]
+        # Drawn anew for each step and rank, so that the state of one rank continues all.
+        random = np.random.default_rng((self._spec.seed, 1, self._steps, self._rank))
         losses, gradients = zip(
-            *(self._gradients(batch.images[p], batch.labels[p]) for p in parts), strict=True
+            *(self._gradients(batch.images[p], batch.labels[p], random) for p in parts), strict=True
         )
         count = len(batch.labels)
         loss = sum(losses) / count
         mean = {name: sum(part[name] for part in gradients) / count for name in PARAMETERS}
-        self._weights[BUFFER] = self._weights[BUFFER] + 1
+        self._update_buffers(batch)
         step, self._steps, self._steps_here = self._steps, self._steps + 1, self._steps_here + 1
         if step == self._options.overflow_at_step:
             return Ready(StepResult(loss=loss, skipped=True))
-        if step == self._options.non_finite_at_step:
+        if misbehaves and step == self._options.non_finite_at_step:
             loss, mean = float("nan"), {name: part * np.nan for name, part in mean.items()}
+        mean = {name: self._mean_over_ranks(part) for name, part in mean.items()}
         self._optimizer.step(self._weights, self._clipped(mean), learning_rate)
         self._average()
         return Ready(StepResult(loss=loss))
@@ -175,7 +193,7 @@ class FakeEngine:
         return copy.deepcopy(self._weights if self._spec.ema_decay is None else self._ema)
 
     def state(self) -> EngineState:
-        """Copy momentum, average, counters and the random state."""
+        """Copy momentum, average and the number of steps."""
         velocity = self._optimizer.velocity if self._optimizer else {}
         tensors = {f"velocity.{name}": array for name, array in velocity.items()}
         if self._spec.ema_decay is not None:
@@ -183,7 +201,6 @@ class FakeEngine:
         values = {
             "optimizer": self._spec.optimizer.name if self._spec.optimizer else None,
             "steps": self._steps,
-            "random": self._random.bit_generator.state,
         }
         return EngineState(tensors=copy.deepcopy(tensors), values=copy.deepcopy(values))
 
@@ -199,10 +216,12 @@ class FakeEngine:
         if self._spec.ema_decay is not None:
             self._ema = _below("ema/", tensors)
         self._steps = state.values["steps"]
-        self._random.bit_generator.state = state.values["random"]
 
     def agree(self) -> None:
-        """Do nothing: this engine is alone."""
+        """Average the running mean over the ranks."""
+        for weights in (self._weights, self._ema):
+            mean = self._mean_over_ranks(weights[RUNNING_MEAN])
+            weights[RUNNING_MEAN] = mean.astype(np.float32)
 
     def synchronize(self) -> None:
         """Return at once: nothing runs in the background."""
@@ -231,11 +250,25 @@ class FakeEngine:
         mean, std = np.array(self._spec.mean), np.array(self._spec.std)
         return self._model.pool((images / 255 - mean) / std)
 
-    def _gradients(self, images: Array, labels: Array) -> tuple[float, dict[str, Array]]:
+    def _update_buffers(self, batch: Batch) -> None:
+        own = (batch.images / 255 - self._spec.mean) / self._spec.std
+        mean = 0.9 * self._weights[RUNNING_MEAN] + 0.1 * own.mean(axis=(0, 1, 2))
+        self._weights[RUNNING_MEAN] = mean.astype(np.float32)
+        self._weights[BUFFER] = self._weights[BUFFER] + 1
+
+    def _mean_over_ranks(self, array: Array) -> Array:
+        group = self._spec.group
+        if group is None:
+            return array
+        return np.reshape(group.sum(array.ravel().tolist()), array.shape) / group.world_size
+
+    def _gradients(
+        self, images: Array, labels: Array, random: np.random.Generator
+    ) -> tuple[float, dict[str, Array]]:
         """Return the sum of the losses of some images, and its gradients."""
         features = self._features(images)
         if self._model.noise:
-            features = features + self._random.normal(0, self._model.noise, features.shape)
+            features = features + random.normal(0, self._model.noise, features.shape)
         logits = self._model.logits(self._weights, features).astype(np.float64)
         log_probabilities = logits - _log_sum_exp(logits)
         targets = self._targets(labels)
@@ -266,7 +299,14 @@ class FakeEngine:
         for name in PARAMETERS:
             mean = decay * self._ema[name] + (1 - decay) * self._weights[name]
             self._ema[name] = mean.astype(np.float32)
-        self._ema[BUFFER] = self._weights[BUFFER]
+        for name in (BUFFER, RUNNING_MEAN):
+            self._ema[name] = self._weights[name]
+
+
+def _take_signals() -> None:
+    """Install handlers for SIGINT and SIGTERM that Python does not know, as MindSpore does."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        ctypes.CDLL(None).signal(int(number), 0)  # SIG_DFL: the process ends at once
 
 
 def _below(prefix: str, tensors: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runner.entries import FrameworkEntry
 from runner.errors import RecipeError
-from runner.recipe import compose
+from runner.recipe import compose, validate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runner.registry import Registry
 
 Write = Any  # the `document` fixture
 
@@ -185,6 +191,37 @@ def test_overrides(document: Write, override: str, path: str, value: object) -> 
     keys = [int(part) if part.isdecimal() else part for part in path.split(".")]
     node = found.root.find(keys)
     assert node.data() == value
+
+
+def test_exports_of_another_framework_are_left_out(
+    folder: Path, registry_with: Callable[..., Registry]
+) -> None:
+    def never(*_: object) -> Any:
+        raise AssertionError
+
+    other = FrameworkEntry(name="other", summary="Another", open=never)
+    registry = registry_with(("framework", other))
+    Path("r.yaml").write_text(
+        "extends: base.yaml\n"
+        "export:\n"
+        "  - {name: slab, framework: other}\n"
+        "  - {name: file, framework: fake}\n"
+        "  - file\n"
+    )
+    mine = compose(Path("r.yaml"), environ={}, registry=registry)
+    assert [item.name for item in validate(mine, registry).export] == ["file", "file"]
+    assert str(mine.origin(("export", 0, "name"))) == "r.yaml:4:12"
+    foreign = compose(Path("r.yaml"), ["framework=other"], environ={}, registry=registry)
+    data: Any = foreign.root.data()
+    assert [item["name"] for item in data["export"]] == ["slab", "file"]
+
+    wrong = ["export.0.framework=othr", "export.1.lowe=3"]
+    with pytest.raises(RecipeError) as error:
+        validate(compose(Path("r.yaml"), wrong, environ={}, registry=registry), registry)
+    shown = sorted(str(problem) for problem in error.value.problems)
+    assert len(shown) == 2
+    assert "unknown framework 'othr'; did you mean 'other'?" in shown[0]
+    assert "unknown key 'lowe' in export.0" in shown[1]
 
 
 def test_a_new_name_comes_before_its_options(document: Write) -> None:

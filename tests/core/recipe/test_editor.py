@@ -78,7 +78,7 @@ def test_a_dump_fits_the_schema(check: Any, errors: Any) -> None:
 
 
 def test_the_recipes_that_ship_fit_the_schema() -> None:
-    modules = ("runner.data.plugin", "runner_torch.plugin", "runner_onnx.plugin")
+    modules = ("runner.data.plugin", "runner_torch.plugin", "runner_mindspore.plugin")
     extra = [(name, importlib.import_module(name)) for name in modules]
     registry = load(extra=extra, environ={"RUNNER_PLUGINS": ""}).registry
     validator = Draft202012Validator(json_schema(registry))

@@ -1,0 +1,84 @@
+"""Reading a weights file with a framework that the run does not use, in a child process.
+
+A framework changes the process that imports it: environment variables, signal handlers, what the
+libraries that it shares with another framework may do. None of that may reach the run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from runner import plugins
+from runner.errors import CheckpointError, PluginError, RunnerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from runner.entries import FrameworkEntry
+
+MARKER = "runner-foreign: "
+"""What an explained error begins with; libraries print before and after it."""
+
+
+def read(path: Path, framework: str) -> Mapping[str, NDArray[Any]]:
+    """Read a file into canonical names.
+
+    Args:
+        path: The file.
+        framework: Name of the framework whose ``read_weights`` knows the format.
+
+    Raises:
+        CheckpointError: The framework cannot read the file.
+        PluginError: The framework cannot be imported.
+    """
+    from safetensors.numpy import load_file
+
+    with tempfile.TemporaryDirectory(prefix="runner-weights-") as folder:
+        target = Path(folder) / "weights.safetensors"
+        child = subprocess.run(
+            [sys.executable, "-m", "runner.foreign", framework, str(path), str(target)],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        if child.returncode == 0:
+            return load_file(target)
+    explained = [line for line in child.stdout.splitlines() if line.startswith(MARKER)]
+    if explained:
+        kind = PluginError if child.returncode == PluginError.exit_code else CheckpointError
+        raise kind(json.loads(explained[-1].removeprefix(MARKER)))
+    words = child.stderr.strip().splitlines()
+    raise CheckpointError(
+        f"{path} cannot be read with {framework}: the process that read it ended with status "
+        f"{child.returncode}: {words[-1] if words else 'no answer'}"
+    )
+
+
+def main() -> None:
+    """Read the file named on the command line, and write it as safetensors."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    framework, path, target = sys.argv[1:]
+    entry = cast("FrameworkEntry", plugins.load().registry.find("framework", framework).entry)
+    assert entry.read_weights is not None, "it was chosen because it reads weights"
+    try:
+        weights = entry.read_weights(Path(path))
+    except RunnerError as error:
+        sys.stdout.write(f"\n{MARKER}{json.dumps(str(error))}\n")
+        sys.stdout.flush()  # before anything that a library prints when the process ends
+        sys.exit(error.exit_code)
+    save_file({name: np.asarray(array, order="C") for name, array in weights.items()}, target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""Starting one process for each device: what ``runner run`` does when a recipe asks for several.
+
+The framework's own launcher starts them, each with the arguments that the user typed. Launchers
+differ in what they make of a signal (``msrun`` kills its processes at once) and of an exit status
+(it kills the others, and waits for them), so both pass them by. In a file that
+``RUNNER_LAUNCH_STATUS`` names, every process tells its number and that it is done, and the one
+that failed its status.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from runner.entries import LaunchRequest
+from runner.errors import DeviceError, OtherRankError
+from runner.plan import check_devices, check_runnable
+from runner.probe import probe
+from runner.session import missing_device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+
+    from runner.entries import Command
+    from runner.events import EventLog
+    from runner.plan import Plan
+
+STATUS = "RUNNER_LAUNCH_STATUS"
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE_S = 10.0
+"""Time in which a launcher may end what it has started."""
+WATCH_S = 0.2
+"""How often it is looked whether a process has died, before the launcher ends the others."""
+
+
+def is_needed(plan: Plan) -> bool:
+    """Say whether the recipe asks for several devices and no launcher has started this process.
+
+    Raises:
+        DeviceError: A launcher has started another number of processes, or the framework works on
+            one device.
+    """
+    check_devices(plan)
+    count, ask = plan.recipe.device.count, plan.framework_entry.launched_world_size
+    launched = ask() if ask else None
+    if launched is not None and launched != count:
+        raise DeviceError(
+            f"a launcher has started {launched} processes, and the recipe asks for {count} "
+            f"device{'s' if count > 1 else ''}; add --devices {launched}, or start {count}"
+        )
+    return count > 1 and launched is None
+
+
+def commands(plan: Plan, arguments: Sequence[str], log_folder: Path) -> Sequence[Command]:
+    """Return what starts ``runner`` with some arguments on the recipe's devices.
+
+    Raises:
+        DeviceError: The framework has no launcher.
+    """
+    count, launch = plan.recipe.device.count, plan.framework_entry.launch
+    if launch is None:
+        raise DeviceError(
+            f"the recipe asks for {count} {plan.device_entry.name} devices, and "
+            f"{plan.framework_entry.name} has no launcher that would start one process for each; "
+            "start them yourself, or add --devices 1"
+        )
+    return launch(
+        LaunchRequest(
+            count=count,
+            arguments=arguments,
+            device=plan.device_entry.name,
+            framework_options=plan.recipe.framework.options,
+            log_folder=log_folder,
+        )
+    )
+
+
+def line(command: Command) -> str:
+    """Write a command as a shell takes it."""
+    variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
+    place = [f" # on {command.host}"] if command.host else []
+    return " ".join([*variables, shlex.join(command.arguments), *place])
+
+
+def log_folder(folder: Path) -> Path:
+    """Return a new name beside the run folders, for what the processes print."""
+    return folder / datetime.now().strftime("%Y%m%d-%H%M%S.launch")
+
+
+def carry_out(
+    plan: Plan, arguments: Sequence[str], folder: Path, events: EventLog, *, exporting: bool
+) -> int:
+    """Start the processes, wait for them, and return their exit status.
+
+    Args:
+        plan: The recipe, which asks for several devices.
+        arguments: Arguments of ``runner`` in each process.
+        folder: Where run folders are made.
+        events: Receives the commands.
+        exporting: Whether the run writes the artifacts that the recipe lists.
+
+    Raises:
+        RunnerError: Something is not installed, a device or a value is missing, or the user has
+            to start the processes.
+    """
+    check_runnable(plan, training=plan.recipe.train is not None, exporting=exporting)
+    found = probe(plan.framework_entry.name, plan.device_entry.name)
+    if not found.available:
+        raise missing_device(plan, found)
+    plan.check_complete()
+    prepared = commands(plan, arguments, log_folder(folder))
+    events.emit("run.launched", commands=[line(command) for command in prepared])
+    if len(prepared) > 1:
+        raise DeviceError(
+            f"the {len(prepared)} commands above start the processes, one for each device; "
+            "start them all at the same time, each in a shell of its own"
+        )
+    with tempfile.TemporaryDirectory(prefix="runner-launch-") as place:
+        status = Path(place) / "status"
+        status.touch()
+        return _Launched(_start(prepared[0], status), status).wait()
+
+
+def tell_pid(rank: int) -> None:
+    """Tell who launched this process which one it is."""
+    _tell("pid", rank, os.getpid())
+
+
+def tell_done(rank: int) -> None:
+    """Tell who launched this process that the others no longer need it."""
+    _tell("done", rank)
+
+
+def tell_exit(code: int) -> None:
+    """Tell who launched this process why the run ends."""
+    _tell("exit", code)
+
+
+def status_together(code: int) -> int:
+    """Return the status that a process ends with where all end together, for this reason.
+
+    It is 0 where somebody has been told: after another one, a launcher would kill the processes
+    that end a little later.
+    """
+    return 0 if os.environ.get(STATUS) else code
+
+
+def _tell(word: str, *numbers: int) -> None:
+    path = os.environ.get(STATUS)
+    if path:
+        with suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
+            file.write(f"{word} {' '.join(map(str, numbers))}\n")
+
+
+def _start(command: Command, status: Path) -> subprocess.Popen[bytes]:
+    try:
+        # A session of its own: Ctrl-C reaches this process alone, which passes it on.
+        return subprocess.Popen(
+            command.arguments,
+            env={**os.environ, **command.environment, STATUS: str(status)},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise DeviceError(
+            f"the launcher {command.arguments[0]} cannot be started: {error.strerror}; "
+            "expected a program in PATH"
+        ) from error
+
+
+class _EndedError(Exception):
+    """A signal ends everything."""
+
+
+@final
+class _Launched:
+    """A launcher that runs."""
+
+    def __init__(self, child: subprocess.Popen[bytes], status: Path) -> None:
+        self._child = child
+        self._status = status
+        self._asked = False
+        self._lost: list[int] = []
+
+    def wait(self) -> int:
+        """Pass signals on until it ends, and return the run's exit status.
+
+        Raises:
+            OtherRankError: A process has ended without saying why.
+        """
+        previous = {number: signal.signal(number, self._forward) for number in FORWARDED}
+        try:
+            code = self._watch()
+        except _EndedError as ended:
+            self._end()
+            return 128 + int(ended.args[0])
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        told = [numbers[0] for numbers in self._told("exit")]
+        if told:
+            return told[0]
+        if code:
+            self._kill_all()
+            if self._lost:
+                ranks = " and ".join(f"rank {rank}" for rank in self._lost)
+                raise OtherRankError(
+                    f"{ranks} ended without saying why, as when a process is killed or memory runs "
+                    "out; its own output may tell more, and runner resume continues the run"
+                )
+        return code if code >= 0 else 128 - code
+
+    def _watch(self) -> int:
+        """Wait for the launcher, and notice which process dies first."""
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return self._child.wait(WATCH_S)
+            self._lost = self._lost or self._find_lost()
+
+    def _find_lost(self) -> list[int]:
+        done = {rank for [rank] in self._told("done")}
+        states = {rank: _state(pid) for rank, pid in self._told("pid") if rank not in done}
+        # Those that the launcher has ended because of another are not taken note of by it.
+        gone = [rank for rank, state in states.items() if state == ""]
+        return gone or [rank for rank, state in states.items() if state == "Z"]
+
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
+        """Ask rank 0 to stop; end everything if it was asked before or does not work yet."""
+        leader = next((pid for rank, pid in self._told("pid") if rank == 0), None)
+        if leader is None or self._asked:
+            raise _EndedError(number)
+        self._asked = True
+        try:
+            os.kill(leader, number)
+        except ProcessLookupError:
+            raise _EndedError(number) from None
+
+    def _told(self, word: str) -> list[list[int]]:
+        lines = (line.split() for line in self._status.read_text(encoding="utf-8").splitlines())
+        return [[int(number) for number in numbers] for first, *numbers in lines if first == word]
+
+    def _end(self) -> None:
+        """Let the launcher end the processes, and kill what is left of them after a while."""
+        self._child.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(GRACE_S)
+        self._kill_all()
+        self._child.wait()
+
+    def _kill_all(self) -> None:
+        for process in self._processes():
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def _processes(self) -> Iterator[int]:
+        """Find the processes by their environment: they may have left the launcher's session."""
+        mark = f"{STATUS}={self._status}".encode()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if mark in path.read_bytes().split(b"\0"):
+                    yield int(path.parent.name)
+
+
+def _state(process: int) -> str:
+    """Return the kernel's letter for the state of a process, ``Z`` for a dead one; "" if gone."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0]
+    except OSError:
+        return ""
