@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
-from runner.errors import DeviceError
+from runner.errors import DeviceError, UsageError
 from runner_torch.autoload import torch
 from runner_torch.host_memory import keep_freed_memory
 from runner_torch.traits import CPU, CUDA, available_cores
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+    from runner.recipe.schema import PrecisionSection
     from runner_torch.options import CpuOptions, CudaOptions
     from runner_torch.traits import DeviceTraits
 
@@ -45,16 +46,23 @@ class TorchDevice:
         """Name of the kind, which is also the name of the device entry."""
         return self.traits.kind
 
-    def check_compute(self, compute: str) -> None:
-        """Make sure that autocast really computes in ``compute``.
+    def check_precision(self, precision: PrecisionSection) -> None:
+        """Make sure that autocast really computes as the recipe says.
 
         Where it cannot, torch warns and goes on in fp32.
 
         Raises:
+            UsageError: The recipe asks for a level that autocast does not have.
             DeviceError: The device does not support the format.
         """
+        compute = precision.compute
         if compute == "fp32":
             return
+        if precision.level != "auto":
+            raise UsageError(
+                f"precision.level is {precision.level}, which casts the whole network; PyTorch's "
+                "autocast chooses the format operator by operator: set precision.level to auto"
+            )
         problem = self._autocast_problem(COMPUTE_TYPES[compute])
         if problem is not None:
             raise DeviceError(

@@ -82,7 +82,7 @@ class TorchEngine:
         options = spec.framework_options
         if not isinstance(options, TorchOptions):
             raise TypeError(f"expected TorchOptions, found {options!r}")
-        device.check_compute(spec.precision.compute)
+        device.check_precision(spec.precision)
         _set_deterministic(enabled=options.deterministic)
         self._spec = spec
         self._options = options

@@ -5,8 +5,11 @@ torchvision is imported inside the functions: it imports torch, which ``autoload
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import TYPE_CHECKING
 
+from runner.framework.models import check_conv_init
 from runner_torch.autoload import torch
 
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ def build_resnet(name: str, options: ResNetOptions, num_classes: int) -> torch.n
 
     The latter has 152 layers, 64 groups and 4 channels per group (MindSpore models
     resnext152_64x4d), which torchvision has no name for.
+
+    Raises:
+        UsageError: An option has no effect on this model.
     """
     from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -40,6 +46,14 @@ def build_resnet(name: str, options: ResNetOptions, num_classes: int) -> torch.n
         torch.nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         model.conv1 = stem
         model.maxpool = torch.nn.Identity()
+    elif options.max_pool_padding == "end":
+        model.maxpool = EndPaddedMaxPool()
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    check_conv_init(options, name, groups=max(conv.groups for conv in convolutions))
+    if options.conv_init == "fan_out_per_group":
+        with torch.no_grad():
+            for conv in convolutions:
+                conv.weight.mul_(math.sqrt(conv.groups))
     return model
 
 
@@ -72,3 +86,23 @@ def _torchvision_model(name: str, **arguments: object) -> torch.nn.Module:
 
     model: torch.nn.Module = torchvision.models.get_model(name, weights=None, **arguments)
     return model
+
+
+class EndPaddedMaxPool(torch.nn.Module):
+    """Max pooling of 3x3 windows with stride 2, padded as in MindSpore's ``same`` mode.
+
+    An even number of pixels lacks one, which is added at the end; an odd number lacks two, which
+    are added on both sides.
+    """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Pool ``[B, C, H, W]`` to half the height and width, rounded up."""
+        height, width = images.shape[-2:]
+        if torch.onnx.is_in_onnx_export():
+            with warnings.catch_warnings():
+                # that the size becomes a constant, which it must be in a graph
+                warnings.simplefilter("ignore")
+                height, width = int(height), int(width)
+        return torch.nn.functional.max_pool2d(
+            images, 3, stride=2, padding=(height % 2, width % 2), ceil_mode=True
+        )

@@ -120,6 +120,7 @@ def runner_register_devices() -> Iterable[DeviceEntry]:
         framework=FRAMEWORK,
         probe=partial(_probe, CPU),
         open=_open_cpu,
+        is_host=True,
     )
     yield DeviceEntry(
         name=CUDA.kind,

@@ -65,9 +65,50 @@ class NoLossScale:
 
 @final
 class StaticLossScale:
+    """A constant factor; a step whose gradients overflow is skipped.
+
+    MindSpore's ``FixedLossScaleManager`` behaves like this. The scaler of the dynamic scale looks
+    for infinite gradients, because on some hardware only a vendor's own knows how; what it makes of
+    the factor is put back.
+    """
+
+    def __init__(self, factor: float, device: TorchDevice) -> None:
+        self._factor = factor
+        self._scaler = device.loss_scaler()
+        self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": factor})
+        self._one = torch.ones((), device=device.torch_device)
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        """Multiply the loss by the factor."""
+        return self._scaler.scale(loss)
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the gradients by the factor, and look for infinite ones."""
+        self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """Update the weights if no gradient overflowed."""
+        self._scaler.step(optimizer)
+        self._scaler.update()  # lowers the factor after an overflow, which is how it shows
+        skipped = self._scaler.scale(self._one) < self._factor
+        self._scaler.update(self._factor)
+        return skipped
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the factor."""
+        return {"kind": "static", "factor": self._factor}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Check that the state is of this kind."""
+        _check_kind(state, "static")
+
+
+@final
+class UncheckedLossScale:
     """A constant factor; overflowing gradients reach the weights, and the run stops on them.
 
-    Apex's static scale and MindSpore's ``drop_overflow_update=False`` behave like this.
+    Apex's static scale and MindSpore's ``drop_overflow_update=False`` behave like this. No number
+    is read from the device.
     """
 
     def __init__(self, factor: float) -> None:
@@ -148,4 +189,4 @@ def loss_scale(section: PrecisionSection, device: TorchDevice) -> LossScale:
         return NoLossScale()
     if scale == "dynamic":
         return DynamicLossScale(device)
-    return StaticLossScale(scale)
+    return StaticLossScale(scale, device) if section.skip_overflow else UncheckedLossScale(scale)

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 import runner_torch
-from runner.errors import DeviceError
+from runner.errors import DeviceError, UsageError
+from runner.recipe.schema import PrecisionSection
 from runner_torch.autoload import torch
 from runner_torch.device import open_cpu, open_cuda, open_device, probe_device, set_tf32
 from runner_torch.options import CpuOptions, CudaOptions
@@ -52,7 +53,7 @@ def test_opening_a_missing_gpu_says_what_to_do() -> None:
 def test_autocast_that_torch_would_switch_off_is_refused(device: TorchDevice) -> None:
     absent = replace(device, traits=CUDA)
     with pytest.raises(DeviceError, match=r"cannot compute in bf16: .*CUDA is not available"):
-        absent.check_compute("bf16")
+        absent.check_precision(PrecisionSection(compute="bf16"))
     with (
         pytest.warns(UserWarning, match="CUDA is not available"),
         pytest.raises(DeviceError, match=r"set precision\.loss_scale to a number"),
@@ -63,8 +64,8 @@ def test_autocast_that_torch_would_switch_off_is_refused(device: TorchDevice) ->
 def test_hardware_that_only_pretends_to_have_bf16_is_refused(device: TorchDevice) -> None:
     traits = replace(CPU, hardware_bf16=lambda: False)
     with pytest.raises(DeviceError, match="the hardware has no bf16"):
-        replace(device, traits=traits).check_compute("bf16")
-    replace(device, traits=traits).check_compute("fp16")
+        replace(device, traits=traits).check_precision(PrecisionSection(compute="bf16"))
+    replace(device, traits=traits).check_precision(PrecisionSection(compute="fp16"))
 
 
 @pytest.mark.parametrize(
@@ -72,11 +73,21 @@ def test_hardware_that_only_pretends_to_have_bf16_is_refused(device: TorchDevice
     [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
 )
 def test_autocast_computes_in_the_format(
-    device: TorchDevice, compute: str, dtype: torch.dtype
+    device: TorchDevice, compute: Literal["fp32", "bf16", "fp16"], dtype: torch.dtype
 ) -> None:
-    device.check_compute(compute)
+    device.check_precision(PrecisionSection(compute=compute))
     with device.autocast(compute):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize("level", ["O2", "O3"])
+def test_levels_that_cast_the_whole_network_are_refused(
+    device: TorchDevice, level: Literal["O2", "O3"]
+) -> None:
+    device.check_precision(PrecisionSection(level=level))  # without effect in fp32
+    precision = PrecisionSection(compute="bf16", level=level)
+    with pytest.raises(UsageError, match=rf"{level}, .* whole .* set precision\.level to auto"):
+        device.check_precision(precision)
 
 
 def test_a_vendor_brings_its_package_and_its_loss_scaler(device: TorchDevice) -> None:

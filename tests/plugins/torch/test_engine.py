@@ -120,15 +120,48 @@ def test_gradients_are_clipped_to_their_norm(
     assert np.linalg.norm(np.concatenate(change)) == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize("skip_overflow", [True, False])
 def test_a_static_loss_scale_changes_nothing_in_fp32(
-    make_engine: MakeEngine, make_batches: MakeBatches
+    make_engine: MakeEngine, make_batches: MakeBatches, skip_overflow: bool
 ) -> None:
     plain = make_engine()
-    scaled = make_engine(precision=PrecisionSection(loss_scale=1024.0))
+    precision = PrecisionSection(loss_scale=1024.0, skip_overflow=skip_overflow)
+    scaled = make_engine(precision=precision)
     for batch in make_batches(2):
         assert plain.train_step(batch, 0.1).read() == scaled.train_step(batch, 0.1).read()
     assert same(plain.weights(), scaled.weights())
     assert scaled.report()["loss_scale"] == {"kind": "static", "factor": 1024.0}
+
+
+def overflow(engine: TorchEngine, batch: Batch) -> bool:
+    """Take a step in which fp16 overflows, and say whether it was skipped."""
+    engine.load_weights({n: np.full_like(v, 6e4) for n, v in engine.weights().items()})
+    return engine.train_step(batch, 0.1).read().skipped
+
+
+def test_an_overflow_under_a_static_scale_skips_the_step_and_leaves_the_factor(
+    make_engine: MakeEngine, make_batches: MakeBatches
+) -> None:
+    precision = PrecisionSection(compute="fp16", loss_scale=1000.0)
+    plain, engine = make_engine(precision=precision), make_engine(precision=precision)
+    first, bad, second = make_batches(3)
+    assert plain.train_step(first, 0.1).read() == engine.train_step(first, 0.1).read()
+    weights = engine.weights()
+    assert overflow(engine, bad)
+    assert np.all(engine.weights()["fc.weight"] == np.float32(6e4))
+    assert engine.report()["loss_scale"] == {"kind": "static", "factor": 1000.0}
+    engine.load_weights(weights)
+    assert plain.train_step(second, 0.1).read() == engine.train_step(second, 0.1).read()
+    assert same(plain.weights(), engine.weights())
+
+
+def test_an_overflow_that_is_not_to_be_skipped_reaches_the_weights(
+    make_engine: MakeEngine, make_batches: MakeBatches
+) -> None:
+    precision = PrecisionSection(compute="fp16", loss_scale=1024.0, skip_overflow=False)
+    engine = make_engine(precision=precision)
+    assert not overflow(engine, make_batches(1)[0])
+    assert not np.isfinite(engine.weights()["fc.weight"]).all()
 
 
 def test_an_overflow_skips_the_step_and_halves_the_scale(
@@ -138,10 +171,8 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(
     engine = make_engine(precision=precision)
     good, bad = make_batches(2)
     assert not engine.train_step(good, 0.1).read().skipped
-    huge = {name: np.full_like(value, 6e4) for name, value in engine.weights().items()}
-    engine.load_weights(huge)
-    assert engine.train_step(bad, 0.1).read().skipped
-    assert np.array_equal(engine.weights()["fc.weight"], huge["fc.weight"])
+    assert overflow(engine, bad)
+    assert np.all(engine.weights()["fc.weight"] == np.float32(6e4))
     assert engine.report()["loss_scale"]["scale"] == 65536 / 2
 
 

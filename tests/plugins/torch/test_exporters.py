@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from runner import NoOptions
 from runner.errors import ArtifactError
+from runner.framework.options import ResNetOptions
 from runner_onnx.predictor import load_onnx
 from runner_torch.autoload import torch
 from runner_torch.exporters import load_program
@@ -71,6 +72,23 @@ def test_onnx(
     for images in (1, 5):
         assert difference(predictor, engine, make_batches(1, images=images)[0]) < 1e-4
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("opset", "size"), [(20, 32), (13, 34)])
+def test_onnx_of_a_stem_that_pads_at_the_end(
+    make_spec: MakeSpec,
+    make_engine: MakeEngine,
+    make_batches: MakeBatches,
+    tmp_path: Path,
+    opset: int,
+    size: int,
+) -> None:
+    options = ResNetOptions(max_pool_padding="end")
+    spec = make_spec(model="resnet18", model_options=options, image_size=(size, size))
+    engine = make_engine(model="resnet18", model_options=options)
+    info = EXPORTERS["onnx"].export(engine, spec, OnnxOptions(opset=opset), tmp_path)
+    batch = make_batches(1, images=3, size=size)[0]
+    assert difference(load_onnx(tmp_path, info), engine, batch) < 1e-4
 
 
 def test_torch_export(trained: Trained, make_batches: MakeBatches, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torchvision
 
+from runner.errors import UsageError
 from runner.framework.options import MobileNetOptions, ResNetOptions
 from runner_torch.autoload import torch
 from runner_torch.options import GoogLeNetOptions
@@ -62,6 +65,41 @@ def test_the_small_stem_keeps_small_images_large() -> None:
     assert model.conv1.weight.shape == (64, 3, 3, 3)
     features = model.layer1(model.maxpool(model.conv1(torch.empty(1, 3, 32, 32, device="meta"))))
     assert features.shape == (1, 64, 32, 32)
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "end"])
+@pytest.mark.parametrize("size", [(5, 6), (7, 7), (8, 8)])
+def test_max_pooling_of_the_stem(padding: Any, size: tuple[int, int]) -> None:
+    images = np.random.default_rng(0).standard_normal((1, 2, *size), np.float32)
+    model = MODELS["resnet18"].build(ResNetOptions(max_pool_padding=padding), 2)
+    frame = [(1 if padding == "symmetric" else pixels % 2, 1) for pixels in size]
+    padded = np.pad(images, [(0, 0), (0, 0), *frame], constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (1, 1, 3, 3))[:, :, ::2, ::2]
+    found = model.maxpool(torch.from_numpy(images)).numpy()
+    assert np.array_equal(found, windows.max(axis=(4, 5, 6, 7)))
+
+
+def test_the_small_stem_has_no_pooling_to_pad() -> None:
+    with pytest.raises(ValueError, match="max_pool_padding end has no effect with stem small"):
+        ResNetOptions(stem="small", max_pool_padding="end")
+
+
+@pytest.mark.parametrize(
+    ("options", "groups"),
+    [(ResNetOptions(), 1), (ResNetOptions(conv_init="fan_out_per_group"), 32)],
+)
+def test_spread_of_fresh_weights(options: ResNetOptions, groups: int) -> None:
+    model = MODELS["resnext50_32x4d"].build(options, 2)
+    for stage, width in enumerate((128, 256, 512, 1024), start=1):
+        block = getattr(model, f"layer{stage}")[0]
+        expected = math.sqrt(2 / (width / groups * 9))
+        assert block.conv2.weight.std().item() == pytest.approx(expected, rel=0.05)
+        assert block.conv1.weight.std().item() == pytest.approx(math.sqrt(2 / width), rel=0.05)
+
+
+def test_an_initialisation_per_group_needs_groups() -> None:
+    with pytest.raises(UsageError, match="resnet50 has no grouped convolutions"):
+        build("resnet50", ResNetOptions(conv_init="fan_out_per_group"))
 
 
 def test_dropout_reaches_the_layer() -> None:

@@ -1,0 +1,401 @@
+"""Training, evaluation and prediction with MindSpore on one device.
+
+Shapes: B images in a batch, H height, W width, C channels, K classes. Images are ``uint8``
+``[B, H, W, C]`` in a batch, and normalised ``float32`` ``[B, C, H, W]`` in a net.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import platform
+from typing import TYPE_CHECKING, cast, final
+
+import numpy as np
+
+from runner.contracts import EngineState, EvalCounts, StepResult
+from runner.errors import PluginError
+from runner.framework.engine import (
+    build_model,
+    check_identity,
+    one_value_per_channel,
+    out_of_memory,
+)
+from runner.framework.loss import check_labels
+from runner_mindspore.autoload import ADJUSTMENTS, Tensor, ms, nn
+from runner_mindspore.device import MindSporeDevice
+from runner_mindspore.ema import WeightAverage
+from runner_mindspore.losses import check_output, training_loss
+from runner_mindspore.messages import is_out_of_memory, reason
+from runner_mindspore.models import SeededDropout
+from runner_mindspore.optimizers import build_optimizer, describe_optimizer
+from runner_mindspore.options import MindSporeOptions
+from runner_mindspore.pixels import DevicePixels, HostPixels
+from runner_mindspore.scaling import loss_scale
+from runner_mindspore.state import load_optimizer_state, optimizer_state
+from runner_mindspore.steps import Evaluate, Forward, Training, Update, Witness
+from runner_mindspore.weights import BatchCounters, copy_weights, load_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from runner.contracts import Batch, Device, EngineSpec
+    from runner_mindspore.group import MindSporeGroup
+
+MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
+UNSEEDED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+@final
+class DeferredStep:
+    """The result of a step, still on the device."""
+
+    def __init__(self, losses: Sequence[Tensor], finite: Tensor) -> None:
+        self._losses = losses
+        self._finite = finite
+
+    def read(self) -> StepResult:
+        """Wait for the device and return the result."""
+        loss = np.sum([loss.asnumpy() for loss in self._losses], dtype=np.float32)
+        return StepResult(loss=float(loss), skipped=not self._finite.asnumpy().all())
+
+
+@final
+class DeferredCounts:
+    """The counts of an evaluation batch, still on the device."""
+
+    def __init__(self, sums: Tensor, count: int) -> None:
+        self._sums = sums
+        self._count = count
+
+    def read(self) -> EvalCounts:
+        """Wait for the device and return the counts."""
+        top1, top5, loss_sum = self._sums.asnumpy().tolist()
+        return EvalCounts(top1=int(top1), top5=int(top5), loss_sum=loss_sum, count=self._count)
+
+
+@final
+class MindSporeEngine:
+    """A model on one device, with its loss and optimizer.
+
+    With several passes per step (``micro_batch_size``) the gradients sum to those of the whole
+    batch's mean loss; batch normalisation takes its statistics from each pass.
+    """
+
+    def __init__(self, spec: EngineSpec, device: Device) -> None:
+        if not isinstance(device, MindSporeDevice):
+            raise TypeError(f"expected a device of framework mindspore, found {device!r}")
+        options = spec.framework_options
+        if not isinstance(options, MindSporeOptions):
+            raise TypeError(f"expected MindSporeOptions, found {options!r}")
+        device.check_precision(spec.precision)
+        if options.deterministic:
+            _make_deterministic()
+        self._spec = spec
+        self._options = options
+        self._device = device
+        self._group = cast("MindSporeGroup | None", spec.group)
+        self._set_mode()
+        with _seeded(spec.seed):
+            self._net = build_model(spec, nn.Cell)
+        if self._group is not None:
+            self._group.broadcast_in_place(list(self._net.get_parameters()))
+        self._counters = BatchCounters(self._net)
+        decay = spec.ema_decay
+        self._average = None if decay is None else WeightAverage(self._net, decay)
+        self._evaluated = self._net if self._average is None else self._average.net
+        for net in self._nets():
+            device.cast(net, spec.precision)
+        pixels = HostPixels if device.traits.is_host else DevicePixels
+        self._pixels = pixels(spec.mean, spec.std)
+        self._evaluate = Evaluate(self._pixels.cell, self._evaluated, spec.num_classes)
+        self._loss_scale = loss_scale(spec.precision)
+        self._optimizer = build_optimizer(spec, self._net)
+        self._training = None if self._optimizer is None else self._build_training(self._optimizer)
+        self._dropouts = _dropouts(self._net, spec)
+        self._steps = 0
+        self._active: nn.Cell | None = None
+        self._largest: dict[tuple[int, ...], int] = {}
+        self._unchecked = {True, False}
+
+    def _build_training(self, optimizer: nn.Optimizer) -> Training:
+        spec, group, average = self._spec, self._group, self._average
+        loss = training_loss(spec.loss, spec.num_classes)
+        update = Update(
+            optimizer,
+            self._loss_scale,
+            reducer=None if group is None else group.gradient_reducer(optimizer.parameters),
+            clip_norm=spec.clip_grad_norm,
+            average=None if average is None else average.update,
+        )
+        forward = Forward(self._pixels.cell, self._net, loss, self._loss_scale)
+        return Training(forward, Witness(_statistics(self._net)), update)
+
+    def _nets(self) -> list[nn.Cell]:
+        return [self._net] if self._average is None else [self._net, self._average.net]
+
+    def train_step(self, batch: Batch, learning_rate: float) -> DeferredStep:
+        """Take one optimizer step on ``batch``; does not wait for the device.
+
+        Raises:
+            DataError: A label is not one of the classes.
+            DeviceError: The device is out of memory.
+            UsageError: Batch normalisation has a single value per channel.
+        """
+        training, size = self._training, self._spec.micro_batch_size
+        if training is None:
+            raise ValueError("this engine only evaluates: its spec has no optimizer")
+        self._set_mode()
+        rate = Tensor(learning_rate, ms.float32)
+        if len(batch.labels) <= size:
+            loss, finite = self._pass(training.step, batch, 0, rate)
+            losses = [loss]
+        else:
+            starts = range(0, len(batch.labels), size)
+            losses = [self._pass(training.accumulate, batch, start)[0] for start in starts]
+            finite = training.finish(rate)
+        self._steps += 1
+        return DeferredStep(losses, finite)
+
+    def _pass(self, cell: nn.Cell, batch: Batch, start: int, *rate: Tensor) -> tuple[Tensor, ...]:
+        """Run one pass, over the images from ``start`` on, and return what follows the output."""
+        part = slice(start, start + self._spec.micro_batch_size)
+        labels = self._labels(batch.labels[part])
+        self._draw(start, len(labels))
+        share = Tensor(len(labels) / len(batch.labels), ms.float32)
+        images = self._pixels.tensor(batch.images[part])
+        _, *results = self._call(cell, images, labels, share, *rate, training=True)
+        self._counters.advance()
+        if len(labels) == 1:
+            self._check_single(len(batch.labels))
+        return tuple(results)
+
+    def _draw(self, start: int, images: int) -> None:
+        """Draw dropout masks, as a function of the seed, the step, the pass and the process."""
+        rank = 0 if self._group is None else self._group.rank
+        key = [self._spec.seed, self._steps]
+        random = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, start, rank]))
+        for cell in self._dropouts:
+            cell.draw(random, images)
+
+    def eval_step(self, batch: Batch) -> DeferredCounts:
+        """Count correct predictions with the evaluation weights; does not wait for the device.
+
+        The loss is plain cross-entropy, without smoothing and auxiliary heads, so that it can be
+        compared between recipes. Counts are those of ``runner.metrics.count_correct``.
+        """
+        sums, _ = self._evaluation(batch.images, batch.labels)
+        return DeferredCounts(sums, len(batch.labels))
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return logits ``[B, K]`` for pixels ``[B, H, W, C]``, with the evaluation weights."""
+        _, logits = self._evaluation(images, np.zeros(len(images), np.int64))
+        array: NDArray[np.float32] = logits.asnumpy()[: len(images)].copy()
+        return array
+
+    def _evaluation(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """Return counts and logits, of a batch that is filled up to the largest one so far.
+
+        A graph is compiled for every number of images, and the last batch is a smaller one.
+        """
+        self._set_mode()
+        count = len(images)
+        size = self._largest[images.shape[1:]] = max(count, self._largest.get(images.shape[1:], 0))
+        if count < size:
+            images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), np.uint8)])
+            labels = np.concatenate([labels, np.zeros(size - count, np.int64)])
+        real = Tensor((np.arange(size) < count).astype(np.float32))
+        inputs = self._pixels.tensor(images), self._labels(labels)
+        _, sums, logits = self._call(self._evaluate, *inputs, real, training=False)
+        return sums, logits
+
+    def _set_mode(self) -> None:
+        """Put the process into this engine's mode, in which gradients are made and cells called."""
+        ms.set_context(mode=MODES[self._options.mode])
+
+    def _call(self, cell: nn.Cell, images: Tensor, *others: Tensor, training: bool) -> Any:
+        """Call a cell; say what is the matter where MindSpore does not.
+
+        Raises:
+            DeviceError: The device is out of memory.
+            PluginError: The model does not return logits.
+        """
+        if self._active is not cell:  # walking over all layers in every step is not free
+            cell.set_train(training)
+            self._active = cell
+        count = images.shape[0]
+        try:
+            results = cell(images, *others)
+        except (RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                setting = "train.micro_batch_size" if training else "eval.batch_size"
+                name = self._device.name
+                raise out_of_memory(reason(error), name, count, setting) from error
+            if training in self._unchecked:
+                self._check_output_alone(images, training=training)
+            raise
+        self._check_once(results[0], count, training=training)
+        return results
+
+    def _check_once(self, output: Any, images: int, *, training: bool) -> None:
+        """Check the first output of each mode; a model may return other heads in training."""
+        if training in self._unchecked:
+            check_output(output, self._spec.model.name, images, self._spec.num_classes)
+            self._unchecked.remove(training)
+
+    def _check_output_alone(self, images: Tensor, *, training: bool) -> None:
+        """Check the output of a net when a step has failed, perhaps over its shape."""
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+        net = self._net if training else self._evaluated
+        with contextlib.suppress(RuntimeError, TypeError, ValueError):  # the net's own are raised
+            self._check_once(net(self._pixels.cell(images)), images.shape[0], training=training)
+
+    def _check_single(self, images: int) -> None:
+        """Look for a variance over one value, where a pass had one image; this waits.
+
+        Raises:
+            UsageError: Batch normalisation has a single value per channel.
+        """
+        if any(np.isnan(p.asnumpy()).any() for p in _statistics(self._net)):
+            raise one_value_per_channel(images, self._spec.micro_batch_size)
+
+    def _labels(self, labels: NDArray[np.int64]) -> Tensor:
+        check_labels(labels, self._spec.num_classes)
+        return Tensor(labels.astype(np.int32))
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Copy the model's weights and buffers to the host."""
+        return copy_weights(self._net, self._counters)
+
+    def evaluation_weights(self) -> dict[str, NDArray[Any]]:
+        """Copy the weights that evaluation uses (the EMA when there is one)."""
+        return copy_weights(self._evaluated, self._counters)
+
+    def load_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Replace all weights and buffers; an EMA begins anew from them."""
+        for net in self._nets():
+            load_weights(net, weights, self._counters)
+
+    def state(self) -> EngineState:
+        """Copy to the host everything else that the next step depends on."""
+        tensors: dict[str, NDArray[Any]] = {}
+        if self._optimizer is not None:
+            arrays = optimizer_state(self._optimizer, self._net)
+            tensors |= {f"optimizer/{name}": array for name, array in arrays.items()}
+        if self._average is not None:
+            averages = copy_weights(self._average.net, self._counters)
+            tensors |= {f"ema/{name}": array for name, array in averages.items()}
+        values = {"loss_scale": self._loss_scale.state(), "steps": self._steps}
+        return EngineState(tensors=tensors, values={**self._identity(), **values})
+
+    def load_state(self, state: EngineState) -> None:
+        """Continue exactly where ``state`` was taken."""
+        check_identity(self._identity(), state.values)
+        self._loss_scale.load_state(state.values["loss_scale"])
+        self._steps = state.values["steps"]
+        if self._optimizer is not None:
+            arrays = _under("optimizer/", state.tensors)
+            load_optimizer_state(self._optimizer, self._net, arrays)
+        if self._average is not None:
+            load_weights(self._average.net, _under("ema/", state.tensors), self._counters)
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what must be the same in a run that continues another."""
+        optimizer = self._optimizer
+        return {
+            "framework": "mindspore",
+            "device": self._device.name,
+            **self._precision(),
+            "optimizer": None if optimizer is None else type(optimizer).__name__,
+            "ema": self._average is not None,
+        }
+
+    def _precision(self) -> dict[str, str]:
+        section = self._spec.precision
+        if section.compute == "fp32":
+            return {"compute": "fp32"}
+        batch_norm = section.effective_batch_norm
+        return {"compute": section.compute, "level": section.level, "batch_norm": batch_norm}
+
+    def agree(self) -> None:
+        """Give all processes the mean of their running statistics."""
+        if self._group is not None:
+            self._group.mean_in_place([p for net in self._nets() for p in _statistics(net)])
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything it was asked to do."""
+        self._device.synchronize()
+
+    def report(self) -> dict[str, Any]:
+        """Return what is in effect (JSON)."""
+        parameters = self._net.trainable_params()
+        optimizer = self._optimizer
+        return {
+            "framework": "mindspore",
+            "versions": {
+                "python": platform.python_version(),
+                "mindspore": ms.__version__,
+                "numpy": np.__version__,
+            },
+            "device": str(self._device.describe()["device"]),
+            "parameters": sum(p.size for p in parameters),
+            "parameter_type": sorted({str(p.dtype).lower() for p in parameters}),
+            **self._precision(),
+            "loss_scale": dict(self._loss_scale.state()),
+            "mode": self._options.mode,
+            "deterministic": _make_deterministic.cache_info().currsize > 0,
+            "threads": self._device.settings.get("threads"),
+            "micro_batch_size": self._spec.micro_batch_size,
+            "optimizer": None if optimizer is None else describe_optimizer(optimizer),
+            "ema_decay": self._spec.ema_decay,
+            "adjustments": list(ADJUSTMENTS),
+        }
+
+
+@functools.cache
+def _make_deterministic() -> None:
+    """Forbid kernels that add in varying order, in the whole process, which can be done once."""
+    ms.set_deterministic(True)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Make fresh weights a function of the seed; leave NumPy's random state as it was.
+
+    MindSpore initialises from that one, and seeds it with 32 bits.
+    """
+    state = np.random.get_state()
+    ms.set_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    yield
+    np.random.set_state(state)
+
+
+def _dropouts(net: nn.Cell, spec: EngineSpec) -> list[SeededDropout]:
+    """Return the layers that drop values.
+
+    Raises:
+        PluginError: The net is to be trained, and has one whose random state cannot be saved.
+    """
+    found = [cell for _, cell in net.cells_and_names()]
+    if spec.optimizer is not None and any(isinstance(cell, UNSEEDED) for cell in found):
+        raise PluginError(
+            f"model {spec.model.name} has dropout of MindSpore's own, whose random state can be "
+            "neither saved nor restored, so that a run could not be resumed exactly; use "
+            "runner_mindspore.models.SeededDropout"
+        )
+    return [cell for cell in found if isinstance(cell, SeededDropout)]
+
+
+def _statistics(net: nn.Cell) -> list[ms.Parameter]:
+    """Return the running statistics of batch normalisation."""
+    ends = ("moving_mean", "moving_variance")
+    return [p for p in net.get_parameters() if p.name.endswith(ends)]
+
+
+def _under(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,156 @@
+"""Starting several processes that train together, and recognising to be one of them.
+
+Nothing here imports MindSpore, so that a plan can show its command line where it is not installed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.entries import Command
+from runner.errors import PluginError, UsageError
+from runner_mindspore import rank_table
+from runner_mindspore.traits import by_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from runner.entries import LaunchRequest
+    from runner_mindspore.options import MindSporeOptions
+
+PORTS = range(20000, 30000)
+"""Where the scheduler listens: below the ports that Linux gives to outgoing connections."""
+QUIET_START = {"MS_SUBMODULE_LOG_v": "{DISTRIBUTED:3}"}
+"""Environment without which every attempt to reach the scheduler while it starts is a warning."""
+RANK_TABLE_ENVIRONMENT = {
+    "HCCL_CONNECT_TIMEOUT": "600",
+    "DEPLOY_MODE": "0",
+    "GE_USE_STATIC_MEMORY": "1",
+}
+"""Environment of processes with a rank table (MindSpore models, resnext152_64x4d)."""
+
+
+def launch(request: LaunchRequest) -> Sequence[Command]:
+    """Return what starts the processes; an implementation of ``FrameworkEntry.launch``.
+
+    Raises:
+        UsageError: The rank table is missing, wrong, or of another number of processes.
+    """
+    options: MindSporeOptions = request.framework_options  # type: ignore[assignment]  # our config
+    if options.launcher == "msrun":
+        return [_msrun(request)]
+    if options.rank_table is None:
+        raise UsageError(
+            "launcher: rank_table needs a table; add --set framework.rank_table=FILE "
+            "(python -m runner_mindspore.rank_table --help tells how to write one)"
+        )
+    return _with_rank_table(request, Path(options.rank_table).expanduser().absolute())
+
+
+def _msrun(request: LaunchRequest) -> Command:
+    python = _interpreter()
+    traits = by_kind(request.device)
+    own = traits.group_environment if traits else {}
+    return Command(
+        arguments=[
+            "msrun",
+            f"--worker_num={request.count}",
+            f"--local_worker_num={request.count}",
+            "--master_addr=127.0.0.1",
+            f"--master_port={_free_port(request.log_folder)}",
+            f"--log_dir={request.log_folder}",
+            "--join=True",
+            *(["--bind_core=True"] if traits and traits.bind_cores else []),
+            *(python.name, "-m", "runner", *request.arguments),
+        ],
+        environment={**_path(python), **_unless_set({**QUIET_START, **own})},
+    )
+
+
+def _interpreter() -> Path:
+    """Return this interpreter under a name that msrun leaves alone and looks up in ``PATH``."""
+    folder = Path(sys.executable).parent
+    for path in (folder / "python", folder / "python3"):
+        if path.exists() and path.samefile(sys.executable):
+            return path
+    raise PluginError(
+        f"msrun starts 'python' or 'python3' only, and neither in {folder} is {sys.executable}; "
+        "use an environment made with: python -m venv"
+    )
+
+
+def _path(python: Path) -> Mapping[str, str]:
+    """Return the change to ``PATH`` that makes msrun find this environment's programs."""
+    found = shutil.which(python.name)
+    if found is not None and Path(found).parent == python.parent:
+        return {}
+    return {"PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])}
+
+
+def _unless_set(defaults: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: value for name, value in defaults.items() if name not in os.environ}
+
+
+def _free_port(folder: Path) -> int:
+    """Return the first free port, counted from one that the log folder chooses.
+
+    Jobs that start at the same time have other folders, and so do not wait at the same port; one
+    job shows the same command as often as it is asked for.
+    """
+    start = zlib.crc32(os.fsencode(folder)) % len(PORTS)
+    for offset in range(len(PORTS)):
+        port = PORTS[(start + offset) % len(PORTS)]
+        with socket.socket() as candidate:
+            try:
+                candidate.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise UsageError(f"no port from {PORTS[0]} to {PORTS[-1]} is free for the scheduler of msrun")
+
+
+def _with_rank_table(request: LaunchRequest, path: Path) -> Sequence[Command]:
+    traits = by_kind(request.device)
+    if traits is None or traits.distributed_backend != "hccl":
+        raise UsageError(
+            f"rank tables are for the cards of device ascend, found device {request.device}; "
+            "remove framework.launcher, which means msrun"
+        )
+    ranks = rank_table.read(path).ranks
+    if len(ranks) != request.count:
+        raise UsageError(
+            f"{path} has {len(ranks)} devices, the recipe asks for {request.count}; "
+            f"use --devices {len(ranks)} or another table"
+        )
+    return [
+        Command(
+            arguments=["runner", *request.arguments],
+            environment={
+                "RANK_TABLE_FILE": str(path),
+                "RANK_SIZE": str(len(ranks)),
+                "RANK_ID": card.rank_id,
+                "DEVICE_ID": card.device_id,
+                **RANK_TABLE_ENVIRONMENT,
+            },
+            host=server,
+        )
+        for server, card in ranks
+    ]
+
+
+def launched_world_size() -> int | None:
+    """Return how many processes this one was started with, or ``None`` if it was started alone.
+
+    msrun's scheduler, which leads the processes together, counts as one that was launched.
+    """
+    if "MS_ROLE" in os.environ:
+        return int(os.environ["MS_WORKER_NUM"])
+    if "RANK_TABLE_FILE" in os.environ and "RANK_ID" in os.environ:
+        return int(os.environ["RANK_SIZE"])
+    return None

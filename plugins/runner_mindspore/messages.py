@@ -1,0 +1,46 @@
+"""What MindSpore says, in a form that fits into one of our messages."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OUT_OF_MEMORY = ("out of memory", "memory not enough", "malloc", "allocate memory failed")
+"""What the messages of the different allocators have in common."""
+
+
+def reason(error: BaseException) -> str:
+    """Return the class and first line of an error; MindSpore adds frames of C++ below it."""
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error of MindSpore's means that a device has no memory left."""
+    text = str(error).lower()
+    return any(words in text for words in OUT_OF_MEMORY)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[list[str]]:
+    """Collect what MindSpore's Python code logs, line by line, in place of printing it.
+
+    It explains at length, on standard error, why a device that is merely asked for is not there.
+    """
+    lines: list[str] = []
+
+    def collect(record: logging.LogRecord) -> bool:
+        lines.extend(line for line in record.getMessage().splitlines() if line)
+        return False
+
+    logger = logging.getLogger(f"ME.mindspore.log.{os.getpid()}")  # the name that MindSpore uses
+    logger.addFilter(collect)
+    try:
+        yield lines
+    finally:
+        logger.removeFilter(collect)

@@ -1,0 +1,343 @@
+"""The entries of the MindSpore plugin. Nothing here imports MindSpore until an entry is used."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from runner.contracts import Availability
+from runner.data.plugin import ClassFoldersOptions
+from runner.entries import (
+    DatasetEntry,
+    DeviceEntry,
+    ExporterEntry,
+    FrameworkEntry,
+    ModelEntry,
+    OptimizerEntry,
+    PredictorEntry,
+)
+from runner.errors import PluginError
+from runner.framework.options import (
+    AdamWOptions,
+    MobileNetOptions,
+    ResNetOptions,
+    SgdOptions,
+)
+from runner.hooks import hookimpl
+from runner_mindspore.options import (
+    AscendOptions,
+    CpuOptions,
+    GpuOptions,
+    MindSporeOptions,
+)
+from runner_mindspore.traits import ASCEND, CPU, GPU, DeviceTraits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from runner.contracts import (
+        ArtifactInfo,
+        Dataset,
+        Device,
+        Engine,
+        EngineSpec,
+        Group,
+        Loader,
+        Predictor,
+    )
+    from runner.entries import Command, LaunchRequest, LoaderRequest
+    from runner.options import NoOptions
+
+FRAMEWORK = "mindspore"
+REQUIRES = ("mindspore",)
+INSTALL = "pip install 'vision-runner[mindspore]'"
+
+
+def _open_engine(spec: EngineSpec, device: Device) -> Engine:
+    from runner_mindspore.engine import MindSporeEngine
+
+    return MindSporeEngine(spec, device)
+
+
+def _read_weights(path: Path) -> Mapping[str, NDArray[Any]]:
+    from runner_mindspore.weights import read_weights
+
+    return read_weights(path)
+
+
+def _launch(request: LaunchRequest) -> Sequence[Command]:
+    from runner_mindspore.launch import launch
+
+    return launch(request)
+
+
+def _launched_world_size() -> int | None:
+    from runner_mindspore.launch import launched_world_size
+
+    return launched_world_size()
+
+
+def _join(device: Device) -> Group:
+    from runner_mindspore.group import join
+
+    return join(device)
+
+
+@hookimpl
+def runner_register_frameworks() -> Iterable[FrameworkEntry]:
+    """Offer MindSpore."""
+    yield FrameworkEntry(
+        name=FRAMEWORK,
+        summary="MindSpore",
+        config=MindSporeOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        open=_open_engine,
+        read_weights=_read_weights,
+        weight_suffixes=(".ckpt",),
+        launch=_launch,
+        launched_world_size=_launched_world_size,
+        join=_join,
+        takes_signals=True,
+    )
+
+
+def _probe(traits: DeviceTraits) -> Availability:
+    try:
+        from runner_mindspore.device import probe_device
+    except (ImportError, PluginError) as error:
+        return Availability(available=False, reason=f"mindspore cannot be imported: {error}")
+    return probe_device(traits)
+
+
+def _open_cpu(options: CpuOptions) -> Device:
+    from runner_mindspore.device import open_cpu
+
+    return open_cpu(options)
+
+
+def _open_gpu(options: GpuOptions) -> Device:
+    from runner_mindspore.device import open_gpu
+
+    return open_gpu(options)
+
+
+def _open_ascend(options: AscendOptions) -> Device:
+    from runner_mindspore.device import open_ascend
+
+    return open_ascend(options)
+
+
+@hookimpl
+def runner_register_devices() -> Iterable[DeviceEntry]:
+    """Offer the processor, NVIDIA GPUs and Ascend NPUs."""
+    yield DeviceEntry(
+        name=CPU.kind,
+        summary="This machine's processor",
+        config=CpuOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        probe=partial(_probe, CPU),
+        open=_open_cpu,
+        is_host=True,
+    )
+    yield DeviceEntry(
+        name=GPU.kind,
+        summary="NVIDIA GPU",
+        config=GpuOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        probe=partial(_probe, GPU),
+        open=_open_gpu,
+        visible_devices=GPU.visible_devices,
+    )
+    yield DeviceEntry(
+        name=ASCEND.kind,
+        summary="Huawei Ascend NPU",
+        config=AscendOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        probe=partial(_probe, ASCEND),
+        open=_open_ascend,
+        visible_devices=ASCEND.visible_devices,
+    )
+
+
+def _open_folders(options: ClassFoldersOptions, split: str) -> Dataset:
+    from runner.data.folders import open_class_folders
+
+    return open_class_folders(options, split)
+
+
+def _open_loader(request: LoaderRequest) -> Loader:
+    from runner_mindspore.pipeline import open_loader
+
+    return open_loader(request)
+
+
+@hookimpl
+def runner_register_datasets() -> Iterable[DatasetEntry]:
+    """Offer class folders read by MindSpore's own pipeline."""
+    yield DatasetEntry(
+        name="mindspore_folders",
+        summary="Images in a folder per class, decoded and augmented by MindSpore in C++",
+        config=ClassFoldersOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        open=_open_folders,
+        open_loader=_open_loader,
+    )
+
+
+def _build_resnet(name: str, options: ResNetOptions, num_classes: int) -> object:
+    from runner_mindspore.models import build_resnet
+
+    return build_resnet(name, options, num_classes)
+
+
+def _build_mobilenet_v2(name: str, options: MobileNetOptions, num_classes: int) -> object:
+    from runner_mindspore.models import build_mobilenet_v2
+
+    return build_mobilenet_v2(name, options, num_classes)
+
+
+MODELS = (
+    ("resnet18", "ResNet-18", ResNetOptions, _build_resnet, 11_689_512),
+    ("resnet34", "ResNet-34", ResNetOptions, _build_resnet, 21_797_672),
+    ("resnet50", "ResNet-50", ResNetOptions, _build_resnet, 25_557_032),
+    ("resnet101", "ResNet-101", ResNetOptions, _build_resnet, 44_549_160),
+    ("resnet152", "ResNet-152", ResNetOptions, _build_resnet, 60_192_808),
+    ("resnext50_32x4d", "ResNeXt-50 32x4d", ResNetOptions, _build_resnet, 25_028_904),
+    ("resnext101_64x4d", "ResNeXt-101 64x4d", ResNetOptions, _build_resnet, 83_455_272),
+    ("resnext152_64x4d", "ResNeXt-152 64x4d", ResNetOptions, _build_resnet, 114_971_944),
+    ("mobilenet_v2", "MobileNetV2", MobileNetOptions, _build_mobilenet_v2, 3_504_872),
+)
+"""Name, summary, options, builder, and parameters with 1,000 classes and default options."""
+
+
+@hookimpl
+def runner_register_models() -> Iterable[ModelEntry]:
+    """Offer the ResNet and ResNeXt family, and MobileNetV2."""
+    for name, summary, config, build, parameters in MODELS:
+        yield ModelEntry(
+            name=name,
+            summary=summary,
+            config=config,
+            requires=REQUIRES,
+            install=INSTALL,
+            framework=FRAMEWORK,
+            build=partial(build, name),
+            parameters=parameters,
+        )
+
+
+def _build_sgd(groups: Any, options: SgdOptions, learning_rate: float) -> object:
+    from runner_mindspore.optimizers import build_sgd
+
+    return build_sgd(groups, options, learning_rate)
+
+
+def _build_adamw(groups: Any, options: AdamWOptions, learning_rate: float) -> object:
+    from runner_mindspore.optimizers import build_adamw
+
+    return build_adamw(groups, options, learning_rate)
+
+
+@hookimpl
+def runner_register_optimizers() -> Iterable[OptimizerEntry]:
+    """Offer SGD and AdamW."""
+    yield OptimizerEntry(
+        name="sgd",
+        summary="Stochastic gradient descent with momentum; weight decay enters the gradient",
+        config=SgdOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        build=_build_sgd,
+    )
+    yield OptimizerEntry(
+        name="adamw",
+        summary="Adam with decoupled weight decay",
+        config=AdamWOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        build=_build_adamw,
+    )
+
+
+def _export_mindir(
+    engine: Engine, spec: EngineSpec, options: NoOptions, folder: Path
+) -> ArtifactInfo:
+    from runner_mindspore.exporters import export_mindir
+
+    return export_mindir(engine, spec, options, folder)
+
+
+def _export_onnx(
+    engine: Engine, spec: EngineSpec, options: NoOptions, folder: Path
+) -> ArtifactInfo:
+    from runner_mindspore.exporters import export_onnx
+
+    return export_onnx(engine, spec, options, folder)
+
+
+def _export_air(engine: Engine, spec: EngineSpec, options: NoOptions, folder: Path) -> ArtifactInfo:
+    from runner_mindspore.exporters import export_air
+
+    return export_air(engine, spec, options, folder)
+
+
+@hookimpl
+def runner_register_exporters() -> Iterable[ExporterEntry]:
+    """Offer MINDIR, ONNX and AIR."""
+    yield ExporterEntry(
+        name="mindir",
+        summary="MINDIR, which MindSpore runs without the model's code, for any batch size",
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        export=_export_mindir,
+    )
+    yield ExporterEntry(
+        name="onnx",
+        summary="ONNX of opset 11 with the weights inside and any batch size",
+        requires=(*REQUIRES, "onnx"),
+        install="pip install 'vision-runner[mindspore,onnx]'",
+        framework=FRAMEWORK,
+        export=_export_onnx,
+    )
+    yield ExporterEntry(
+        name="air",
+        summary="AIR for Ascend's offline converter; on Ascend only",
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        export=_export_air,
+    )
+
+
+def _load_mindir(folder: Path, info: ArtifactInfo) -> Predictor:
+    from runner_mindspore.exporters import load_mindir
+
+    return load_mindir(folder, info)
+
+
+@hookimpl
+def runner_register_predictors() -> Iterable[PredictorEntry]:
+    """Offer MindSpore as the runtime of its own exports."""
+    yield PredictorEntry(
+        name="mindir",
+        summary="MINDIR files with MindSpore",
+        requires=REQUIRES,
+        install=INSTALL,
+        formats=("mindir",),
+        load=_load_mindir,
+    )

@@ -1,0 +1,105 @@
+"""What kinds of device do differently, one row each; nothing else in this plugin names a kind.
+
+This module imports MindSpore only when a row's function is called.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+
+def _nothing(_index: int) -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTraits:
+    """One kind of device."""
+
+    kind: str
+    """Name of the device entry."""
+    target: str
+    """What ``mindspore.set_device`` calls it."""
+    is_host: bool = False
+    """The kind is the processor itself: one device, no index, no memory of its own."""
+    distributed_backend: str
+    """MindSpore's library of collective operations, such as ``hccl``."""
+    visible_devices: str | None = None
+    """Environment variable that chooses physical cards."""
+    bind_cores: bool = False
+    """msrun binds each process to the cores that are nearest to its card."""
+    group_environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment of processes that train together, where the user has not set it."""
+    needs: str = ""
+    """What must be installed beside MindSpore."""
+    writes_air: bool = False
+    """MindSpore can write AIR files, which is work of the compiler of this kind."""
+    not_computed: Mapping[str, str] = field(default_factory=dict)
+    """Number formats that the kind does not compute in, and why."""
+    describe: Callable[[int], Mapping[str, Any]] = field(default=_nothing)
+    """Return what identifies the hardware with this index (JSON)."""
+
+
+def _describe_cpu(_index: int) -> Mapping[str, Any]:
+    return {"cores": available_cores()}
+
+
+CPU = DeviceTraits(
+    kind="cpu",
+    target="CPU",
+    is_host=True,
+    distributed_backend="mccl",
+    group_environment={
+        # Seconds until the scheduler notices that a process is gone; 45 by default. Other kinds
+        # of device use the same time for more than that.
+        "MS_NODE_TIMEOUT": "10",
+        # Seconds that a process waits for another one in a sum. By default it fails after about
+        # 15, which evaluating or saving can take; if the other one has died, msrun ends this one.
+        "MS_CPU_COMM_OP_TIMEOUT": "86400",
+        "MS_SUBMODULE_LOG_v": "{DISTRIBUTED:3,DEVICE:3}",  # nothing but steps of the start
+    },
+    not_computed={
+        "bf16": "MindSpore has no bf16 kernels for convolution and batch normalisation on the CPU"
+    },
+    describe=_describe_cpu,
+)
+
+GPU = DeviceTraits(
+    kind="gpu",
+    target="GPU",
+    distributed_backend="nccl",
+    visible_devices="CUDA_VISIBLE_DEVICES",
+    needs="CUDA 11 with cuDNN 8",
+    not_computed={"bf16": "MindSpore's GPU kernels for convolution have no bf16"},
+)
+
+ASCEND = DeviceTraits(
+    kind="ascend",
+    target="Ascend",
+    distributed_backend="hccl",
+    visible_devices="ASCEND_RT_VISIBLE_DEVICES",
+    needs="CANN and the NPU driver",
+    bind_cores=True,
+    writes_air=True,
+)
+
+
+def by_kind(kind: str) -> DeviceTraits | None:
+    """Return the row of a kind, or ``None`` for a device of another plugin."""
+    return next((traits for traits in (CPU, GPU, ASCEND) if traits.kind == kind), None)
+
+
+def by_target(target: str) -> DeviceTraits:
+    """Return the row of what ``mindspore.get_context("device_target")`` names."""
+    return next(traits for traits in (CPU, GPU, ASCEND) if traits.target == target)
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,193 @@
+"""Weights between cells, NumPy arrays and files, under canonical (torchvision) names."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from runner.errors import CheckpointError
+from runner.framework.engine import build_model
+from runner.framework.weights import check_fit
+from runner_mindspore.autoload import Tensor, ms, nn, ops
+from runner_mindspore.messages import quiet, reason
+from runner_mindspore.names import sources, torch_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from runner.contracts import EngineSpec
+
+ValueT = TypeVar("ValueT")
+
+VARIANCE, COUNTER = "running_var", "num_batches_tracked"
+"""The last tensor of a batch normalisation in MindSpore, and the one that follows in torch."""
+CRC_MARK = b"crc_num"
+"""What MindSpore writes between the content and ten bytes of checksum, where it was asked to."""
+TORCH_MARKS = (b"PK", b"\x80\x02")
+"""How files of ``torch.save`` begin, now and before torch 1.6."""
+
+
+def canonical_names(net: nn.Cell) -> dict[str, ms.Parameter]:
+    """Return all parameters by canonical name, in torchvision's order."""
+    parameters = dict(net.parameters_and_names())
+    return {canonical: parameters[name] for name, canonical in torch_leaves(parameters).items()}
+
+
+class BatchCounters:
+    """How many training passes each batch normalisation has seen.
+
+    torch counts them among a model's buffers and MindSpore does not; with them, the checkpoints of
+    both hold the same tensors.
+    """
+
+    def __init__(self, net: nn.Cell) -> None:
+        self._counts = {
+            name.removesuffix(VARIANCE) + COUNTER: 0
+            for name in canonical_names(net)
+            if name.endswith(VARIANCE)
+        }
+
+    def advance(self) -> None:
+        """Count a training pass through the whole net."""
+        for name in self._counts:
+            self._counts[name] += 1
+
+    def arrays(self) -> dict[str, NDArray[np.int64]]:
+        """Return each count ``[]`` by canonical name."""
+        return {name: np.array(count, np.int64) for name, count in self._counts.items()}
+
+    def load(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Continue from the counts among weights that hold all of them."""
+        self._counts = {name: int(weights[name]) for name in self._counts}
+
+
+def array_of(tensor: Tensor) -> NDArray[Any]:
+    """Copy a tensor into a contiguous array of its own."""
+    array: NDArray[Any] = np.array(tensor.asnumpy(), order="C", copy=True)
+    return array
+
+
+def copy_weights(net: nn.Cell, counters: BatchCounters) -> dict[str, NDArray[Any]]:
+    """Copy all parameters, running statistics and counters to the host."""
+    arrays = {name: array_of(tensor) for name, tensor in canonical_names(net).items()}
+    return _with_counters(arrays, counters.arrays())
+
+
+def load_weights(
+    net: nn.Cell, weights: Mapping[str, NDArray[Any]], counters: BatchCounters
+) -> None:
+    """Copy arrays into all parameters, running statistics and counters.
+
+    Raises:
+        CheckpointError: A name is missing or unexpected, or a shape differs.
+    """
+    targets = canonical_names(net)
+    shapes = {name: tuple(tensor.shape) for name, tensor in targets.items()}
+    check_fit(_with_counters(shapes, dict.fromkeys(counters.arrays(), ())), weights)
+    for name, tensor in targets.items():
+        # In place: compiled graphs and optimizers go on with the buffer that `set_data` replaces.
+        ops.assign(tensor, Tensor(np.asarray(weights[name], order="C"), tensor.dtype))
+    counters.load(weights)
+
+
+def _with_counters(
+    tensors: Mapping[str, ValueT], counters: Mapping[str, ValueT]
+) -> dict[str, ValueT]:
+    """Put the counter of each batch normalisation behind its other tensors, as torch does."""
+    merged: dict[str, ValueT] = {}
+    for name, value in tensors.items():
+        merged[name] = value
+        counter = name.removesuffix(VARIANCE) + COUNTER
+        if counter in counters and counter not in tensors:
+            merged[counter] = counters[counter]
+    return merged
+
+
+def evaluation_cell(spec: EngineSpec, weights: Mapping[str, NDArray[Any]]) -> nn.Cell:
+    """Build the model once more, in fp32 and in evaluation mode.
+
+    NumPy's random state, which MindSpore initialises from, is left as it was.
+    """
+    state = np.random.get_state()
+    net = build_model(spec, nn.Cell)
+    np.random.set_state(state)
+    load_weights(net, weights, BatchCounters(net))
+    net.set_train(False)
+    return net
+
+
+def read_weights(path: Path) -> dict[str, NDArray[Any]]:
+    """Read a file that ``ms.save_checkpoint`` wrote, of this project or of a model collection.
+
+    Files hold protobuf messages, nothing in them is executed. Names become torchvision's (see
+    ``names.DIALECTS``), and the state of optimizers is left out. ``num_batches_tracked`` of batch
+    normalisation, which MindSpore does not count, is added as 0. Numbers in bf16 and fp16 become
+    fp32, exactly.
+
+    Raises:
+        CheckpointError: The file cannot be read, or a tensor in it is incomplete.
+    """
+    tensors = _load(path)
+    try:
+        found = sources(tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    arrays = {
+        name: np.concatenate([_widened(tensors[piece]) for piece in pieces])
+        if len(pieces) > 1
+        else _widened(tensors[pieces[0]])
+        for name, pieces in found.items()
+    }
+    counters = {
+        name.removesuffix(VARIANCE) + COUNTER: np.zeros((), np.int64)
+        for name in arrays
+        if name.endswith(VARIANCE)
+    }
+    return _with_counters(arrays, counters)
+
+
+def _load(path: Path) -> dict[str, ms.Parameter]:
+    try:
+        damage = _damage(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; check its permissions") from error
+    if damage:
+        raise _unreadable(path, damage)
+    try:
+        with quiet():
+            content = ms.load_checkpoint(str(path))
+    except ValueError as error:
+        raise _unreadable(path, reason(error.__cause__ or error).rstrip(".")) from error
+    # words that a program saved beside its weights come as they are
+    return {name: value for name, value in content.items() if not isinstance(value, str)}
+
+
+def _unreadable(path: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be read as a MindSpore checkpoint: {found}; expected a complete file that "
+        "mindspore.save_checkpoint wrote"
+    )
+
+
+def _damage(content: bytes) -> str:
+    """Say what MindSpore would not notice, or explain wrongly; empty if there is nothing."""
+    if not content:
+        return "it is empty"
+    if content.startswith(TORCH_MARKS):
+        return "it is a PyTorch file, which must end in .pth"
+    body, mark, checksum = memoryview(content)[:-17], content[-17:-10], content[-10:]
+    if mark == CRC_MARK and zlib.crc32(body) != int.from_bytes(checksum, "big"):
+        return "its content does not match its checksum"
+    return ""
+
+
+def _widened(tensor: Tensor) -> NDArray[Any]:
+    """Copy a tensor; floating point numbers of less than 32 bits become fp32."""
+    short = tensor.is_floating_point() and tensor.itemsize < 4
+    return array_of(tensor.astype(ms.float32) if short else tensor)

@@ -1,0 +1,286 @@
+"""Command lines, environments and rank tables, checked as text; no MindSpore needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.entries import Command, LaunchRequest
+from runner.errors import UsageError
+from runner_mindspore import rank_table
+from runner_mindspore.launch import launch, launched_world_size
+from runner_mindspore.options import MindSporeOptions
+
+LAUNCH_VARIABLES = ("MS_ROLE", "MS_WORKER_NUM", "RANK_TABLE_FILE", "RANK_SIZE", "RANK_ID")
+OWN_BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """This environment's programs are found first, and nothing was launched."""
+    monkeypatch.setenv("PATH", f"{OWN_BIN}{os.pathsep}{os.environ['PATH']}")
+    for name in (*LAUNCH_VARIABLES, "MS_NODE_TIMEOUT", "MS_CPU_COMM_OP_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("MS_SUBMODULE_LOG_v", raising=False)
+
+
+def request_for(device: str = "ascend", count: int = 8, **options: str) -> LaunchRequest:
+    return LaunchRequest(
+        count=count,
+        arguments=["train", "recipes/resnext152_ascend.yaml"],
+        device=device,
+        framework_options=MindSporeOptions(**options),  # type: ignore[arg-type]
+        log_folder=Path("logs"),
+    )
+
+
+def words(command: Command) -> list[str]:
+    """The command line without the port, which depends on what is free."""
+    return [word for word in command.arguments if not word.startswith("--master_port=")]
+
+
+def port(command: Command) -> int:
+    (word,) = (word for word in command.arguments if word.startswith("--master_port="))
+    return int(word.partition("=")[2])
+
+
+def test_msrun_starts_eight_ascend_cards():
+    (command,) = launch(request_for())
+    assert words(command) == [
+        "msrun",
+        "--worker_num=8",
+        "--local_worker_num=8",
+        "--master_addr=127.0.0.1",
+        "--log_dir=logs",
+        "--join=True",
+        "--bind_core=True",
+        *("python", "-m", "runner", "train", "recipes/resnext152_ascend.yaml"),
+    ]
+    assert command.environment == {"MS_SUBMODULE_LOG_v": "{DISTRIBUTED:3}"}
+
+
+def test_on_the_cpu_cores_are_shared_and_times_are_set():
+    (command,) = launch(request_for("cpu", 2))
+    assert "--worker_num=2" in command.arguments
+    assert not [word for word in command.arguments if word.startswith("--bind")]
+    assert command.environment["MS_NODE_TIMEOUT"] == "10"
+    assert command.environment["MS_CPU_COMM_OP_TIMEOUT"] == "86400"
+
+
+def test_what_the_user_has_set_stays(monkeypatch):
+    monkeypatch.setenv("MS_NODE_TIMEOUT", "99")
+    (command,) = launch(request_for("cpu", 2))
+    assert "MS_NODE_TIMEOUT" not in command.environment
+
+
+def test_msrun_finds_this_interpreter(monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin")
+    (command,) = launch(request_for())
+    path = command.environment["PATH"]
+    assert path == f"{OWN_BIN}{os.pathsep}/usr/bin"
+    python = command.arguments[command.arguments.index("-m") - 1]
+    found = shutil.which(python, path=path)
+    assert found is not None
+    assert Path(found).samefile(sys.executable)
+
+
+def test_the_port_is_free_and_the_same_when_asked_again():
+    first = port(launch(request_for())[0])
+    assert port(launch(request_for())[0]) == first
+    with socket.socket() as other_job:
+        other_job.bind(("127.0.0.1", first))
+        assert port(launch(request_for())[0]) != first
+
+
+def test_runs_with_other_folders_use_other_ports():
+    request = request_for()
+    other = LaunchRequest(
+        count=request.count,
+        arguments=request.arguments,
+        device=request.device,
+        framework_options=request.framework_options,
+        log_folder=Path("other"),
+    )
+    assert port(launch(request)[0]) != port(launch(other)[0])
+
+
+def card(device: int, rank: int, server: int = 1) -> dict[str, str]:
+    return {
+        "device_id": str(device),
+        "device_ip": f"192.168.{100 + device % 4}.{server}0{device // 4}",
+        "rank_id": str(rank),
+    }
+
+
+def two_servers() -> dict[str, object]:
+    return {
+        "version": "1.0",
+        "server_count": "2",
+        "server_list": [
+            {
+                "server_id": f"10.0.0.{server}",
+                "device": [card(i, (server - 1) * 8 + i, server) for i in range(8)],
+                "host_nic_ip": "reserve",
+            }
+            for server in (1, 2)
+        ],
+        "status": "completed",
+    }
+
+
+@pytest.fixture
+def table_file(tmp_path: Path) -> Path:
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(two_servers()), encoding="utf-8")
+    return path
+
+
+def test_rank_table_gives_each_process_its_card(table_file):
+    commands = launch(request_for(count=16, launcher="rank_table", rank_table=str(table_file)))
+    assert len(commands) == 16
+    assert list(commands[9].arguments) == ["runner", "train", "recipes/resnext152_ascend.yaml"]
+    assert commands[9].environment == {
+        "RANK_TABLE_FILE": str(table_file),
+        "RANK_SIZE": "16",
+        "RANK_ID": "9",
+        "DEVICE_ID": "1",
+        "HCCL_CONNECT_TIMEOUT": "600",
+        "DEPLOY_MODE": "0",
+        "GE_USE_STATIC_MEMORY": "1",
+    }
+    assert (commands[7].host, commands[8].host) == ("10.0.0.1", "10.0.0.2")
+    assert [command.environment["RANK_ID"] for command in commands] == [
+        str(rank) for rank in range(16)
+    ]
+
+
+def test_rank_table_must_be_there_and_fit(table_file, tmp_path):
+    with pytest.raises(UsageError, match=r"--set framework\.rank_table=FILE"):
+        launch(request_for(launcher="rank_table"))
+    missing = str(tmp_path / "none.json")
+    with pytest.raises(UsageError, match=r"cannot read rank table .*none\.json: No such file"):
+        launch(request_for(launcher="rank_table", rank_table=missing))
+    with pytest.raises(UsageError, match="has 16 devices, the recipe asks for 8"):
+        launch(request_for(launcher="rank_table", rank_table=str(table_file)))
+    with pytest.raises(UsageError, match="rank tables are for the cards of device ascend"):
+        launch(request_for("cpu", 16, launcher="rank_table", rank_table=str(table_file)))
+
+
+def change(table, *keys_and_value):
+    *keys, last, value = keys_and_value
+    for key in keys:
+        table = table[key]
+    table[last] = value
+
+
+@pytest.mark.parametrize(
+    ("place_and_value", "message"),
+    [
+        (("version", "2.0"), r"version: .*'1\.0', found '2\.0'"),
+        (("status", "initializing"), "status: .*'completed', found 'initializing'"),
+        (("server_count", "3"), "server_count: found '3', but server_list has 2 servers"),
+        (("server_list", 1, "device", 2, "device_id", 2), r"server_list\.1\.device\.2\.device_id:"),
+        (
+            ("server_list", 0, "device", 3, "rank_id", "4"),
+            r".*rank_id: .*missing: 3; repeated or unexpected: 4",
+        ),
+        (("server_list", 0, "server_id", None), r"server_list\.0\.server_id: .*found None"),
+    ],
+)
+def test_wrong_tables_name_file_and_key(tmp_path, place_and_value, message):
+    table = two_servers()
+    change(table, *place_and_value)
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(UsageError, match=rf"wrong\.json: {message}"):
+        rank_table.read(path)
+
+
+def test_a_table_cut_short_is_named(tmp_path):
+    path = tmp_path / "cut.json"
+    path.write_text('{"version": "1.0",', encoding="utf-8")
+    with pytest.raises(UsageError, match=r"cut\.json: file: Invalid JSON"):
+        rank_table.read(path)
+
+
+def write_addresses(folder: Path, server: int) -> Path:
+    path = folder / f"hccn{server}.conf"
+    lines = [f"address_{i}={card(i, 0, server)['device_ip']}\nnetmask_{i}=x\n" for i in range(8)]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def test_tables_are_written_and_merged_in_order(tmp_path, capsys):
+    for server in (1, 2):
+        addresses = str(write_addresses(tmp_path, server))
+        arguments = ["make", "--server", f"10.0.0.{server}", "--addresses", addresses]
+        assert rank_table.main([*arguments, "--folder", str(tmp_path)]) == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [path.name for path in written] == [
+        "hccl_8p_01234567_10.0.0.1.json",
+        "hccl_8p_01234567_10.0.0.2.json",
+    ]
+    merge = ["merge", *map(str, written), "--folder", str(tmp_path)]
+    assert rank_table.main(merge) == 0
+    merged = Path(capsys.readouterr().out.strip())
+    assert merged.name == "hccl_2s_16p.json"
+    assert json.loads(merged.read_text(encoding="utf-8")) == two_servers()
+    assert rank_table.read(merged).ranks[9][0] == "10.0.0.2"
+
+
+@pytest.mark.parametrize("devices", ["0-3", "4-5", "7", "0-7"])
+def test_cards_of_one_ring_or_all_work_together(devices, tmp_path, capsys):
+    arguments = ["make", "--server", "10.0.0.1", "--devices", devices, "--folder", str(tmp_path)]
+    addresses = ["--addresses", str(write_addresses(tmp_path, 1))]
+    assert rank_table.main([*arguments, *addresses]) == 0
+    ranks = rank_table.read(Path(capsys.readouterr().out.strip())).ranks
+    assert [card.rank_id for _, card in ranks] == [str(rank) for rank in range(len(ranks))]
+
+
+@pytest.mark.parametrize("devices", [[2, 3, 4, 5], [0, 2], [0, 1, 2, 3, 4, 5, 6], [7, 8]])
+def test_other_cards_do_not(devices):
+    with pytest.raises(UsageError, match="cannot work together"):
+        rank_table.make("10.0.0.1", devices, dict.fromkeys(devices, "192.168.0.1"))
+
+
+def test_what_is_missing_for_a_table_is_named(tmp_path, capsys):
+    with pytest.raises(UsageError, match=r"no address known for cards 2, 3; .*address_0="):
+        rank_table.make("10.0.0.1", [0, 1, 2, 3], {0: "a", 1: "b"})
+    arguments = ["make", "--server", "10.0.0.1", "--addresses", str(tmp_path / "none")]
+    assert rank_table.main(arguments) == 2
+    assert "cannot read" in capsys.readouterr().err
+    one = rank_table.make("10.0.0.1", [0], {0: "a"})
+    with pytest.raises(UsageError, match=r"server 10\.0\.0\.1 is in two of the tables"):
+        rank_table.merge([one, one])
+
+
+def test_a_launched_process_knows_how_many_there_are(monkeypatch):
+    assert launched_world_size() is None
+    monkeypatch.setenv("RANK_TABLE_FILE", "table.json")  # left over in a user's profile
+    assert launched_world_size() is None
+    monkeypatch.setenv("RANK_ID", "3")
+    monkeypatch.setenv("RANK_SIZE", "16")
+    assert launched_world_size() == 16
+
+
+@pytest.mark.parametrize("role", ["MS_WORKER", "MS_SCHED"])
+def test_processes_of_msrun_know_how_many_there_are(monkeypatch, role):
+    monkeypatch.setenv("MS_ROLE", role)
+    monkeypatch.setenv("MS_WORKER_NUM", "8")
+    assert launched_world_size() == 8
+
+
+def test_launching_imports_no_mindspore():
+    import subprocess
+
+    code = (
+        "import sys; from runner_mindspore.launch import launched_world_size; "
+        "launched_world_size(); assert 'mindspore' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
