@@ -1,0 +1,38 @@
+"""The recipes of the project, planned as the command line does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from runner import plugins, recipe
+from runner.plan import Plan, resolve
+
+if TYPE_CHECKING:
+    from runner.registry import Registry
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+ENVIRONMENT = {"CIFAR10": "/data/cifar10", "IMAGENET": "/data/imagenet"}
+
+
+class MakePlan(Protocol):
+    def __call__(self, name: str, *overrides: str) -> Plan: ...
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return plugins.load(environ={}).registry
+
+
+@pytest.fixture(scope="session")
+def make_plan(registry: Registry) -> MakePlan:
+    """Plan a recipe by its name, with overrides as for ``--set``."""
+
+    def make(name: str, *overrides: str) -> Plan:
+        path = FOLDER / f"{name}.yaml"
+        document = recipe.compose(path, overrides, environ=ENVIRONMENT, registry=registry)
+        return resolve(name, recipe.validate(document, registry), registry)
+
+    return make
