@@ -29,7 +29,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -39,17 +38,13 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 import torch
 import torchvision
+from common import CLASSES, WARMUP, Ours, loop_ratio, ratios
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from runner.contracts import Batch
-
     Measure = Callable[[], float]
 
-RECIPE = Path(__file__).with_name("throughput.yaml")
-WARMUP = 3
-CLASSES = 10
 MODES = {
     "fp32": ["precision=fp32", "framework.memory_format=contiguous"],
     "fp32-channels-last": ["precision=fp32"],
@@ -214,106 +209,11 @@ class OwnProcess:
         return json.loads(self._child.stdout.readline())
 
 
-class Ours:
-    """Vision Runner's own loop, as `runner train` runs it."""
-
-    def __init__(self, arguments: argparse.Namespace, mode: str, *settings: str) -> None:
-        from runner import commands
-        from runner.events import EventLog
-        from runner.session import open_engine, open_split
-
-        loaded = commands.load(
-            str(RECIPE),
-            [
-                f"dataset.root={json.dumps(str(arguments.data))}",
-                f"model={arguments.model}",
-                f"train.batch_size={arguments.batch}",
-                f"train.max_steps_per_epoch={arguments.steps + WARMUP}",
-                f"train.log_every_steps={WARMUP}",
-                *MODES[mode],
-                *settings,
-                *arguments.set,
-            ],
-        )
-        self.plan = loaded.plan
-        self.train = open_split(self.plan, "train", EventLog())
-        self.val = open_split(self.plan, "val", EventLog())
-        _, self.engine = open_engine(self.plan, CLASSES, EventLog(), training=True)
-        size = arguments.batch
-        self.batch = next(self.train.loader.train_batches(0, batch_size=size, steps=1))
-
-    def fit(self, loader: Any) -> float:
-        """Train one epoch from a loader and return the rate that the run reports."""
-        from runner.contracts import RunInfo
-        from runner.events import EventLog
-        from runner.observers import Observers
-        from runner.session import Split
-        from runner.signals import StopRequest
-        from runner.train import Trainer
-
-        rates = []
-
-        def listen(event: str, fields: Any) -> None:
-            if event == "epoch.finished":
-                rates.append(fields["train.images_per_s"])
-
-        one = FixedLoader(self.batch)
-        with tempfile.TemporaryDirectory() as folder:
-            Trainer(
-                self.plan,
-                self.engine,
-                Split(name="train", dataset=self.train.dataset, loader=loader),
-                Split(name="val", dataset=self.val.dataset, loader=one),  # type: ignore[arg-type]
-                folder=Path(folder),
-                recipe_text="",
-                run=RunInfo(name="benchmark", folder=Path(folder), recipe={}),
-                events=EventLog(listen),
-                observers=Observers({}, lambda *_: None, lambda *_: None),
-                stop=StopRequest(),
-            ).fit()
-        return float(rates[0])
-
-
-class FixedLoader:
-    """Stands in for the loader: the same batch at every step, and something in between."""
-
-    def __init__(self, batch: Batch, between: Callable[[], None] = lambda: None) -> None:
-        self.batch = batch
-        self.between = between
-        self.loop_seconds: list[float] = []
-
-    def train_batches(
-        self, epoch: int, *, steps: int, first_step: int, **_: int
-    ) -> Iterator[Batch]:
-        for _step in range(first_step, steps):
-            self.between()
-            start = time.perf_counter()
-            yield self.batch
-            self.loop_seconds.append(time.perf_counter() - start)
-
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        yield self.batch
-
-
-def loop_ratio(ours: Ours, bare: Bare) -> float:
-    """Return the rate of Vision Runner's loop relative to the bare loop, step by step."""
-    bare_seconds: list[float] = []
-
-    def bare_step() -> None:
-        start = time.perf_counter()
-        bare.step_on_tensor()
-        bare_seconds.append(time.perf_counter() - start)
-
-    loader = FixedLoader(ours.batch, bare_step)
-    ours.fit(loader)
-    pairs = list(zip(bare_seconds, loader.loop_seconds, strict=True))[WARMUP:]
-    return statistics.median(theirs / own for theirs, own in pairs)
-
-
 def compare(arguments: argparse.Namespace, mode: str) -> dict[str, Any]:
     """Measure everything in one mode."""
     child = OwnProcess(mode)
-    ours, cached = Ours(arguments, mode), Ours(arguments, mode, "loader.cache_gib=4")
+    ours = Ours(arguments, *MODES[mode])
+    cached = Ours(arguments, *MODES[mode], "loader.cache_gib=4")
     bare = Bare(arguments, mode)
     measures: dict[str, Measure] = {
         **{name: lambda name=name: child.measure(name) for name in child.names},  # type: ignore[misc]
@@ -327,14 +227,13 @@ def compare(arguments: argparse.Namespace, mode: str) -> dict[str, Any]:
     for number in range(arguments.rounds):
         for name, measure in measures.items():
             rates[name].append(measure())
-        loops.append(loop_ratio(ours, bare))
+        loops.append(loop_ratio(ours, bare.step_on_tensor))
         line = "  ".join(f"{name} {values[-1]:.1f}" for name, values in rates.items())
         sys.stderr.write(f"{mode} round {number + 1}: {line}  loop {loops[-1]:.4f}\n")
     child.close()
 
     def ratio(name: str, base: str) -> float:
-        pairs = zip(rates[name], rates[base], strict=True)
-        return round(statistics.median(own / theirs for own, theirs in pairs), 4)
+        return round(statistics.median(ratios(rates[name], rates[base])), 4)
 
     return {
         "loop_ratio_by_step": {"median": statistics.median(loops), "rounds": loops},
