@@ -35,8 +35,8 @@ from runner.recipe.schema import (
 )
 from runner.recipe.tree import NAMED_SECTIONS
 from runner.recipe.validate import KINDS, VARIANTS, sections
+from runner.registry import ANY_FRAMEWORK, Registry, framework_of
 from runner.registry import KINDS as KINDS_OF_ENTRIES
-from runner.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -223,23 +223,47 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 
 def _entries(section: str, registry: Registry) -> Iterator[str]:
     entries = [item.entry for item in registry.entries(KINDS[section])]
-    has_parameters = any(isinstance(entry, ModelEntry) for entry in entries)
-    header = ("name", "what", *(["parameters"] if has_parameters else []), "needs")
-    rows = []
-    for entry in entries:
-        size = [f"{entry.parameters:,}"] if isinstance(entry, ModelEntry) else []
-        needs = ", ".join(f"`{module}`" for module in entry.requires)
-        rows.append((f"`{entry.name}`", _text(entry.summary), *size, needs))
-    yield _table(header, rows)
+    yield _entry_table(entries, registry)
     by_config: dict[type, list[Entry]] = {}
     for entry in entries:
         by_config.setdefault(entry.config, []).append(entry)
     for config, owners in by_config.items():
         if config is NoOptions:
             continue
-        names = ", ".join(f"`{entry.name}`" for entry in owners)
-        yield f"With {names}:"
+        others = {entry.name for entry in entries if entry.config is not config}
+        names = dict.fromkeys(_owner(entry, shared=entry.name in others) for entry in owners)
+        yield f"With {', '.join(names)}:"
         yield _table(Key.HEADER, [key.row() for key in keys_of(config)])
+
+
+def _entry_table(entries: Sequence[Entry], registry: Registry) -> str:
+    """List entries; those that several frameworks offer alike are one row."""
+    has_parameters = any(isinstance(entry, ModelEntry) for entry in entries)
+    has_framework = any(framework_of(entry) != ANY_FRAMEWORK for entry in entries)
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for entry in entries:
+        framework = framework_of(entry)
+        implied = set()
+        if framework != ANY_FRAMEWORK:
+            implied = set(registry.find("framework", framework).entry.requires)
+        size = [f"{entry.parameters:,}"] if isinstance(entry, ModelEntry) else []
+        needs = ", ".join(f"`{module}`" for module in entry.requires if module not in implied)
+        row = (f"`{entry.name}`", _text(entry.summary), *size, needs)
+        rows.setdefault(row, []).append("any" if framework == ANY_FRAMEWORK else f"`{framework}`")
+    columns = [("name", *(row[0] for row in rows)), ("what", *(row[1] for row in rows))]
+    if has_framework:
+        columns.append(("framework", *(", ".join(names) for names in rows.values())))
+    if has_parameters:
+        columns.append(("parameters", *(row[2] for row in rows)))
+    if any(row[-1] for row in rows):
+        beside = " beside it" if has_framework else ""
+        columns.append((f"needs{beside}", *(row[-1] for row in rows)))
+    header, *body = zip(*columns, strict=True)
+    return _table(header, body)
+
+
+def _owner(entry: Entry, *, shared: bool) -> str:
+    return f"`{entry.name}` of `{framework_of(entry)}`" if shared else f"`{entry.name}`"
 
 
 def _transforms() -> str:

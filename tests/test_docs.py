@@ -150,18 +150,18 @@ def command_lines() -> Iterator[Any]:
 
 @pytest.mark.parametrize("line", list(command_lines()))
 def test_commands_and_options_exist(line):
-    group: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     words = shlex.split(line.partition(" > ")[0].partition("#")[0])[1:]
-    assert words[0] in group.commands, f"no command {words[0]!r}: {', '.join(group.commands)}"
-    known = {
-        option: parameter
-        for parameter in group.commands[words[0]].params
-        for option in parameter.opts
-    }
+    first, *_ = words
+    while hasattr(command, "commands"):
+        name = words.pop(0)
+        assert name in command.commands, f"no command {name!r}: {', '.join(command.commands)}"
+        command = command.commands[name]
+    known = {option: parameter for parameter in command.params for option in parameter.opts}
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
     assert [option for option in given if option not in known] == []
-    if words[0] == "list" and len(words) > 1:
-        assert set(words[1].split("|")) <= {kind.value for kind in Kind}
+    if first == "list" and words:
+        assert set(words[0].split("|")) <= {kind.value for kind in Kind}
 
 
 def test_options_that_stand_alone_exist():
@@ -198,6 +198,12 @@ def test_recipes_are_valid(block, registry, tmp_path, monkeypatch):
     assert [other.text.splitlines() for other in shown] == [expected]
 
 
+def test_every_recipe_that_ships_is_described():
+    names = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    rows = table_under(RECIPES, "| recipe | what |")
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row[0])} == names
+
+
 # docs/plugins.md: tables and examples
 
 
@@ -231,6 +237,12 @@ def test_the_table_of_entries_is_complete():
 def test_the_table_of_traits_is_complete():
     rows = table_under(PLUGINS, "| trait | meaning |")
     assert {row[0].strip("`") for row in rows} == {item.name for item in fields(DeviceTraits)}
+
+
+def test_the_table_of_what_frameworks_share_is_complete():
+    rows = table_under(PLUGINS, "| module | holds |")
+    files = (ROOT / "core" / "runner" / "framework").glob("[!_]*.py")
+    assert {row[0].strip("`") for row in rows} == {f"runner.framework.{f.stem}" for f in files}
 
 
 def test_the_table_of_engine_methods_is_complete():
