@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -257,23 +258,30 @@ def accuracy(arguments: argparse.Namespace) -> int:
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
             start = Path(folder, "start.safetensors")
-            write_fresh_weights(start, seed, arguments)
+            images = write_fresh_weights(start, seed, arguments)
             for framework in FRAMEWORKS:
                 top1 = train(framework, seed, start, Path(folder, framework), arguments)
                 found[framework].append(top1)
                 print(f"seed {seed}  {framework:<10} top-1 {100 * top1:.2f} %", flush=True)
     means = [statistics.fmean(values) for values in found.values()]
-    spread = max(max(values) - min(values) for values in found.values())
     apart = abs(means[0] - means[1])
-    print(f"means {apart:.4f} apart, seeds of one framework {spread:.4f}")
-    return 0 if apart <= spread else 1
+    spread = max(max(values) - min(values) for values in found.values())
+    error = math.sqrt(means[0] * (1 - means[0]) / images)
+    print(
+        f"means {apart:.4f} apart; seeds of one framework {spread:.4f} apart, standard error of "
+        f"{images} images {error:.4f}"
+    )
+    return 0 if apart <= max(spread, error) else 1
 
 
-def write_fresh_weights(path: Path, seed: int, arguments: argparse.Namespace) -> None:
+def write_fresh_weights(path: Path, seed: int, arguments: argparse.Namespace) -> int:
+    """Write what both frameworks start from; return the number of validation images."""
     from safetensors.numpy import save_file
 
     settings = [f"dataset.root={json.dumps(str(arguments.data))}", f"seed={seed}"]
-    save_file(dict(open_side("torch", settings).engine.weights()), path)
+    side = open_side("torch", settings)
+    save_file(dict(side.engine.weights()), path)
+    return len(side.val.dataset.labels)
 
 
 def train(

@@ -10,7 +10,7 @@ Commands that do not train leave the signals alone: with such a framework, Ctrl-
 in whatever way the framework has chosen, and there is nothing to save.
 
 Processes that are started while the signals are blocked inherit the mask, so that they can only
-be killed. Core starts none in that time.
+be killed. In that time core starts one that reads foreign weights, and kills it when interrupted.
 """
 
 from __future__ import annotations

@@ -51,6 +51,9 @@ class MindSporeDevice:
             DeviceError: The device does not support the format.
         """
         problem = self.traits.not_computed.get(section.compute)
+        ask = self.traits.hardware_bf16
+        if problem is None and section.compute == "bf16" and ask is not None and not ask():
+            problem = "the hardware has no bf16"
         if problem is not None:
             formats = [f for f in ("fp32", "fp16", "bf16") if f not in self.traits.not_computed]
             raise DeviceError(
@@ -77,7 +80,8 @@ class MindSporeDevice:
 
     def synchronize(self) -> None:
         """Wait until the device is idle."""
-        ms.runtime.synchronize()
+        if not self.traits.is_host:
+            ms.runtime.synchronize()
 
     def peak_memory_bytes(self) -> int | None:
         """Return the most memory that tensors have held; on the host, that the process has."""
@@ -105,10 +109,11 @@ def probe_device(traits: DeviceTraits) -> Availability:
                 return Availability(available=True)
         except Exception as error:  # noqa: BLE001  drivers fail with anything
             return Availability(available=False, reason=f"{asked} raised {reason(error)}")
+    causes = [line.rpartition("Error message: ")[2] for line in lines]
     variable = os.environ.get(traits.visible_devices or "")
     parts = [
         f"{asked} of mindspore {ms.__version__}, which needs {traits.needs}, answers no",
-        *(line for line in lines if f"libmindspore_{traits.target.lower()}." in line),
+        *(cause for cause in causes if f"libmindspore_{traits.target.lower()}." in cause),
         f"{traits.visible_devices} is {'not set' if variable is None else repr(variable)}",
     ]
     return Availability(available=False, reason="; ".join(parts))
@@ -133,12 +138,18 @@ def open_device(
             f"no {traits.kind} device can be used: {availability.reason}; "
             "use --device cpu to run on the processor"
         )
-    if traits.is_host:
-        ms.set_device(traits.target)
-    else:
+    if not traits.is_host:
         _check_index(traits, index)
-        ms.set_device(traits.target, index)
+        _choose(traits.target, index)
+    elif ms.get_context("device_target") != traits.target:
+        _choose(traits.target)
     return MindSporeDevice(traits=traits, index=index, settings=settings or {})
+
+
+@functools.cache
+def _choose(target: str, *index: int) -> None:
+    """Choose a device for this process, which cannot be done again once something has run on it."""
+    ms.set_device(target, *index)
 
 
 def _check_index(traits: DeviceTraits, index: int) -> None:

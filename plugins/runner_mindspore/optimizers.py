@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from runner.errors import PluginError
 from runner.framework.weight_decay import not_decayed
 from runner_mindspore.autoload import Tensor, ms, nn, ops
@@ -97,8 +99,8 @@ class AdamW(nn.Optimizer):
         self.means = self.parameters.clone(prefix="mean", init="zeros")
         self.squares = self.parameters.clone(prefix="square", init="zeros")
         self.beta1, self.beta2 = (Tensor(beta, ms.float32) for beta in betas)
-        # in double precision: 1 - 0.999 has a relative error of 1e-5 in fp32
-        logs = [math.log(beta) if beta else -math.inf for beta in betas]
+        # of the rounded betas, which the means are taken with; in double precision
+        logs = [math.log(np.float32(beta)) if beta else -math.inf for beta in betas]
         self.log_beta1, self.log_beta2 = (Tensor(log, ms.float32) for log in logs)
         self.eps = Tensor(eps, ms.float32)
         self.adam = ops.Adam()

@@ -42,12 +42,34 @@ class DeviceTraits:
     """MindSpore can write AIR files, which is work of the compiler of this kind."""
     not_computed: Mapping[str, str] = field(default_factory=dict)
     """Number formats that the kind does not compute in, and why."""
+    hardware_bf16: Callable[[], bool] | None = None
+    """Ask the hardware for bf16, for kinds of which only some cards have it."""
     describe: Callable[[int], Mapping[str, Any]] = field(default=_nothing)
     """Return what identifies the hardware with this index (JSON)."""
 
 
 def _describe_cpu(_index: int) -> Mapping[str, Any]:
     return {"cores": available_cores()}
+
+
+def _describe_gpu(index: int) -> Mapping[str, Any]:
+    from runner_mindspore.autoload import ms
+
+    return {"name": ms.hal.get_device_name(index, "GPU")}
+
+
+def _describe_ascend(index: int) -> Mapping[str, Any]:
+    from runner_mindspore.autoload import ms
+
+    return {"name": ms.hal.get_device_name(index, "Ascend")}
+
+
+def _ascend_has_bf16() -> bool:
+    """Say whether the card is of a generation after the 910 and the 310, which have no bf16."""
+    from mindspore._c_expression import MSContext
+
+    generation: str = MSContext.get_instance().get_ascend_soc_version()
+    return generation not in {"ascend910", "ascend310", "ascend310p"}
 
 
 CPU = DeviceTraits(
@@ -77,6 +99,7 @@ GPU = DeviceTraits(
     visible_devices="CUDA_VISIBLE_DEVICES",
     needs="CUDA 11 with cuDNN 8",
     not_computed={"bf16": "MindSpore's GPU kernels for convolution have no bf16"},
+    describe=_describe_gpu,
 )
 
 ASCEND = DeviceTraits(
@@ -87,6 +110,8 @@ ASCEND = DeviceTraits(
     needs="CANN and the NPU driver",
     bind_cores=True,
     writes_air=True,
+    hardware_bf16=_ascend_has_bf16,
+    describe=_describe_ascend,
 )
 
 

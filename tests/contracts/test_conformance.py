@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PLUGINS = {
     "data": "runner.data.plugin",
+    "mindspore": "runner_mindspore.plugin",
     "onnx": "runner_onnx.plugin",
     "tensorboard": "runner_tensorboard.plugin",
     "torch": "runner_torch.plugin",

@@ -157,6 +157,12 @@ def test_bench_reports_every_rate(project):
     assert all(rate["low"] <= rate["median"] <= rate["high"] for rate in rates.values())
 
 
+def test_bench_measures_one_device(project):
+    outcome = project.runner("bench", project.write_recipe(), "--devices", "2")
+    assert outcome.code == 4
+    assert "bench measures one: add --devices 1" in outcome.err
+
+
 def test_list_and_schema(project):
     models = project.runner("list", "models", "--json").json
     assert {"linear"} <= {item["name"] for item in models}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from runner import checkpoint, commands, launch
@@ -172,6 +174,30 @@ def test_what_is_wrong_for_all_is_said_once(project):
     assert len([line for line in err.splitlines() if "error: " in line]) == 1
     assert "has val_images 33, the recipe declares 50000" in err
     assert not (project.path / "runs").exists()
+
+
+def test_every_rank_tells_which_images_it_has_skipped(project):
+    folder = project.path / "photos"
+    for split, name in itertools.product(("train", "val"), ("red", "blue")):
+        (folder / split / name).mkdir(parents=True)
+        for number in range(8):
+            image = Image.new("RGB", (8, 8), name)
+            image.save(folder / split / name / f"{number}.png")
+    # Rank 0 has the first half of the split, blue, and rank 1 the second.
+    for name in ("blue/3", "red/5"):
+        (folder / "val" / f"{name}.png").write_bytes(b"no image")
+    recipe = project.write_recipe().read_text()
+    data = f"dataset: {{name: class_folders, root: {folder}}}"
+    (project.path / "colours.yaml").write_text(recipe.replace("dataset: fake_colours", data))
+    skip = ("--set", "loader.damaged_images=skip", "--set", "loader.max_damaged=1")
+    process = project.start("run", "colours.yaml", "--devices", "2", "--json", *skip)
+    code, out, err = finish(process)
+    assert code == 0, err
+    assert json.loads(out)["metrics"]["val.count"] == 14
+    skipped = [line for line in err.splitlines() if "skipped" in line]
+    assert sorted(line.partition("skipped")[0] for line in skipped) == ["", "rank 1: "]
+    [event] = [event for event in project.events() if event["event"] == "data.damaged"]
+    assert event["image"].endswith("blue/3.png")
 
 
 def test_a_recipe_that_only_evaluates_shares_its_images(project, alone):

@@ -192,8 +192,11 @@ def test_a_recipe_without_train_evaluates_its_weights(project):
 
 
 def test_smoke_takes_a_few_steps_on_synthetic_images(project):
-    outcome = project.runner("run", project.write_recipe(EXPORT), "--smoke", "--json")
+    published = "reference:\n  - {metric: val.top1, value: 0.9, source: a paper}\n"
+    recipe = project.write_recipe(EXPORT + published)
+    outcome = project.runner("run", recipe, "--smoke", "--json")
     assert outcome.code == 0, outcome.err
+    assert outcome.json["reference"] == []
     assert outcome.json["steps"] == 3
     assert outcome.json["exports"][0]["verified"]
 

@@ -29,6 +29,7 @@ RANK, WORLD_SIZE, SOCKET = "RUNNER_FAKE_RANK", "RUNNER_FAKE_WORLD_SIZE", "RUNNER
 HELPER = "helper"
 """What RUNNER_FAKE_RANK says in the process that takes no part."""
 TIMEOUT_S = 60.0
+GONE = "a process of the group is gone"
 
 
 def launch(request: LaunchRequest) -> Sequence[Command]:
@@ -110,14 +111,20 @@ def _file(connection: socket.socket) -> TextIO:
 
 
 def _write(peer: TextIO, values: Sequence[float]) -> None:
-    peer.write(json.dumps(list(values)) + "\n")
-    peer.flush()
+    try:
+        peer.write(json.dumps(list(values)) + "\n")
+        peer.flush()
+    except OSError as error:
+        raise RuntimeError(GONE) from error
 
 
 def _read(peer: TextIO) -> list[float]:
-    line = peer.readline()
+    try:
+        line = peer.readline()
+    except OSError as error:
+        raise RuntimeError(GONE) from error
     if not line:
-        raise RuntimeError("a process of the group is gone")
+        raise RuntimeError(GONE)
     values: list[float] = json.loads(line)
     return values
 

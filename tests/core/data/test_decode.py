@@ -3,15 +3,18 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from runner.data.decode import FORMATS, DamagedImageError, decode, to_array
+from runner.data.decode import FORMATS, DamagedImageError, check, decode, to_array
 from runner.data.images import IMAGE_ENDINGS
 from runner.data.plugin import ClassFoldersOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
@@ -91,8 +94,32 @@ PNG = encode(photo(), "PNG")
     ids=["empty", "text", "truncated jpeg", "truncated png", "corrupt png", "three bytes"],
 )
 def test_damaged_images_are_named_with_a_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(DamagedImageError, match=f"^cat/1.jpg: {reason}"):
-        decode(data, "cat/1.jpg")
+    for use in (decode, check):
+        with pytest.raises(DamagedImageError, match=f"^cat/1.jpg: {reason}"):
+            use(data, "cat/1.jpg")
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_a_check_names_the_format(file_format: str) -> None:
+    assert check(encode(photo(), file_format), "x") == file_format
+
+
+def test_a_check_agrees_with_decoding_wherever_bytes_are_changed() -> None:
+    random = np.random.default_rng(0)
+    answers = set()
+    for _ in range(300):
+        data = bytearray(JPEG)
+        data[random.integers(2, len(data))] = random.integers(256)
+        answers.add((is_accepted(decode, bytes(data)), is_accepted(check, bytes(data))))
+    assert answers == {(True, True), (False, False)}
+
+
+def is_accepted(use: Callable[[bytes, str], object], data: bytes) -> bool:
+    try:
+        use(data, "x")
+    except DamagedImageError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("size", [(10_000, 9_000), (20_000, 10_000)])

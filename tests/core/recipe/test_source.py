@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from runner.errors import Problem, RecipeError
 from runner.recipe.source import parse, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def parsed(text: str) -> Any:
@@ -167,6 +171,16 @@ def test_nested_aliases_do_not_fill_the_memory() -> None:
         parse("\n".join(lines), "f", [])
 
 
+@pytest.fixture
+def usual_stack() -> Iterator[None]:
+    """Python's own limit; mypy and MindSpore raise it for the whole process."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(limit)
+
+
+@pytest.mark.usefixtures("usual_stack")
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"f:1:54: is nested too deeply"):
         parse("a: " + "[" * 60 + "]" * 60, "f", [])
