@@ -14,7 +14,8 @@ from runner import checkpoint
 from runner.signals import Signals
 from runner.train import Trainer
 
-PYTHON, FRAMEWORK = {}, {"RUNNER_FAKE_SIGNALS": "1"}
+PYTHON: dict[str, str] = {}
+FRAMEWORK = {"RUNNER_FAKE_SIGNALS": "1"}
 """Whose handlers answer signals; the framework's end the process at once."""
 
 both = pytest.mark.parametrize("handlers", [PYTHON, FRAMEWORK], ids=["python", "framework"])

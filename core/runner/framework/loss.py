@@ -36,12 +36,12 @@ def smoothing_over_all(section: LossSection, num_classes: int) -> float:
 
 
 def check_labels(labels: NDArray[np.int64], num_classes: int) -> None:
-    """Check the labels of a batch on the host; devices read out of bounds, or take them as they are.
+    """Check the labels of a batch on the host; a device reads out of bounds or ignores them.
 
     Raises:
         DataError: A label is not one of the classes.
     """
-    if labels.size and not (0 <= labels.min() and labels.max() < num_classes):
+    if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
         wrong = labels[(labels < 0) | (labels >= num_classes)]
         raise DataError(
             f"found label {wrong[0]} in a batch, expected 0 to {num_classes - 1} as the model has "

@@ -108,7 +108,8 @@ class TransformsSection:
 
 @options
 class LoaderSection:
-    """How images are read; the number of threads, batches and bytes changes no result."""
+    """How images are read; with core's loader, the number of threads, batches and bytes changes no
+    result. A framework's own pipeline says what does."""
 
     workers: PositiveInt = 2
     """Threads that read, decode and augment."""
