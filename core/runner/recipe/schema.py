@@ -108,8 +108,7 @@ class TransformsSection:
 
 @options
 class LoaderSection:
-    """How images are read; with core's loader, the number of threads, batches and bytes changes no
-    result. A framework's own pipeline says what does."""
+    """How images are read; in core's loader, threads, batches and bytes change no result."""
 
     workers: PositiveInt = 2
     """Threads that read, decode and augment."""
