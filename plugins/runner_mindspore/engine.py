@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, cast, final
 import numpy as np
 
 from runner.contracts import EngineState, EvalCounts, StepResult
-from runner.errors import PluginError
 from runner.framework.engine import (
-    build_model,
     check_identity,
     one_value_per_channel,
     out_of_memory,
@@ -27,7 +25,7 @@ from runner_mindspore.device import MindSporeDevice
 from runner_mindspore.ema import WeightAverage
 from runner_mindspore.losses import check_output, training_loss
 from runner_mindspore.messages import is_out_of_memory, reason
-from runner_mindspore.models import SeededDropout
+from runner_mindspore.nets import fresh_net, running_statistics, seeded_dropouts
 from runner_mindspore.optimizers import build_optimizer, describe_optimizer
 from runner_mindspore.options import MindSporeOptions
 from runner_mindspore.pixels import DevicePixels, HostPixels
@@ -37,7 +35,7 @@ from runner_mindspore.steps import Evaluate, Forward, Training, Update, Witness
 from runner_mindspore.weights import BatchCounters, copy_weights, load_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -46,7 +44,6 @@ if TYPE_CHECKING:
     from runner_mindspore.group import MindSporeGroup
 
 MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
-UNSEEDED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 @final
@@ -99,8 +96,7 @@ class MindSporeEngine:
         self._device = device
         self._group = cast("MindSporeGroup | None", spec.group)
         self._set_mode()
-        with _seeded(spec.seed):
-            self._net = build_model(spec, nn.Cell)
+        self._net = fresh_net(spec)
         if self._group is not None:
             self._group.broadcast_in_place(list(self._net.get_parameters()))
         self._counters = BatchCounters(self._net)
@@ -115,7 +111,7 @@ class MindSporeEngine:
         self._loss_scale = loss_scale(spec.precision)
         self._optimizer = build_optimizer(spec, self._net)
         self._training = None if self._optimizer is None else self._build_training(self._optimizer)
-        self._dropouts = _dropouts(self._net, spec)
+        self._dropouts = seeded_dropouts(spec, self._net)
         self._steps = 0
         self._active: nn.Cell | None = None
         self._largest: dict[tuple[int, ...], int] = {}
@@ -132,7 +128,7 @@ class MindSporeEngine:
             average=None if average is None else average.update,
         )
         forward = Forward(self._pixels.cell, self._net, loss, self._loss_scale)
-        return Training(forward, Witness(_statistics(self._net)), update)
+        return Training(forward, Witness(running_statistics(self._net)), update)
 
     def _nets(self) -> list[nn.Cell]:
         return [self._net] if self._average is None else [self._net, self._average.net]
@@ -261,7 +257,7 @@ class MindSporeEngine:
         Raises:
             UsageError: Batch normalisation has a single value per channel.
         """
-        if any(np.isnan(p.asnumpy()).any() for p in _statistics(self._net)):
+        if any(np.isnan(p.asnumpy()).any() for p in running_statistics(self._net)):
             raise one_value_per_channel(images, self._spec.micro_batch_size)
 
     def _labels(self, labels: NDArray[np.int64]) -> Tensor:
@@ -325,7 +321,7 @@ class MindSporeEngine:
     def agree(self) -> None:
         """Give all processes the mean of their running statistics."""
         if self._group is not None:
-            self._group.mean_in_place([p for net in self._nets() for p in _statistics(net)])
+            self._group.mean_in_place([p for net in self._nets() for p in running_statistics(net)])
 
     def synchronize(self) -> None:
         """Wait until the device has done everything it was asked to do."""
@@ -361,40 +357,6 @@ class MindSporeEngine:
 def _make_deterministic() -> None:
     """Forbid kernels that add in varying order, in the whole process, which can be done once."""
     ms.set_deterministic(True)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Make fresh weights a function of the seed; leave NumPy's random state as it was.
-
-    MindSpore initialises from that one, and seeds it with 32 bits.
-    """
-    state = np.random.get_state()
-    ms.set_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    yield
-    np.random.set_state(state)
-
-
-def _dropouts(net: nn.Cell, spec: EngineSpec) -> list[SeededDropout]:
-    """Return the layers that drop values.
-
-    Raises:
-        PluginError: The net is to be trained, and has one whose random state cannot be saved.
-    """
-    found = [cell for _, cell in net.cells_and_names()]
-    if spec.optimizer is not None and any(isinstance(cell, UNSEEDED) for cell in found):
-        raise PluginError(
-            f"model {spec.model.name} has dropout of MindSpore's own, whose random state can be "
-            "neither saved nor restored, so that a run could not be resumed exactly; use "
-            "runner_mindspore.models.SeededDropout"
-        )
-    return [cell for cell in found if isinstance(cell, SeededDropout)]
-
-
-def _statistics(net: nn.Cell) -> list[ms.Parameter]:
-    """Return the running statistics of batch normalisation."""
-    ends = ("moving_mean", "moving_variance")
-    return [p for p in net.get_parameters() if p.name.endswith(ends)]
 
 
 def _under(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

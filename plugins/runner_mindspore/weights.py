@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from runner.errors import CheckpointError
-from runner.framework.engine import build_model
 from runner.framework.weights import check_fit
 from runner_mindspore.autoload import Tensor, ms, nn, ops
 from runner_mindspore.messages import quiet, reason
 from runner_mindspore.names import sources, torch_leaves
+from runner_mindspore.nets import fresh_net
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,13 +110,8 @@ def _with_counters(
 
 
 def evaluation_cell(spec: EngineSpec, weights: Mapping[str, NDArray[Any]]) -> nn.Cell:
-    """Build the model once more, in fp32 and in evaluation mode.
-
-    NumPy's random state, which MindSpore initialises from, is left as it was.
-    """
-    state = np.random.get_state()
-    net = build_model(spec, nn.Cell)
-    np.random.set_state(state)
+    """Build the model once more, in fp32 and in evaluation mode."""
+    net = fresh_net(spec)
     load_weights(net, weights, BatchCounters(net))
     net.set_train(False)
     return net

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from importlib.metadata import entry_points
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -76,6 +76,44 @@ def test_the_torch_framework_conforms(optimizer: str, learning_rate: float) -> N
     registry = registry_of("runner_torch.plugin")
     check_framework(
         *entries(registry, "torch", "cpu", "resnet18", optimizer), learning_rate=learning_rate
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "optimizer", "learning_rate"),
+    [("graph", "sgd", 0.05), ("pynative", "adamw", 0.02)],
+)
+def test_the_mindspore_framework_conforms(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Literal["graph", "pynative"],
+    optimizer: str,
+    learning_rate: float,
+) -> None:
+    pytest.importorskip("mindspore")
+    from runner_mindspore.autoload import Tensor, nn
+    from runner_mindspore.options import MindSporeOptions
+
+    class Net(nn.Cell):
+        def __init__(self, classes: int) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, stride=4, pad_mode="pad", padding=1)
+            self.bn = nn.BatchNorm2d(8)
+            self.fc = nn.Dense(8, classes)
+
+        def construct(self, images: Tensor) -> Tensor:
+            return self.fc(self.bn(self.conv(images)).mean((2, 3)))
+
+    monkeypatch.chdir(tmp_path)  # MindSpore leaves files there when something fails
+    registry = registry_of("runner_mindspore.plugin")
+    framework, device, model, update = entries(registry, "mindspore", "cpu", "resnet18", optimizer)
+    check_framework(
+        framework,
+        device,
+        replace(model, build=lambda options, classes: Net(classes)),  # compiles in a tenth
+        update,
+        framework_options=MindSporeOptions(mode=mode),
+        learning_rate=learning_rate,
     )
 
 

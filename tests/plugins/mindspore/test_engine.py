@@ -34,6 +34,24 @@ def same(a: Any, b: Any) -> bool:
     return set(a) == set(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
+def torch_net(classes: int, *, norm: bool) -> Any:
+    """Build the tiny network with torch."""
+    from collections import OrderedDict
+
+    import torch
+
+    return torch.nn.Sequential(
+        OrderedDict(
+            conv=torch.nn.Conv2d(3, 8, kernel_size=3, padding=1, stride=2),
+            bn=torch.nn.BatchNorm2d(8) if norm else torch.nn.Identity(),
+            relu=torch.nn.ReLU(),
+            pool=torch.nn.AdaptiveAvgPool2d(1),
+            flatten=torch.nn.Flatten(),
+            fc=torch.nn.Linear(8, classes),
+        )
+    )
+
+
 @pytest.mark.parametrize(
     ("optimizer", "norm", "changes"),
     [
@@ -48,6 +66,7 @@ def same(a: Any, b: Any) -> bool:
 def test_steps_equal_those_of_torch(
     make_engine: MakeEngine,
     make_batches: MakeBatches,
+    make_spec: MakeSpec,
     make_tiny: MakeEntry,
     mode: Mode,
     optimizer: str,
@@ -55,16 +74,24 @@ def test_steps_equal_those_of_torch(
     changes: dict[str, Any],
 ) -> None:
     torch = pytest.importorskip("torch")
-    from tests.plugins.torch.conftest import _make_spec, tiny_entry
-
     from runner_torch.device import open_cpu
     from runner_torch.engine import TorchEngine
-    from runner_torch.options import CpuOptions
+    from runner_torch.options import CpuOptions, TorchOptions
+    from runner_torch.plugin import runner_register_optimizers
 
     engine = make_engine(model=make_tiny(norm=norm), optimizer=optimizer, mode=mode, **changes)
-    spec = _make_spec(model=tiny_entry(norm=norm), optimizer=optimizer, **changes)
-    threads = torch.get_num_threads()
-    other = TorchEngine(spec, open_cpu(CpuOptions(threads=threads)))
+    spec = replace(
+        make_spec(optimizer=optimizer, **changes),
+        model=ModelEntry(
+            name="tiny",
+            summary="The tiny network",
+            framework="torch",
+            build=lambda options, classes: torch_net(classes, norm=norm),
+        ),
+        optimizer=next(e for e in runner_register_optimizers() if e.name == optimizer),
+        framework_options=TorchOptions(),
+    )
+    other = TorchEngine(spec, open_cpu(CpuOptions(threads=torch.get_num_threads())))
     other.load_weights(engine.weights())
     for batch, lr in zip(make_batches(3, images=8), RATES, strict=True):
         loss = engine.train_step(batch, lr / 10).read().loss

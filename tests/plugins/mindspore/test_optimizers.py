@@ -136,10 +136,9 @@ class SignDescent(nn.Optimizer):
     """An update rule as another package may bring it."""
 
     def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        lr, done = self.get_lr(), ()
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            done += (ops.assign_sub(parameter, lr * ops.sign(gradient)),)
-        return done
+        lr = self.get_lr()
+        pairs = zip(self.parameters, gradients)  # noqa: B905  graphs know no `strict`
+        return tuple([ops.assign_sub(p, lr * ops.sign(g)) for p, g in pairs])
 
 
 def entry(build: Any) -> OptimizerEntry:
