@@ -6,7 +6,7 @@ import os
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from runner import (
     checkpoint,
@@ -99,14 +99,14 @@ def load(
 
 
 def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any] | None:
-    """Carry out a recipe; of several processes only that of rank 0 returns a result.
+    """Carry out a recipe; of several processes the one that started them returns the result.
 
     Raises:
-        SystemExit: The processes that were started for several devices have ended.
+        SystemExit: Processes that were started for several devices have failed.
     """
     if launch.is_needed(loaded.plan):
-        _launch(loaded.plan, runs_dir / loaded.plan.name, request)
-    return run.start(loaded.plan, loaded.plugins, runs_dir, request)
+        return _launch(loaded.plan, runs_dir / loaded.plan.name, request)
+    return launch.hand_over(run.start(loaded.plan, loaded.plugins, runs_dir, request))
 
 
 def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
 
     Raises:
         UsageError: The run is finished, or an override would change what the model sees.
-        SystemExit: The processes that were started for several devices have ended.
+        SystemExit: Processes that were started for several devices have failed.
     """
     folder = rundir.find(path)
     if folder.result.is_file():
@@ -133,10 +133,11 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         str(manifest["recipe"]), recipe.validate(document, loaded.registry), loaded.registry
     )
     if launch.is_needed(resolved):
-        _launch(resolved, folder.path.parent, replace(request, export=manifest["export"]))
+        request = replace(request, export=manifest["export"])
+        return _launch(resolved, folder.path.parent, request)
     source = path if (path / checkpoint.INFO).is_file() else None
     try:
-        return run.resume(resolved, loaded, folder, source, request)
+        return launch.hand_over(run.resume(resolved, loaded, folder, source, request))
     except DataError as error:
         if manifest["folder"] == str(Path.cwd()):
             raise
@@ -147,18 +148,16 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         raise moved from error
 
 
-def _launch(resolved: Plan, folder: Path, request: run.Request) -> NoReturn:
-    """Start one process for each device, and end as they do."""
+def _launch(resolved: Plan, folder: Path, request: run.Request) -> dict[str, Any] | None:
+    """Start one process for each device, and return the result of the run."""
     if request.signals:
         request.signals.release()  # a child inherits what is held back
-    raise SystemExit(
-        launch.carry_out(
-            resolved,
-            request.command,
-            folder,
-            EventLog(request.listener),
-            exporting=request.export,
-        )
+    return launch.carry_out(
+        resolved,
+        request.command,
+        folder,
+        EventLog(request.listener),
+        exporting=request.export,
     )
 
 

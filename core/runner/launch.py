@@ -2,22 +2,24 @@
 
 The framework's own launcher starts them, each with the arguments that the user typed. Launchers
 differ in what they make of a signal (``msrun`` kills its processes at once) and of an exit status
-(it kills the others, and waits for them), so both pass them by. In a file that
-``RUNNER_LAUNCH_STATUS`` names, every process tells its number and that it is done, and the one
-that failed its status.
+(it kills the others, and waits for them), and print what they like, so all of this passes them by.
+In a file that ``RUNNER_LAUNCH_STATUS`` names, every process tells its number and that it is done,
+the one that failed its status, and the leading one the result.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 from runner.entries import LaunchRequest
 from runner.errors import DeviceError, OtherRankError
@@ -97,8 +99,8 @@ def log_folder(folder: Path) -> Path:
 
 def carry_out(
     plan: Plan, arguments: Sequence[str], folder: Path, events: EventLog, *, exporting: bool
-) -> int:
-    """Start the processes, wait for them, and return their exit status.
+) -> dict[str, Any] | None:
+    """Start the processes, wait for them, and return the result of the run.
 
     Args:
         plan: The recipe, which asks for several devices.
@@ -109,7 +111,8 @@ def carry_out(
 
     Raises:
         RunnerError: Something is not installed, a device or a value is missing, or the user has
-            to start the processes.
+            to start the processes; or a process has ended without saying why.
+        SystemExit: The run has ended with another status than 0, and has said why.
     """
     check_runnable(plan, training=plan.recipe.train is not None, exporting=exporting)
     found = probe(plan.framework_entry.name, plan.device_entry.name)
@@ -127,6 +130,14 @@ def carry_out(
         status = Path(place) / "status"
         status.touch()
         return _Launched(_start(prepared[0], status), status).wait()
+
+
+def hand_over(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Give the result to who launched this process; return it where nobody has."""
+    if result is None or STATUS not in os.environ:
+        return result
+    _tell("result", json.dumps(result))
+    return None
 
 
 def tell_pid(rank: int) -> None:
@@ -150,14 +161,14 @@ def status_together(code: int) -> int:
     It is 0 where somebody has been told: after another one, a launcher would kill the processes
     that end a little later.
     """
-    return 0 if os.environ.get(STATUS) else code
+    return 0 if STATUS in os.environ else code
 
 
-def _tell(word: str, *numbers: int) -> None:
+def _tell(word: str, *values: object) -> None:
     path = os.environ.get(STATUS)
     if path:
         with suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
-            file.write(f"{word} {' '.join(map(str, numbers))}\n")
+            file.write(f"{' '.join(map(str, (word, *values)))}\n")
 
 
 def _start(command: Command, status: Path) -> subprocess.Popen[bytes]:
@@ -166,6 +177,7 @@ def _start(command: Command, status: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command.arguments,
             env={**os.environ, **command.environment, STATUS: str(status)},
+            stdout=2,  # standard error: the result, which this process prints, stands alone
             start_new_session=True,
         )
     except OSError as error:
@@ -189,33 +201,38 @@ class _Launched:
         self._asked = False
         self._lost: list[int] = []
 
-    def wait(self) -> int:
-        """Pass signals on until it ends, and return the run's exit status.
+    def wait(self) -> dict[str, Any] | None:
+        """Pass signals on until it ends, and return the run's result.
 
         Raises:
             OtherRankError: A process has ended without saying why.
+            SystemExit: The run has ended with another status than 0.
         """
         previous = {number: signal.signal(number, self._forward) for number in FORWARDED}
         try:
             code = self._watch()
         except _EndedError as ended:
             self._end()
-            return 128 + int(ended.args[0])
+            raise SystemExit(128 + int(ended.args[0])) from None
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        told = [numbers[0] for numbers in self._told("exit")]
-        if told:
-            return told[0]
+        for status in self._told("exit"):
+            raise SystemExit(int(status))
         if code:
-            self._kill_all()
-            if self._lost:
-                ranks = " and ".join(f"rank {rank}" for rank in self._lost)
-                raise OtherRankError(
-                    f"{ranks} ended without saying why, as when a process is killed or memory runs "
-                    "out; its own output may tell more, and runner resume continues the run"
-                )
-        return code if code >= 0 else 128 - code
+            self._explain(code)
+        return next((json.loads(result) for result in self._told("result")), None)
+
+    def _explain(self, code: int) -> NoReturn:
+        """Leave no process behind, and say which one has failed, if one has."""
+        self._kill_all()
+        if self._lost:
+            ranks = " and ".join(f"rank {rank}" for rank in self._lost)
+            raise OtherRankError(
+                f"{ranks} ended without saying why, as when a process is killed or memory runs "
+                "out; its own output may tell more, and runner resume continues the run"
+            )
+        raise SystemExit(code if code > 0 else 128 - code)
 
     def _watch(self) -> int:
         """Wait for the launcher, and notice which process dies first."""
@@ -225,15 +242,15 @@ class _Launched:
             self._lost = self._lost or self._find_lost()
 
     def _find_lost(self) -> list[int]:
-        done = {rank for [rank] in self._told("done")}
-        states = {rank: _state(pid) for rank, pid in self._told("pid") if rank not in done}
+        done = {int(rank) for rank in self._told("done")}
+        states = {rank: _state(pid) for rank, pid in self._pids().items() if rank not in done}
         # Those that the launcher has ended because of another are not taken note of by it.
         gone = [rank for rank, state in states.items() if state == ""]
         return gone or [rank for rank, state in states.items() if state == "Z"]
 
     def _forward(self, number: int, _frame: FrameType | None) -> None:
         """Ask rank 0 to stop; end everything if it was asked before or does not work yet."""
-        leader = next((pid for rank, pid in self._told("pid") if rank == 0), None)
+        leader = self._pids().get(0)
         if leader is None or self._asked:
             raise _EndedError(number)
         self._asked = True
@@ -242,9 +259,14 @@ class _Launched:
         except ProcessLookupError:
             raise _EndedError(number) from None
 
-    def _told(self, word: str) -> list[list[int]]:
-        lines = (line.split() for line in self._status.read_text(encoding="utf-8").splitlines())
-        return [[int(number) for number in numbers] for first, *numbers in lines if first == word]
+    def _pids(self) -> dict[int, int]:
+        pairs = (text.split() for text in self._told("pid"))
+        return {int(rank): int(pid) for rank, pid in pairs}
+
+    def _told(self, word: str) -> list[str]:
+        lines = self._status.read_text(encoding="utf-8").splitlines()
+        found = (line.partition(" ") for line in lines)
+        return [rest for first, _, rest in found if first == word]
 
     def _end(self) -> None:
         """Let the launcher end the processes, and kill what is left of them after a while."""
@@ -255,9 +277,14 @@ class _Launched:
         self._child.wait()
 
     def _kill_all(self) -> None:
-        for process in self._processes():
+        """Kill what is left of the processes, and wait until the kernel has done so."""
+        left = list(self._processes())
+        for process in left:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+        deadline = time.monotonic() + GRACE_S
+        while any(_state(p) not in {"", "Z"} for p in left) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def _processes(self) -> Iterator[int]:
         """Find the processes by their environment: they may have left the launcher's session."""

@@ -43,13 +43,8 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
         UsageError: The rank table is missing, wrong, or of another number of processes.
     """
     options: MindSporeOptions = request.framework_options  # type: ignore[assignment]  # our config
-    if options.launcher == "msrun":
-        return [_msrun(request)]
     if options.rank_table is None:
-        raise UsageError(
-            "launcher: rank_table needs a table; add --set framework.rank_table=FILE "
-            "(python -m runner_mindspore.rank_table --help tells how to write one)"
-        )
+        return [_msrun(request)]
     return _with_rank_table(request, Path(options.rank_table).expanduser().absolute())
 
 

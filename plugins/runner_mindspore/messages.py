@@ -15,9 +15,14 @@ OUT_OF_MEMORY = ("out of memory", "memory not enough", "malloc", "allocate memor
 
 
 def reason(error: BaseException) -> str:
-    """Return the class and first line of an error; MindSpore adds frames of C++ below it."""
-    line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    """Return the class and first line of an error, with its heading where it has one.
+
+    MindSpore draws lines around headings, and adds frames of C++ below.
+    """
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+    said = [line for line in lines if line.strip("-")]
+    first = " ".join(said[: 2 if said and said[0].endswith(":") else 1])
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

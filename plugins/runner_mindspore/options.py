@@ -24,6 +24,18 @@ class MindSporeOptions:
     rank_table: Optional[str] = None  # noqa: UP045
     """Rank table file, for `launcher: rank_table`."""
 
+    def __post_init__(self) -> None:
+        if self.launcher == "rank_table" and self.rank_table is None:
+            raise ValueError(
+                "launcher rank_table needs rank_table, the file; "
+                "python -m runner_mindspore.rank_table --help tells how to write one"
+            )
+        if self.launcher != "rank_table" and self.rank_table is not None:
+            raise ValueError(
+                f"rank_table has no effect with launcher {self.launcher}; "
+                "set launcher to rank_table, or remove it"
+            )
+
 
 @options
 class CpuOptions:

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file
 
 from runner import checkpoint, commands, launch
 from runner.entries import Command
-from runner.errors import DeviceError, UsageError
+from runner.errors import DeviceError, OtherRankError, UsageError
 from runner.events import EventLog
 from runner.testing import fake_group
 
@@ -267,6 +268,31 @@ def test_a_launcher_that_is_not_there_is_named(plan, monkeypatch):
     missing = with_framework(plan, launch=lambda request: [command])
     with pytest.raises(DeviceError, match="no-such-launcher cannot be started: No such file"):
         launch.carry_out(missing, ["run"], Path("runs"), EventLog(), exporting=False)
+
+
+LOSES_RANK_1 = """
+import os, subprocess, sys, time
+
+rank = "from runner import launch; import time; launch.tell_pid({}); time.sleep(100)"
+ranks = [subprocess.Popen([sys.executable, "-c", rank.format(number)]) for number in range(2)]
+while len(open(os.environ["RUNNER_LAUNCH_STATUS"]).readlines()) < 2:
+    time.sleep(0.05)
+ranks[1].kill()
+ranks[1].wait()
+time.sleep(1)
+print(ranks[0].pid, file=open("rank0", "w"))
+sys.exit(1)
+"""
+
+
+def test_a_rank_that_dies_is_named_and_none_is_left(project, plan, monkeypatch):
+    monkeypatch.setattr(launch, "probe", lambda *_: plan.device_entry.probe())
+    command = Command(arguments=[sys.executable, "-c", LOSES_RANK_1])
+    loses = with_framework(plan, launch=lambda request: [command])
+    with pytest.raises(OtherRankError, match="rank 1 ended without saying why"):
+        launch.carry_out(loses, ["run"], Path("runs"), EventLog(), exporting=False)
+    left = int(Path("rank0").read_text())
+    project.wait_for(lambda: launch._state(left) in {"", "Z"})  # gone, or dead
 
 
 def test_a_last_batch_that_devices_cannot_share_is_refused(plan):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from runner import launch
 from runner.errors import DataError, NonFiniteError, OtherRankError, StorageError
 from runner.ranks import AgreedStop, Ranks
 from runner.signals import StopRequest
@@ -83,6 +84,22 @@ def test_an_error_that_all_raise_together_is_told_once_with_its_status(on_two_ra
     first, second = on_two_ranks(act)
     assert (type(first), first.rank) == (NonFiniteError, None)
     assert (type(second), second.code) == (SystemExit, NonFiniteError.exit_code)
+
+
+def test_who_launched_is_told_the_status_and_the_launcher_hears_none(
+    on_two_ranks, tmp_path, monkeypatch
+):
+    status = tmp_path / "status"
+    monkeypatch.setenv(launch.STATUS, str(status))
+
+    def act(ranks):
+        raise ranks.together(NonFiniteError("the loss is nan"))
+
+    first, second = on_two_ranks(act)
+    assert (first.exit_code, second.code) == (0, 0)
+    told = sorted(line.split()[0] for line in status.read_text().splitlines())
+    assert told == ["done", "done", "exit", "pid", "pid"]
+    assert f"exit {NonFiniteError.exit_code}\n" in status.read_text()
 
 
 def test_an_error_of_one_rank_alone_names_it_and_the_other_notices(on_two_ranks):

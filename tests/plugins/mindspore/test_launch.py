@@ -161,8 +161,6 @@ def test_rank_table_gives_each_process_its_card(table_file):
 
 
 def test_rank_table_must_be_there_and_fit(table_file, tmp_path):
-    with pytest.raises(UsageError, match=r"--set framework\.rank_table=FILE"):
-        launch(request_for(launcher="rank_table"))
     missing = str(tmp_path / "none.json")
     with pytest.raises(UsageError, match=r"cannot read rank table .*none\.json: No such file"):
         launch(request_for(launcher="rank_table", rank_table=missing))
@@ -170,6 +168,18 @@ def test_rank_table_must_be_there_and_fit(table_file, tmp_path):
         launch(request_for(launcher="rank_table", rank_table=str(table_file)))
     with pytest.raises(UsageError, match="rank tables are for the cards of device ascend"):
         launch(request_for("cpu", 16, launcher="rank_table", rank_table=str(table_file)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"launcher": "rank_table"}, "launcher rank_table needs rank_table, the file"),
+        ({"rank_table": "table.json"}, "rank_table has no effect with launcher msrun"),
+    ],
+)
+def test_launcher_and_table_go_together(options, message):
+    with pytest.raises(ValueError, match=message):
+        MindSporeOptions(**options)
 
 
 def change(table, *keys_and_value):
