@@ -9,11 +9,13 @@ the one that failed its status, and the leading one the result.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shlex
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -28,7 +30,7 @@ from runner.probe import probe
 from runner.session import missing_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
     from runner.entries import Command
@@ -39,6 +41,7 @@ STATUS = "RUNNER_LAUNCH_STATUS"
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 10.0
 """Time in which a launcher may end what it has started."""
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WATCH_S = 0.2
 """How often it is looked whether a process has died, before the launcher ends the others."""
 
@@ -171,6 +174,14 @@ def _tell(word: str, *values: object) -> None:
             file.write(f"{' '.join(map(str, (word, *values)))}\n")
 
 
+def _end_with_this_process() -> Callable[[], None] | None:
+    """What lets the kernel interrupt a child when its parent is killed, where the kernel can."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+
 def _start(command: Command, status: Path) -> subprocess.Popen[bytes]:
     try:
         # A session of its own: Ctrl-C reaches this process alone, which passes it on.
@@ -179,6 +190,7 @@ def _start(command: Command, status: Path) -> subprocess.Popen[bytes]:
             env={**os.environ, **command.environment, STATUS: str(status)},
             stdout=2,  # standard error: the result, which this process prints, stands alone
             start_new_session=True,
+            preexec_fn=_end_with_this_process(),  # noqa: PLW1509  no threads here
         )
     except OSError as error:
         raise DeviceError(

@@ -151,6 +151,15 @@ def test_ctrl_c_reaches_the_run_once_and_ends_it_the_second_time(project):
     assert not [rank for rank in ranks if Path(f"/proc/{rank}").exists()]
 
 
+def test_nothing_trains_on_when_what_started_it_is_killed(project):
+    process = start(project, "--set", "framework.hang_at_step=7")
+    assert any("hangs" in line for line in process.stderr)
+    ranks = [process_of_rank(project, rank) for rank in range(2)]
+    process.kill()
+    finish(process)
+    project.wait_for(lambda: all(launch._state(rank) in {"", "Z"} for rank in ranks))
+
+
 def test_a_loss_that_one_rank_loses_ends_all_with_one_message(project):
     lost = ("--set", "framework.non_finite_at_step=13", "--set", "framework.on_rank=1")
     code, _, err = finish(start(project, *lost))
