@@ -6,13 +6,17 @@ that their objects follow and ``runner.testing`` the checks that they can run.
 
 from runner.contracts import ArtifactInfo, Availability, Batch, EngineState, EvalCounts, StepResult
 from runner.entries import (
+    ConverterEntry,
     DatasetEntry,
     DeviceEntry,
     ExporterEntry,
     FrameworkEntry,
+    ImporterEntry,
+    LoggerEntry,
     ModelEntry,
     OptimizerEntry,
     PredictorEntry,
+    Translation,
 )
 from runner.hooks import hookimpl
 from runner.options import NoOptions, options
@@ -21,17 +25,21 @@ __all__ = [
     "ArtifactInfo",
     "Availability",
     "Batch",
+    "ConverterEntry",
     "DatasetEntry",
     "DeviceEntry",
     "EngineState",
     "EvalCounts",
     "ExporterEntry",
     "FrameworkEntry",
+    "ImporterEntry",
+    "LoggerEntry",
     "ModelEntry",
     "NoOptions",
     "OptimizerEntry",
     "PredictorEntry",
     "StepResult",
+    "Translation",
     "hookimpl",
     "options",
 ]

@@ -54,6 +54,8 @@ class Kind(str, Enum):
     optimizers = "optimizers"
     exporters = "exporters"
     predictors = "predictors"
+    loggers = "loggers"
+    importers = "importers"
     recipes = "recipes"
 
 

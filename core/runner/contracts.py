@@ -350,3 +350,40 @@ class EpochMetrics:
     step: int
     values: Mapping[str, float]
     """Metrics by name, such as ``train.loss`` and ``val.top1``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One optimizer step, once its loss has been read."""
+
+    step: int
+    """Number of the step, from 0."""
+    epoch: int
+    """Number of the epoch, from 0."""
+    step_in_epoch: int
+    loss: float | None
+    """Mean over all ranks; ``None`` if the step was skipped."""
+    learning_rate: float
+    images: int
+    """Of all ranks together."""
+    seconds: float
+    """From the end of the step before, data wait included. The device may lag behind: only sums
+    over a window that ends with a log line are exact."""
+    data_seconds: float
+    """Of these, waiting for data."""
+
+
+class RunLogger(Protocol):
+    """Writes a run down in another form; open from its start to its end."""
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Learn of an event, as ``runner.events`` lists them."""
+        ...
+
+    def steps(self, records: Sequence[StepRecord]) -> None:
+        """Learn of all steps since the last time, before the ``train.step`` event."""
+        ...
+
+    def close(self) -> None:
+        """End the file."""
+        ...

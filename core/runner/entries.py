@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from runner.options import NoOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from runner.contracts import (
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
         Group,
         Loader,
         PredictorLoader,
+        RunInfo,
+        RunLogger,
     )
     from runner.data.decode import DamagedImage
     from runner.data.transforms import Transform
@@ -164,12 +167,51 @@ class OptimizerEntry(Entry):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionRequest:
+    """What a converter works on: an artifact that an exporter has just written."""
+
+    source: Path
+    """Folder of the artifact; what is to be kept of it is copied."""
+    info: ArtifactInfo
+    """What the exporter tells about it."""
+    spec: EngineSpec
+    transforms: Sequence[Transform]
+    """Steps from a decoded image to the network's input."""
+    options: Any
+    calibration: Callable[[int], Iterator[NDArray[np.float32]]]
+    """Yield the first images of the validation split, at most as many as asked for, normalised,
+    in batches ``[B, C, H, W]`` of ``eval.batch_size``."""
+    folder: Path
+    """Where to write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExporterEntry(Entry):
     """A way to write a model to a file, named under ``export:``."""
 
     framework: str
     export: Callable[[Engine, EngineSpec, Any, Path], ArtifactInfo]
     """Write the engine's evaluation model into a folder, given the spec and the options."""
+    tolerance: float = 1e-4
+    """Largest difference to the live model's logits, relative to their largest magnitude, where
+    the recipe does not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConverterEntry(Entry):
+    """A way to make another file from what an exporter writes, named under ``export:`` as well."""
+
+    framework: str = "any"
+    """``any``, or the one framework whose exports it converts."""
+    source: str
+    """Name of the framework's exporter whose artifact it starts from, such as ``onnx``."""
+    source_options: Callable[[Any], Mapping[str, Any]] | None = None
+    """Return what that exporter is asked for, by its keys, given this entry's options; its
+    defaults when ``None``."""
+    convert: Callable[[ConversionRequest], ArtifactInfo]
+    """Write the other artifact."""
+    tolerance: float = 1e-4
+    """As for exporters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,3 +221,40 @@ class PredictorEntry(Entry):
     formats: tuple[str, ...]
     """Artifact formats that it runs."""
     load: PredictorLoader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggerEntry(Entry):
+    """Another form in which a run is written down, named under ``loggers:``."""
+
+    open: Callable[[RunInfo, Any], RunLogger]
+    """Start to write, given the run and the options; appends where the run continues."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Translation:
+    """What a command line of another program becomes here."""
+
+    command: str
+    """The command of ``runner`` that does it: ``run``, ``train``, ``eval``, ``bench``, ..."""
+    recipe: str
+    """Name of the recipe to start from."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Values (JSON) that differ from it, by dotted key, such as ``train.epochs``."""
+    arguments: Sequence[str] = ()
+    """Further arguments of the command."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables that the recipe reads, such as ``IMAGENET``."""
+    notes: Sequence[str] = ()
+    """One line for each option that had no effect there, means something else here, or has no
+    counterpart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImporterEntry(Entry):
+    """Understands command lines of a program that a recipe replaces."""
+
+    recognises: Callable[[Sequence[str]], bool]
+    """Say whether a command line, split as a shell does, is one of its program's."""
+    translate: Callable[[Sequence[str]], Translation]
+    """Translate it. Raises ``UsageError`` for an unknown or incomplete one."""

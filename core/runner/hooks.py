@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 
     from runner.contracts import EpochMetrics, RunInfo
     from runner.entries import (
+        ConverterEntry,
         DatasetEntry,
         DeviceEntry,
         ExporterEntry,
         FrameworkEntry,
+        ImporterEntry,
+        LoggerEntry,
         ModelEntry,
         OptimizerEntry,
         PredictorEntry,
@@ -80,7 +83,7 @@ def runner_register_optimizers() -> Iterable[OptimizerEntry]:
 
 
 @hookspec
-def runner_register_exporters() -> Iterable[ExporterEntry]:
+def runner_register_exporters() -> Iterable[ExporterEntry | ConverterEntry]:
     """Offer ways to write a model to a file that a recipe can name under ``export:``."""
     return ()
 
@@ -88,6 +91,18 @@ def runner_register_exporters() -> Iterable[ExporterEntry]:
 @hookspec
 def runner_register_predictors() -> Iterable[PredictorEntry]:
     """Offer runtimes that execute exported models; the first that lists a format runs it."""
+    return ()
+
+
+@hookspec
+def runner_register_loggers() -> Iterable[LoggerEntry]:
+    """Offer other forms of log that a recipe can name under ``loggers:``."""
+    return ()
+
+
+@hookspec
+def runner_register_importers() -> Iterable[ImporterEntry]:
+    """Offer translations of other programs' command lines, for ``runner import-args``."""
     return ()
 
 

@@ -25,6 +25,7 @@ CALLABLES = frozenset(
     {
         *("open", "probe", "build", "export", "load", "read_weights"),
         *("launch", "launched_world_size", "join", "open_loader"),
+        *("source_options", "convert", "recognises", "translate"),
     }
 )
 
@@ -132,7 +133,8 @@ def _problems(kind: str, entry: object) -> Iterator[str]:
     """Yield what is wrong with one entry."""
     wanted = ENTRY_TYPES[kind]
     if not isinstance(entry, wanted):
-        yield f"the {kind} hook yielded {entry!r:.80} where a {wanted.__name__} is expected"
+        names = " or ".join(item.__name__ for item in wanted)
+        yield f"the {kind} hook yielded {entry!r:.80} where a {names} is expected"
         return
     place = f"{kind} {entry.name!r}"
     if not isinstance(entry.name, str) or not NAME.fullmatch(entry.name):

@@ -40,6 +40,8 @@ KIND_OF_HOOK = {
     "runner_register_optimizers": "optimizer",
     "runner_register_exporters": "exporter",
     "runner_register_predictors": "predictor",
+    "runner_register_loggers": "logger",
+    "runner_register_importers": "importer",
 }
 
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, final
 
 from runner.entries import (
+    ConverterEntry,
     DatasetEntry,
     DeviceEntry,
     ExporterEntry,
     FrameworkEntry,
+    ImporterEntry,
+    LoggerEntry,
     ModelEntry,
     OptimizerEntry,
     PredictorEntry,
@@ -21,14 +24,16 @@ if TYPE_CHECKING:
 
     from runner.entries import Entry
 
-ENTRY_TYPES: Mapping[str, type[Entry]] = {
-    "framework": FrameworkEntry,
-    "device": DeviceEntry,
-    "dataset": DatasetEntry,
-    "model": ModelEntry,
-    "optimizer": OptimizerEntry,
-    "exporter": ExporterEntry,
-    "predictor": PredictorEntry,
+ENTRY_TYPES: Mapping[str, tuple[type[Entry], ...]] = {
+    "framework": (FrameworkEntry,),
+    "device": (DeviceEntry,),
+    "dataset": (DatasetEntry,),
+    "model": (ModelEntry,),
+    "optimizer": (OptimizerEntry,),
+    "exporter": (ExporterEntry, ConverterEntry),
+    "predictor": (PredictorEntry,),
+    "logger": (LoggerEntry,),
+    "importer": (ImporterEntry,),
 }
 KINDS = tuple(ENTRY_TYPES)
 ANY_FRAMEWORK = "any"
@@ -87,9 +92,7 @@ class Registered:
 
 def framework_of(entry: Entry) -> str:
     """Return the framework that an entry belongs to, or ``any``."""
-    if isinstance(entry, DeviceEntry | DatasetEntry | ModelEntry | OptimizerEntry | ExporterEntry):
-        return entry.framework
-    return ANY_FRAMEWORK
+    return getattr(entry, "framework", ANY_FRAMEWORK)
 
 
 def missing_reason(missing: Sequence[str], install: str) -> str:

@@ -254,11 +254,36 @@ class ExportSection:
     another."""
     verify_images: PositiveInt = 16
     """Validation images stored beside the artifact, with the logits it must reproduce."""
-    tolerance: Annotated[float, Gt(0)] = 1e-4
-    """Largest difference to the live model's logits, relative to their largest magnitude."""
+    tolerance: Annotated[float, Gt(0)] | None = None
+    """Largest difference to the live model's logits, relative to their largest magnitude; left
+    out, the exporter's own, which is 1e-4 unless it changes the precision."""
     evaluate: bool = True
-    """Evaluate the artifact over the whole validation split."""
+    """Evaluate the artifact over the whole validation split; one that was converted from another,
+    such as a quantised one, beside that other."""
+    max_top1_drop: Fraction | None = None
+    """Largest top-1 accuracy that a conversion may lose; more is an error."""
     options: object = NoOptions()
+
+
+@options
+class LoggerSection:
+    """A further log in another form, written into the run folder."""
+
+    name: str
+    """A logger entry, such as `dllogger`."""
+    options: object = NoOptions()
+
+
+@options
+class ThroughputSection:
+    """A further throughput, as another system defines it: images of a step / mean step time."""
+
+    name: Annotated[str, MinLen(1)]
+    """The metric is `throughput.<name>`."""
+    skip_steps: Annotated[int, Ge(0)] = 0
+    """Steps that are left out at the start, as warm-up."""
+    per: Literal["epoch", "run"] = "epoch"
+    """Whether they are left out of every epoch, whose rates are then averaged, or once."""
 
 
 @options
@@ -299,4 +324,6 @@ class Recipe:
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
     export: list[ExportSection] = field(default_factory=list)
+    loggers: list[LoggerSection] = field(default_factory=list)
+    throughput: list[ThroughputSection] = field(default_factory=list)
     reference: list[ReferenceSection] = field(default_factory=list)

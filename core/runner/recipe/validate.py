@@ -34,6 +34,7 @@ KINDS = {
     "model": "model",
     "optimizer": "optimizer",
     "export": "exporter",
+    "loggers": "logger",
 }
 """Sections whose ``name`` chooses an entry, and the kind of the entry."""
 

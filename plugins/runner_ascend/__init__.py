@@ -1,0 +1,1 @@
+"""Huawei Ascend: NPUs for PyTorch, and models compiled for offline inference."""
