@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 
 from runner.recipe.schema import Recipe
-from runner.recipe.tree import NAMED_SECTIONS
+from runner.recipe.tree import NAMED_LISTS, NAMED_SECTIONS
 from runner.recipe.validate import KINDS, section_keys, sections
 
 if TYPE_CHECKING:
@@ -109,6 +109,9 @@ class _Builder:
         """Let a section hold the options of the entry that it names."""
         properties = schema["properties"]
         properties.pop("options")
+        if not entries:
+            schema["not"] = {}  # there is nothing that it could name
+            return
         own = section_keys(cls)
         by_name: dict[str, list[dict[str, Any]]] = {}
         choices = {}
@@ -155,7 +158,7 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_short(name: str) -> bool:
-    return name in NAMED_SECTIONS or name == "export"
+    return name in (*NAMED_SECTIONS, *NAMED_LISTS)
 
 
 def _required() -> set[str]:

@@ -34,10 +34,9 @@ def resolved(recipe: Recipe) -> dict[str, Json]:
         if value is None:
             continue
         plain = to_jsonable_python(value)
-        if item.name == "export":
-            plain = [_inline(section) for section in plain]
-        elif item.name in KINDS:
-            plain = _inline(plain)
+        if item.name in KINDS:
+            is_list = isinstance(plain, list)
+            plain = [_inline(part) for part in plain] if is_list else _inline(plain)
         data[item.name] = plain
     values = {item.name: getattr(recipe, item.name) for item in fields(Recipe)}
     for path, _ in ineffective(draft_of(values)):

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 NAMED_SECTIONS = ("framework", "device", "dataset", "model", "optimizer", "schedule")
 """Sections that a name alone can stand for: ``framework: torch``."""
+NAMED_LISTS = ("export", "loggers")
+"""Sections with such items: ``export: [onnx]``."""
 
 
 def _wrap(node: Node, key: str) -> Node:
@@ -22,12 +24,12 @@ def _wrap(node: Node, key: str) -> Node:
 
 
 def long_form(path: Sequence[str | int], node: Node) -> Node:
-    """Write out ``framework: torch`` as ``framework: {name: torch}``, also in ``export`` lists."""
+    """Write out ``framework: torch`` as ``framework: {name: torch}``, also in lists of sections."""
     if len(path) == 1 and path[0] in NAMED_SECTIONS:
         return _wrap(node, "name")
-    if len(path) == 1 and path[0] == "export" and isinstance(node.value, tuple):
+    if len(path) == 1 and path[0] in NAMED_LISTS and isinstance(node.value, tuple):
         return replace(node, value=tuple(_wrap(item, "name") for item in node.value))
-    if len(path) == 2 and path[0] == "export":
+    if len(path) == 2 and path[0] in NAMED_LISTS:
         return _wrap(node, "name")
     return node
 
