@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner import checkpoint, export, rundir, weights
+from runner import artifacts, checkpoint, rundir, weights
 from runner.errors import UsageError
 from runner.evaluate import evaluate, evaluate_predictor
 from runner.session import open_engine
@@ -60,11 +60,6 @@ def checkpoints_at(path: Path) -> list[Path]:
     return found
 
 
-def is_artifact(path: Path) -> bool:
-    """Say whether a path is an exported artifact."""
-    return (path / export.INFO).is_file()
-
-
 def open_all(
     path: Path,
     plan: Plan,
@@ -76,7 +71,7 @@ def open_all(
     """Open all weights that a path stands for, one after the other, on one engine.
 
     Args:
-        path: A weights file, a checkpoint, a run, or a folder of checkpoints.
+        path: A weights file, a checkpoint, a run, or a folder of checkpoints or of weights files.
         plan: The recipe that builds the model.
         device: Where it is evaluated.
         classes: Class names to assume where the weights come without.
@@ -86,13 +81,15 @@ def open_all(
     Raises:
         CheckpointError: Weights are damaged or do not fit the model.
     """
-    if path.is_file():
-        loaded = weights.read(path, plan.framework_entry, registry)
-        engine = open_engine(plan, device, len(classes), events, training=False)
+    engine: Engine | None = None
+    files = weights.files_at(path, registry)
+    for item in files:
+        loaded = weights.read(item, plan.framework_entry, registry)
+        if engine is None:
+            engine = open_engine(plan, device, len(classes), events, training=False)
         engine.load_weights(loaded)
-        yield path, _from_engine(plan, engine, classes)
-    else:
-        engine = None
+        yield item, _from_engine(plan, engine, classes)
+    if not files:
         for item in checkpoints_at(path):
             saved = checkpoint.load(item)
             if engine is None:
@@ -122,19 +119,11 @@ def open_artifact(path: Path, registry: Registry) -> Classifier:
     Raises:
         ArtifactError: It is damaged, or nothing installed can run it.
     """
-    artifact = export.read(path)
-    predictor = export.open_predictor(artifact, registry)
-
-    def logits(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        from runner.data.normalize import normalize
-
-        return predictor.predict(normalize(images, artifact.mean, artifact.std))
-
-    def run(split: Split, batch_size: int) -> Evaluation:
-        return evaluate_predictor(
-            predictor, split.loader, batch_size, mean=artifact.mean, std=artifact.std
-        )
-
+    artifact = artifacts.read(path)
+    model = artifacts.open_predictor(artifact, registry)
     return Classifier(
-        classes=artifact.classes, transforms=artifact.transforms, logits=logits, evaluate=run
+        classes=artifact.classes,
+        transforms=artifact.transforms,
+        logits=model.logits,
+        evaluate=lambda split, size: evaluate_predictor(model, split.loader, size),
     )

@@ -8,7 +8,7 @@ device and normalises them there, so that every framework sees the same numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -227,6 +227,8 @@ class Availability:
     available: bool
     reason: str = ""
     """What was probed and what it answered, such as ``torch.cuda reports no device``."""
+    count: int | None = None
+    """Visible devices of the kind; ``None`` where there is nothing to count."""
 
 
 class Loader(Protocol):
@@ -305,8 +307,11 @@ class ArtifactInfo:
     """File name inside the artifact's folder."""
     input_name: str
     input_shape: tuple[int | str, ...]
-    """Such as ``("batch", 3, 224, 224)``."""
+    """Such as ``("batch", 3, 224, 224)``; a number in the first place is a fixed batch."""
     output_name: str
+    input_type: Literal["float32", "float16", "uint8"] = "float32"
+    """What the file takes: normalised images ``[B, C, H, W]`` in float32 or float16, or pixels
+    ``[B, H, W, C]`` that it normalises itself."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Anything else worth recording, such as the opset (JSON)."""
 
@@ -314,8 +319,16 @@ class ArtifactInfo:
 class Predictor(Protocol):
     """An exported model, loaded without the framework's model code."""
 
-    def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return logits ``[B, K]`` for normalised inputs ``[B, C, H, W]``."""
+    def predict(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Return logits ``[B, K]``.
+
+        Core asks a file with a fixed batch for exactly that many images.
+
+        Args:
+            inputs: Pixels ``[B, H, W, C]`` in uint8 where that is ``ArtifactInfo.input_type``;
+                otherwise normalised images ``[B, C, H, W]`` in float32, which the predictor rounds
+                to float16 for a file that takes that.
+        """
         ...
 
     def describe(self) -> Mapping[str, Any]:

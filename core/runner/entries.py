@@ -62,6 +62,7 @@ class LaunchRequest:
     """Arguments of ``runner`` in each process."""
     device: str
     """Name of the device entry."""
+    device_options: object
     framework_options: object
     log_folder: Path
     """Where the launcher may keep what the processes print."""

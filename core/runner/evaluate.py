@@ -13,7 +13,8 @@ from runner.ranks import Ranks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runner.contracts import Engine, Loader, Predictor
+    from runner.artifacts import ArtifactModel
+    from runner.contracts import Engine, Loader
     from runner.metrics import Evaluation
 
 
@@ -51,21 +52,9 @@ def evaluate(
         raise ranks.together(error) from None
 
 
-def evaluate_predictor(
-    predictor: Predictor,
-    loader: Loader,
-    batch_size: int,
-    *,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-) -> Evaluation:
+def evaluate_predictor(model: ArtifactModel, loader: Loader, batch_size: int) -> Evaluation:
     """Evaluate an exported model over every image of the split exactly once."""
-    from runner.data.normalize import normalize
-
     with closing(loader.eval_batches(batch_size)) as batches:
         return metrics.total(
-            metrics.count_correct(
-                predictor.predict(normalize(batch.images, mean, std)), batch.labels
-            )
-            for batch in batches
+            metrics.count_correct(model.logits(batch.images), batch.labels) for batch in batches
         )

@@ -41,12 +41,16 @@ class OnnxPredictor:
                 "export the model again, or install a runtime for its opset"
             ) from error
         self._input = _find(info.input_name, self._session.get_inputs(), path)
+        self._input_type = info.input_type
         self._output = _find(info.output_name, self._session.get_outputs(), path)
 
-    def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return logits ``[B, K]`` for normalised inputs ``[B, C, H, W]``."""
-        logits: NDArray[np.float32] = self._session.run([self._output], {self._input: inputs})[0]
-        return logits
+    def predict(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Return logits ``[B, K]`` for ``inputs`` as ``ArtifactInfo.input_type`` says."""
+        import numpy as np
+
+        typed = inputs.astype(self._input_type, copy=False)
+        logits: NDArray[Any] = self._session.run([self._output], {self._input: typed})[0]
+        return logits.astype(np.float32, copy=False)
 
     def describe(self) -> Mapping[str, Any]:
         """Return which runtime and provider really ran (JSON)."""

@@ -37,7 +37,12 @@ ARGUMENTS = {
     ("model", "build"): 2,
     ("optimizer", "build"): 3,
     ("exporter", "export"): 4,
+    ("exporter", "source_options"): 1,
+    ("exporter", "convert"): 1,
     ("predictor", "load"): 2,
+    ("logger", "open"): 2,
+    ("importer", "recognises"): 1,
+    ("importer", "translate"): 1,
 }
 FRAMEWORKS = ("torch", "torchvision", "tensorflow", "jax", "mindspore", "onnx", "onnxruntime")
 HEAVY = (*FRAMEWORKS, "sklearn", "numpy", "PIL", "pydantic", "rich", "yaml")

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Union, final
 
 from annotated_types import Ge, Gt, Lt
 
-from runner.contracts import ArtifactInfo, Availability
+from runner.contracts import Availability
 from runner.entries import (
+    ConverterEntry,
     DatasetEntry,
     DeviceEntry,
     ExporterEntry,
@@ -29,21 +29,29 @@ from runner.entries import (
     OptimizerEntry,
     PredictorEntry,
 )
-from runner.errors import CheckpointError, DeviceError
+from runner.errors import DeviceError
 from runner.hooks import hookimpl
 from runner.options import NoOptions, options
 from runner.testing import fake_group
+from runner.testing.fake_exports import (
+    NpzOptions,
+    RoundedOptions,
+    convert_npz,
+    export_npz,
+    load_npz,
+    read_npz,
+    source_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
     from types import ModuleType
     from typing import Any
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.contracts import Device, Engine, EngineSpec, Predictor
+    from runner.contracts import Device, Engine, EngineSpec
     from runner.testing.fake_engine import Linear, Sgd
 
 Step = Union[Annotated[int, Ge(0)], None]  # noqa: UP007  evaluated by pydantic on Python 3.10
@@ -97,16 +105,6 @@ class ColoursOptions:
     """Height and width in pixels."""
 
 
-@options
-class NpzOptions:
-    """How the exported file differs from the model."""
-
-    error: float = 0.0
-    """Number added to the first class's logit, so that verification fails."""
-    seconds: Annotated[float, Ge(0)] = 0.0
-    """Time that writing takes."""
-
-
 @final
 class FakeDevice:
     """The processor that runs this process, by any name."""
@@ -154,24 +152,6 @@ class Colours:
         return f"fake_colours #{index}"
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class NpzPredictor:
-    """The exported classifier."""
-
-    model: Linear
-    weights: Mapping[str, NDArray[Any]]
-
-    def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return logits ``[B, K]`` for normalised inputs ``[B, C, H, W]``."""
-        pixels = inputs.transpose(0, 2, 3, 1)
-        return self.model.logits(self.weights, self.model.pool(pixels))
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return the runtime's name."""
-        return {"runtime": "numpy"}
-
-
 def plugin() -> ModuleType:
     """Return the plugin."""
     return sys.modules[__name__]
@@ -182,26 +162,6 @@ def open_engine(spec: EngineSpec, device: Device) -> Engine:
     from runner.testing.fake_engine import FakeEngine
 
     return FakeEngine(spec, device)
-
-
-def read_npz(path: Path) -> Mapping[str, NDArray[Any]]:
-    """Read weights from an ``.npz`` file.
-
-    Raises:
-        CheckpointError: It is none, or damaged.
-    """
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as weights: {type(error).__name__}: {error}; expected a "
-            "complete file that numpy.savez wrote"
-        ) from error
 
 
 def probe() -> Availability:
@@ -218,7 +178,7 @@ def probe_card() -> Availability:
     """Look for a card."""
     count = os.environ.get("RUNNER_FAKE_CARDS")
     reason = "" if count else "RUNNER_FAKE_CARDS is not set"
-    return Availability(available=bool(count), reason=reason)
+    return Availability(available=bool(count), reason=reason, count=int(count or 0))
 
 
 def open_card(config: NoOptions) -> Device:  # noqa: ARG001  has no options
@@ -241,37 +201,6 @@ def build_sgd(groups: Sequence[Any], config: SgdOptions, learning_rate: float) -
     from runner.testing.fake_engine import Sgd
 
     return Sgd(groups=groups, momentum=config.momentum)
-
-
-def export_npz(engine: Engine, spec: EngineSpec, config: NpzOptions, folder: Path) -> ArtifactInfo:
-    """Write the evaluation weights to ``model.npz``."""
-    import time
-
-    import numpy as np
-
-    time.sleep(config.seconds)
-    weights = dict(engine.evaluation_weights())
-    weights["head.bias"] = weights["head.bias"] + config.error * np.eye(spec.num_classes)[0]
-    arrays: dict[str, Any] = weights  # NumPy 2 types its other keyword arguments, NumPy 1 does not
-    np.savez(folder / "model.npz", **arrays)
-    grid = spec.model_options.grid if isinstance(spec.model_options, LinearOptions) else 1
-    return ArtifactInfo(
-        format="fake_npz",
-        file="model.npz",
-        input_name="images",
-        input_shape=("batch", 3, *spec.image_size),
-        output_name="logits",
-        details={"grid": grid},
-    )
-
-
-def load_npz(folder: Path, info: ArtifactInfo) -> Predictor:
-    """Load ``model.npz``."""
-    from runner.testing.fake_engine import Linear
-
-    weights = read_npz(folder / info.file)
-    grid = int(info.details["grid"])
-    return NpzPredictor(Linear(len(weights["head.bias"]), grid=grid, noise=0.0), weights)
 
 
 @hookimpl
@@ -359,8 +288,8 @@ def runner_register_optimizers() -> Sequence[OptimizerEntry]:
 
 
 @hookimpl
-def runner_register_exporters() -> Sequence[ExporterEntry]:
-    """Offer its file format."""
+def runner_register_exporters() -> Sequence[ExporterEntry | ConverterEntry]:
+    """Offer its file format, and one that is converted from it."""
     return [
         ExporterEntry(
             name="fake_npz",
@@ -368,7 +297,17 @@ def runner_register_exporters() -> Sequence[ExporterEntry]:
             summary="NumPy archive",
             config=NpzOptions,
             export=export_npz,
-        )
+        ),
+        ConverterEntry(
+            name="fake_rounded",
+            framework="fake",
+            summary="NumPy archive of rounded weights",
+            config=RoundedOptions,
+            source="fake_npz",
+            source_options=source_options,
+            convert=convert_npz,
+            tolerance=0.1,
+        ),
     ]
 
 
