@@ -19,11 +19,13 @@ def on_host(arguments: Sequence[str], device: str) -> str:
         arguments: Arguments of ``runner``, as they were typed.
         device: Device entry that is there on every machine.
     """
+    from runner.bench_model import is_model
+
     kept = list(_without_device(arguments))
     command = kept[0] if kept else ""
     resumes = command == "resume"
     added = ["--set", f"device.name={device}"] if resumes else ["--device", device]
-    if command in TAKE_RECIPES and "--smoke" not in kept:
+    if command in TAKE_RECIPES and "--smoke" not in kept and not any(map(is_model, kept[1:])):
         added.append("--smoke")
     return shlex.join(["runner", *kept, *added])
 

@@ -3,7 +3,7 @@
     result_Files/<stem>_0.bin             logits of one image: K numbers, little-endian, no header
     time_Result/test_perform_static.txt   mean time of one call of the predictor
     imagenet_label.json                   {"<file name>": <label>, ...}, labels from 0
-    acc.log                               the score
+    acc.log, result.json                  the score
 
 This is how a model is judged on a machine that cannot run this package: a small program there
 writes the results, and ``score`` reads them. ``predict`` writes the same files with any predictor.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from runner.data.images import shown
+from runner.data.images import shown, stem_of
 from runner.errors import ArtifactError, DataError, NonFiniteError, StorageError, UsageError
 from runner.files import write_text
 
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.contracts import Predictor
-    from runner.export import Artifact
+    from runner.artifacts import ArtifactModel
     from runner.session import Split
 
 RESULTS, LABELS, LOG = "result_Files", "imagenet_label.json", "acc.log"
@@ -71,8 +70,7 @@ def check_output(folder: Path) -> None:
 
 
 def predict(
-    predictor: Predictor,
-    artifact: Artifact,
+    model: ArtifactModel,
     split: Split,
     output: Path,
     *,
@@ -85,8 +83,7 @@ def predict(
     at their first call.
 
     Args:
-        predictor: Runs the artifact.
-        artifact: Gives the pre-processing.
+        model: The artifact in its runtime.
         split: The images.
         output: Folder to write to.
         dtype: Type of the logits in the files: ``float16`` or ``float32``.
@@ -98,8 +95,6 @@ def predict(
         NonFiniteError: A logit is NaN or infinite.
         StorageError: A file cannot be written.
     """
-    from runner.data.normalize import normalize
-
     paths = [split.dataset.describe(index) for index in range(len(split.dataset.labels))]
     check_stems(paths)
     labels: dict[str, int] = {}
@@ -107,11 +102,11 @@ def predict(
     _make_folders(output)
     with closing(split.loader.eval_batches(batch_size)) as batches:
         for batch in batches:
-            inputs = normalize(batch.images, artifact.mean, artifact.std)
+            inputs = model.inputs(batch.images)
             if not calls:
-                predictor.predict(inputs)
+                model.predict(inputs)
             start = time.perf_counter()
-            logits = predictor.predict(inputs)
+            logits = model.predict(inputs)
             seconds += time.perf_counter() - start
             calls += 1
             names = [PurePosixPath(paths[index]).name for index in batch.indices]
@@ -119,22 +114,22 @@ def predict(
             _write_logits(output / RESULTS, names, logits, dtype)
     if not calls:
         raise DataError("no image was predicted: the validation split is empty or all damaged")
-    timing = Timing(average_ms=1000 * seconds / calls, calls=calls, runtime=predictor.describe())
+    timing = Timing(average_ms=1000 * seconds / calls, calls=calls, runtime=model.describe())
     write_text(output / TIMES, timing.line() + "\n")
     write_text(output / LABELS, json.dumps(labels) + "\n")
     return timing
 
 
 def check_stems(paths: Sequence[str]) -> None:
-    """Refuse images whose results would have the same name."""
+    """Refuse images whose files would have the same name."""
     seen: dict[str, list[str]] = {}
     for path in paths:
-        seen.setdefault(PurePosixPath(path).stem, []).append(path)
+        seen.setdefault(stem_of(path), []).append(path)
     shared = [f"{stem} ({' and '.join(same[:3])})" for stem, same in seen.items() if len(same) > 1]
     if shared:
         raise DataError(
-            f"results are named by the file name without its ending, and {len(shared)} such names "
-            f"stand for several images: {shown(shared)}; rename the images"
+            f"files are named by the image's name up to its first dot, and {len(shared)} such "
+            f"names stand for several images: {shown(shared)}; rename the images"
         )
 
 
@@ -163,7 +158,7 @@ def _write_logits(
             f"a logit of magnitude {largest:g} does not fit {dtype}; write float32: --dtype float32"
         )
     for name, row in zip(names, logits.astype(DTYPES[dtype]), strict=True):
-        file = folder / (PurePosixPath(name).stem + SUFFIX)
+        file = folder / (stem_of(name) + SUFFIX)
         try:
             file.write_bytes(row.tobytes())
         except OSError as error:

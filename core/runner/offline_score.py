@@ -1,34 +1,75 @@
-"""Accuracy from files of logits and labels; ``offline`` describes them."""
+"""Accuracy from files of logits and labels; ``offline`` and ``offline_results`` describe them.
+
+acc.log        Total data: <N>, top1 accuracy: <share>, top5 accuracy: <share>.
+result.json    number of images and classes, and top-1 to top-5, all as text
+"""
 
 from __future__ import annotations
 
-import json
-from pathlib import PurePosixPath
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner import metrics
+from runner import metrics, offline_labels, offline_results
 from runner.data.images import shown
-from runner.errors import DataError, NonFiniteError
-from runner.files import write_output
-from runner.offline import DTYPES, LABELS, LOG, RESULTS, SUFFIX, check_stems
+from runner.errors import DataError
+from runner.files import write_json, write_output
+from runner.offline import LABELS, LOG, RESULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
+    from typing import Any
 
     from runner.metrics import Evaluation
 
-_FILES_AT_ONCE = 1024
+SUMMARY = "result.json"
+CLASSES_WITH_BACKGROUND = 1001
+"""Logits of a model whose first class is the background, so that the label 0 is its class 1."""
+_RANKS = 5
 
 
-def accuracy_line(result: Evaluation) -> str:
-    """Return what the accuracy log says."""
-    return (
-        f"Total data: {result.count}, top1 accuracy: {result.top1}, top5 accuracy: {result.top5}."
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What files of logits are worth."""
+
+    evaluation: Evaluation
+    top: tuple[float, ...]
+    """Share of images whose label is among the 1, 2, ... 5 highest logits."""
+    classes: int
+    """Logits of an image."""
+    label_offset: int
+    """What was added to the labels."""
+
+    def as_data(self) -> dict[str, Any]:
+        """Return everything (JSON)."""
+        tops = {f"val.top{place}": share for place, share in enumerate(self.top, 1)}
+        return {
+            "metrics": {**tops, **self.evaluation.as_metrics()},
+            "classes": self.classes,
+            "label_offset": self.label_offset,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return what ``result.json`` says: every value as text, shares in per cent."""
+        values = [
+            ("Number of images", str(self.evaluation.count)),
+            ("Number of classes", str(self.classes)),
+            *(
+                (f"Top{place} accuracy", f"{100 * share:.2f}%")
+                for place, share in enumerate(self.top, 1)
+            ),
+        ]
+        return {
+            "title": "Overall statistical evaluation",
+            "value": [{"key": key, "value": value} for key, value in values],
+        }
+
+    def line(self) -> str:
+        """Return what the accuracy log says."""
+        found = self.evaluation
+        return (
+            f"Total data: {found.count}, top1 accuracy: {found.top1}, top5 accuracy: {found.top5}."
+        )
 
 
 def score_folder(
@@ -36,169 +77,103 @@ def score_folder(
     *,
     results: Path | None = None,
     labels: Path | None = None,
-    dtype: str,
+    dtype: str | None = None,
     classes: int | None = None,
-) -> Evaluation:
-    """Score the files in ``folder``, or where the other paths say, and write ``acc.log`` into it.
+    output: int | None = None,
+    label_offset: int | None = None,
+) -> Score:
+    """Score the files in ``folder``, or where the other paths say, and write the score into it.
 
     Raises:
         DataError: The files are not what ``score`` expects.
         NonFiniteError: A file holds NaN or infinite logits.
-        StorageError: The log cannot be written.
+        StorageError: The score cannot be written.
+        UsageError: ``dtype`` has no effect.
     """
     result = score(
-        results or folder / RESULTS, labels or folder / LABELS, dtype=dtype, classes=classes
+        results or folder / RESULTS,
+        labels or folder / LABELS,
+        dtype=dtype,
+        classes=classes,
+        output=output,
+        label_offset=label_offset,
     )
-    write_output(folder / LOG, accuracy_line(result) + "\n")
+    write_json(folder / SUMMARY, result.summary())
+    write_output(folder / LOG, result.line() + "\n")
     return result
 
 
-def score(results: Path, labels: Path, *, dtype: str, classes: int | None = None) -> Evaluation:
+def score(
+    results: Path,
+    labels: Path,
+    *,
+    dtype: str | None = None,
+    classes: int | None = None,
+    output: int | None = None,
+    label_offset: int | None = None,
+) -> Score:
     """Compute the accuracy from files alone.
 
     Classes are ranked by descending logit; among equal logits the lower class comes first.
 
     Args:
-        results: Folder of the files ``<stem>_0.bin``.
-        labels: JSON file with the label of each file name; its ending does not matter.
-        dtype: Type of the logits: ``float16`` or ``float32``.
-        classes: Logits in each file; one more than the largest label when left out.
+        results: Folder of the files ``<image>_<output>.bin`` or ``.txt``.
+        labels: The label of each image, as lines or, in a ``.json`` file, as an object.
+        dtype: Type of the logits in ``.bin`` files, ``float16`` or ``float32``.
+        classes: Logits in each file. Left out, text tells; in ``.bin`` files it is one more than
+            the largest label.
+        output: The model's output to score, where the files of others are there as well.
+        label_offset: Added to the labels. Left out it is 0, or 1 where there are known to be 1001
+            logits: then the first class is the background.
 
     Raises:
-        DataError: The label file is damaged, result files are missing, extra, or of another size
-            than ``classes`` logits.
+        DataError: Labels or results are damaged, missing, or do not belong together.
         NonFiniteError: A file holds NaN or infinite logits.
+        UsageError: ``dtype`` has no effect.
     """
-    label_of = _read_labels(labels)
-    count = classes or max(label_of.values()) + 1
-    _check_range(labels, label_of, count)
-    _check_files(results, labels, label_of)
+    label_of = offline_labels.read(labels)
     stems = sorted(label_of)
-    files = [results / (stem + SUFFIX) for stem in stems]
+    found = offline_results.find(results, stems, labels=labels, dtype=dtype, output=output)
     try:
-        _check_sizes(results, files, dtype, count)
-        return metrics.total(
-            metrics.count_correct(*part)
-            for part in _parts(files, [label_of[stem] for stem in stems], dtype)
-        )
+        known = classes or offline_results.count_columns(found)
+        if label_offset is None:
+            label_offset = 1 if known == CLASSES_WITH_BACKGROUND else 0
+        count = known or max(label_of.values()) + 1 + label_offset
+        _check_range(labels, label_of, count, label_offset)
+        chosen = [label_of[stem] + label_offset for stem in stems]
+        return _count(found, chosen, count, label_offset)
     except OSError as error:
         raise DataError(
             f"{error.filename}: {error.strerror or error}; check its permissions"
         ) from error
 
 
-def _read_labels(path: Path) -> dict[str, int]:
-    """Return the label of each stem."""
-    try:
-        pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)
-    except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror or error}; expected the labels of the images, "
-            'as {"<file name>": <label>, ...}; name another file with --labels'
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}; write it again") from error
-    if not isinstance(pairs, list) or not pairs or not all(map(_is_label, pairs)):
-        raise DataError(
-            f'{path} is not one object {{"<file name>": <label>, ...}} with labels from 0; '
-            "write it again"
-        )
-    check_stems([name for name, _ in pairs])
-    return {PurePosixPath(name).stem: label for name, label in pairs}
+def _count(
+    found: offline_results.Results, labels: Sequence[int], classes: int, label_offset: int
+) -> Score:
+    import numpy as np
 
-
-def _is_label(pair: object) -> bool:
-    # exact types, because a boolean is an int
-    return isinstance(pair, tuple) and type(pair[1]) is int and pair[1] >= 0
-
-
-def _check_range(path: Path, label_of: dict[str, int], classes: int) -> None:
-    above = [f"{stem}: {label}" for stem, label in label_of.items() if label >= classes]
-    if above:
-        raise DataError(
-            f"{path} has {len(above)} labels above {classes - 1}: {shown(above)}; expected labels "
-            f"from 0 to {classes - 1} for {classes} classes"
-        )
-
-
-def _check_files(results: Path, labels: Path, label_of: dict[str, int]) -> None:
-    """Compare the files that are there with the images that have labels."""
-    try:
-        found = {entry.name for entry in results.iterdir()}
-    except OSError as error:
-        raise DataError(
-            f"{results}: {error.strerror or error}; expected a folder of <stem>{SUFFIX} files; "
-            "name another with --results"
-        ) from error
-    expected = {stem + SUFFIX for stem in label_of}
-    differences = [
-        f"{len(names)} {what} ({shown(sorted(names))})"
-        for what, names in (("missing", expected - found), ("extra", found - expected))
-        if names
-    ]
-    if differences:
-        raise DataError(
-            f"{results} does not hold one file <stem>{SUFFIX} for each of the {len(label_of)} "
-            f"images of {labels}: {'; '.join(differences)}; run the inference again, or name the "
-            "labels that belong to it with --labels"
-        )
-
-
-def _check_sizes(results: Path, files: Sequence[Path], dtype: str, classes: int) -> None:
-    expected = classes * _item_bytes(dtype)
-    wrong = {file.name: size for file in files if (size := file.stat().st_size) != expected}
-    if not wrong:
-        return
-    listed = shown(f"{name} {size}" for name, size in wrong.items())
-    fix = "run the inference again"
-    if len(wrong) == len(files) and len(set(wrong.values())) == 1:
-        fix = _fix(next(iter(wrong.values())), classes)
-    raise DataError(
-        f"{len(wrong)} of {len(files)} files in {results} do not have the {expected} bytes of "
-        f"{classes} logits in {dtype}: {listed}; {fix}"
+    at_rank = np.zeros(_RANKS, np.int64)
+    counts, start = [], 0
+    for logits in offline_results.read(found, classes):
+        part = np.asarray(labels[start : start + len(logits)], np.int64)
+        start += len(logits)
+        counts.append(metrics.count_correct(logits, part))
+        ranks = metrics.ranks_of(logits, part)
+        at_rank += np.bincount(ranks[ranks < _RANKS], minlength=_RANKS)
+    evaluation = metrics.total(counts)
+    top = np.cumsum(at_rank) / evaluation.count
+    return Score(
+        evaluation=evaluation, top=tuple(top.tolist()), classes=classes, label_offset=label_offset
     )
 
 
-def _fix(size: int, classes: int) -> str:
-    """Say what files of this size could hold."""
-    readings = []
-    for dtype in DTYPES:
-        item = _item_bytes(dtype)
-        if size == classes * item:
-            return f"they have the size of {dtype}: --dtype {dtype}"
-        if size % item == 0 and size > classes * item:
-            readings.append(f"--classes {size // item} --dtype {dtype}")
-    if readings:
-        return f"if the model has more classes than the labels show, say {' or '.join(readings)}"
-    return "run the inference again"
-
-
-def _item_bytes(dtype: str) -> int:
-    import numpy as np
-
-    return np.dtype(DTYPES[dtype]).itemsize
-
-
-def _parts(
-    files: Sequence[Path], labels: Sequence[int], dtype: str
-) -> Iterable[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """Yield logits ``[B, K]`` and labels ``[B]``."""
-    import numpy as np
-
-    for start in range(0, len(files), _FILES_AT_ONCE):
-        part = files[start : start + _FILES_AT_ONCE]
-        logits = np.stack([np.fromfile(file, DTYPES[dtype]) for file in part])
-        bad = [file.name for file, row in zip(part, logits, strict=True) if not _finite(row)]
-        if bad:
-            raise NonFiniteError(
-                f"{len(bad)} files hold logits that are not finite: {shown(bad)}; weights or "
-                "activations overflowed where they were computed"
-            )
-        chosen = np.asarray(labels[start : start + _FILES_AT_ONCE], np.int64)
-        yield logits.astype(np.float32), chosen
-
-
-def _finite(row: NDArray[np.float32]) -> bool:
-    import numpy as np
-
-    return bool(np.isfinite(row).all())
+def _check_range(path: Path, label_of: dict[str, int], classes: int, offset: int) -> None:
+    largest = classes - 1 - offset
+    above = [f"{stem}: {label}" for stem, label in label_of.items() if label > largest]
+    if above:
+        raise DataError(
+            f"{path} has {len(above)} labels above {largest}: {shown(above)}; expected labels "
+            f"from 0 to {largest} for {classes} classes"
+            + (f", to which {offset} is added: say --label-offset 0 if it is not to be" * offset)
+        )

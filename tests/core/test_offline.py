@@ -11,7 +11,8 @@ from PIL import Image
 
 from runner import ArtifactInfo
 from runner.data.normalize import normalize
-from runner.testing.fake import Colours, ColoursOptions, NpzPredictor, load_npz
+from runner.testing.fake import Colours, ColoursOptions
+from runner.testing.fake_exports import NpzPredictor, load_npz
 
 EXPORT = "export:\n  - {name: fake_npz, verify_images: 4}\n"
 
@@ -72,6 +73,7 @@ def test_run_writes_every_file(project, artifact, folders):
     assert written == [
         "acc.log",
         "imagenet_label.json",
+        "result.json",
         *(f"result_Files/{stem}_0.bin" for stem in stems),
         "time_Result/test_perform_static.txt",
     ]
@@ -99,7 +101,7 @@ def test_the_score_is_that_of_eval(project, artifact, folders, dtype):
     log = (project.path / "out" / "acc.log").read_bytes()
     (project.path / "out" / "acc.log").unlink()
     again = project.runner("offline", "score", "out", "--dtype", dtype, "--json")
-    assert again.json == found["metrics"]
+    assert again.json["metrics"] == found["metrics"]
     assert (project.path / "out" / "acc.log").read_bytes() == log
 
 
@@ -117,6 +119,17 @@ def test_only_predict_is_timed_and_not_its_first_call(project, artifact, folders
     outcome = offline(project, artifact, "--batch-size", "30")
     assert "average time: 250 ms of infer_count 2\n" in outcome.out
     assert calls == [30, 30, 2]
+
+
+def test_a_fixed_batch_is_the_artifacts_own(project, artifact, folders):
+    record = json.loads((artifact / "artifact.json").read_text())
+    record["info"]["input_shape"][0] = 6
+    (artifact / "artifact.json").write_text(json.dumps(record))
+    refused = offline(project, artifact, "--batch-size", "5")
+    assert refused.code == 2
+    assert "takes batches of 6 images, not of 5" in refused.err
+    found = offline(project, artifact, "--json").json
+    assert (found["calls"], found["metrics"]["val.count"]) == (6, 32)
 
 
 def test_scores_what_another_program_wrote(project, results):

@@ -22,6 +22,7 @@ from runner.data.transforms import (
     RandomCrop,
     RandomResizedCrop,
     Resize,
+    crop_offset,
     shorter_side_size,
 )
 
@@ -110,7 +111,7 @@ def crop(image: Decoded, left: int, top: int, width: int, height: int) -> Decode
 def center_crop(image: Decoded, size: int) -> Decoded:
     """Cut a square from the middle, as torchvision does; smaller images are padded with black."""
     width, height = _size(image)
-    return crop(image, _center(width, size), _center(height, size), size, size)
+    return crop(image, crop_offset(width, size), crop_offset(height, size), size, size)
 
 
 def flip(image: Decoded) -> Decoded:
@@ -194,12 +195,6 @@ def _color_jitter(image: Decoded, transform: ColorJitter, random: np.random.Gene
     changes = list(zip(_COLOR_CHANGES, factors, strict=True))
     order = random.permutation(len(changes))
     return change_color(image, [changes[which] for which in order if strengths[which] > 0])
-
-
-def _center(have: int, want: int) -> int:
-    if want > have:
-        return -((want - have) // 2)
-    return round((have - want) / 2)
 
 
 def _uniform(random: np.random.Generator, low: float, high: float) -> float:

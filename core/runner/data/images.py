@@ -117,6 +117,11 @@ def shown(names: Iterable[str]) -> str:
     return ", ".join(all_names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def stem_of(path: str) -> str:
+    """Return what names an image in lists and results: its file name up to the first dot."""
+    return path.rsplit("/", 1)[-1].split(".", 1)[0]
+
+
 def _visible(folder: str) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:

@@ -16,6 +16,7 @@ from runner.data.images import (
     list_images,
     shown,
     split_folder,
+    stem_of,
 )
 from runner.errors import DataError
 
@@ -123,7 +124,7 @@ def open_flat_val_label(config: FlatValLabelOptions, split: str) -> ImageFiles:
     names, numbers = read_list(file, "dataset.labels")
     by_key = _by_key(names, numbers, file)
     paths, ignored = list_images(str(folder), "", known_extensions(config.extensions))
-    keys = [_key(path) for path in paths]
+    keys = [stem_of(path) for path in paths]
     _check_matched(keys, by_key, folder, file)
     labels = [by_key[key] for key in keys]
     if config.class_names is not None:
@@ -276,9 +277,9 @@ def _described(label: int, classes: Sequence[str]) -> str:
 def _by_key(names: list[str], labels: list[int], file: Path) -> dict[str, int]:
     by_key: dict[str, int] = {}
     for name, label in zip(names, labels, strict=True):
-        if by_key.setdefault(_key(name), label) != label:
+        if by_key.setdefault(stem_of(name), label) != label:
             raise DataError(
-                f"{file} gives {_key(name)!r} the labels {by_key[_key(name)]} and {label}"
+                f"{file} gives {stem_of(name)!r} the labels {by_key[stem_of(name)]} and {label}"
             )
     return by_key
 
@@ -293,10 +294,6 @@ def _check_matched(keys: list[str], by_key: dict[str, int], folder: Path, file: 
             f"{len(missing)} images of {file} are not in {folder}: {shown(missing)}; "
             "copy them there, or remove their lines"
         )
-
-
-def _key(name: str) -> str:
-    return name.rsplit("/", 1)[-1].split(".", 1)[0]
 
 
 def _array(labels: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

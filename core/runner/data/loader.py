@@ -111,7 +111,8 @@ class ImageLoader:
         Args:
             epoch: Number of the epoch, from 0.
             batch_size: Images of a step over all ranks together.
-            steps: Steps of the epoch; the last batch is smaller when the images run out.
+            steps: Steps of the epoch; the last batch is smaller when the images run out, and filled
+                up with the epoch's first images until the ranks have equally many.
             first_step: Step to continue from; what lies before is not read.
             rank: Which contiguous part of each batch to yield.
             world_size: Number of ranks.

@@ -75,7 +75,8 @@ def train_indices(
         seed: Seed of the order.
         epoch: Number of the epoch, from 0.
         batch_size: Images of a step over all ranks together.
-        steps: Steps of the epoch; the last batch is smaller when the images run out.
+        steps: Steps of the epoch; the last batch is smaller when the images run out, and filled
+            up with the epoch's first images until the ranks have equally many.
         first_step: Step to begin with.
         rank: Which contiguous part of each batch to return.
         world_size: Number of ranks.
@@ -87,6 +88,8 @@ def train_indices(
     chosen = []
     for step in range(first_step, steps):
         whole = order[step * batch_size : (step + 1) * batch_size]
+        if len(whole) < batch_size:
+            whole = np.concatenate([whole, order[: -len(whole) % world_size]])
         own = whole[share(len(whole), rank, world_size)]
         if len(own) == 0:
             raise DataError(

@@ -145,6 +145,16 @@ def shorter_side_size(height: int, width: int, shorter_side: int) -> tuple[int, 
     return shorter_side * height // width, shorter_side
 
 
+def crop_offset(have: int, want: int) -> int:
+    """Return where a crop of ``want`` pixels from the middle of ``have`` begins.
+
+    Halves round to even; of a crop that is larger the border before the image is the smaller one.
+    """
+    if want > have:
+        return -((want - have) // 2)
+    return round((have - want) / 2)
+
+
 def random_steps(transforms: Sequence[Transform]) -> tuple[str, ...]:
     """Return the names of the steps that change an image at random."""
     return tuple(step.name for step in transforms if not isinstance(step, (Resize, CenterCrop)))

@@ -158,9 +158,20 @@ def test_ranks_share_every_batch(world_size: int) -> None:
         assert np.array_equal(np.concatenate([part.indices for part in parts]), batch.indices)
 
 
-def test_a_last_batch_with_fewer_images_than_ranks_is_refused() -> None:
-    batches = loader(Images(33)).train_batches(0, batch_size=8, steps=5, world_size=2)
-    with pytest.raises(DataError, match=r"step 4 .* has 1 images for 2 devices; .* drop"):
+def test_a_last_batch_is_filled_up_until_ranks_share_it_evenly() -> None:
+    ranks = [
+        list(loader(Images(33)).train_batches(0, batch_size=8, steps=5, rank=rank, world_size=4))
+        for rank in range(4)
+    ]
+    assert [[len(batch.labels) for batch in batches] for batches in ranks] == [[2, 2, 2, 2, 1]] * 4
+    order = epoch_order(33, 5, 0).tolist()
+    last = np.concatenate([batches[-1].indices for batches in ranks])
+    assert last.tolist() == [order[32], *order[:3]]
+
+
+def test_a_batch_with_fewer_images_than_ranks_is_refused() -> None:
+    batches = loader(Images(1)).train_batches(0, batch_size=8, steps=1, world_size=4)
+    with pytest.raises(DataError, match=r"step 0 .* has 2 images for 4 devices; .* drop"):
         list(batches)
 
 
