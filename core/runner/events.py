@@ -11,8 +11,9 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
     engine.opened     what is in effect: precision, memory layout, threads, ...
     train.step        every ``train.log_every_steps`` steps
     train.overflow    a step that was skipped because its gradients overflowed
-    epoch.finished    train.loss and val.* of one epoch; train.images_per_s and train.data_wait
-                      since the process began, without its first log window
+    epoch.finished    train.loss, val.* and throughput.* of one epoch; train.images_per_s and
+                      train.data_wait since the process began, without its first log window;
+                      val.images_per_s over the whole evaluation, reading included
     checkpoint.saved, checkpoint.removed
     eval.finished     val.* of a run that only evaluates
     export.written, export.verified
@@ -22,12 +23,12 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Protocol, final
 
+from runner import files
 from runner.errors import StorageError
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ class Listener(Protocol):
 
 @final
 class EventLog:
-    """Passes events to a listener at once, and to a file as soon as there is one."""
+    """Passes events to listeners at once, and to a file as soon as there is one."""
 
     def __init__(self, listener: Listener | None = None) -> None:
-        self._listener = listener
+        self._listeners = [listener] if listener else []
         self._start = time.monotonic()
         self._waiting: list[str] = []
         self._file: TextIO | None = None
@@ -61,11 +62,15 @@ class EventLog:
             StorageError: The file cannot be written.
         """
         try:
-            _end_cut_line(path)
+            files.end_cut_line(path)
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
         self._flush()
+
+    def tell(self, listener: Listener) -> None:
+        """Pass what happens from here on to another listener as well."""
+        self._listeners.append(listener)
 
     def emit(self, event: str, **fields: Any) -> None:
         """Record one event; ``fields`` are JSON values.
@@ -82,8 +87,8 @@ class EventLog:
         self._waiting.append(json.dumps(record) + "\n")
         if self._file:
             self._flush()
-        if self._listener:
-            self._listener(event, fields)
+        for listener in self._listeners:
+            listener(event, fields)
 
     def close(self) -> None:
         """Close the file. What a full disk did not take was reported when it was written."""
@@ -100,13 +105,3 @@ class EventLog:
         except OSError as error:
             raise StorageError(f"cannot write {self._file.name}: {error.strerror}") from error
         self._waiting.clear()
-
-
-def _end_cut_line(path: Path) -> None:
-    """Keep the line that a killed process left unfinished apart from the next one."""
-    if not path.exists() or not path.stat().st_size:
-        return
-    with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
-            file.write(b"\n")

@@ -1,23 +1,20 @@
-"""Accuracy from logits, and rates of images."""
+"""Accuracy and loss from logits."""
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 from runner.contracts import EvalCounts
 from runner.errors import DataError, NonFiniteError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from typing import Any
 
     import numpy as np
     from numpy.typing import NDArray
-
-    from runner.contracts import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +88,7 @@ def count_correct(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Eva
     import numpy as np
 
     values = logits.astype(np.float64)
-    rows = np.arange(len(labels))
-    target = values[rows, labels]
-    # The rank of a label is the number of classes that beat it.
-    tied = (values == target[:, None]) & (np.arange(values.shape[1]) < labels[:, None])
-    rank = ((values > target[:, None]) | tied).sum(axis=1)
+    rank = ranks_of(values, labels)
     finite = np.isfinite(values).all(axis=1)
     with np.errstate(invalid="ignore"):  # infinite logits have no finite loss
         shifted = values - values.max(axis=1, keepdims=True)
@@ -103,9 +96,24 @@ def count_correct(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Eva
     return EvalCounts(
         top1=int((finite & (rank < 1)).sum()),
         top5=int((finite & (rank < 5)).sum()),
-        loss_sum=float((log_sum - shifted[rows, labels]).sum()),
+        loss_sum=float((log_sum - shifted[np.arange(len(labels)), labels]).sum()),
         count=len(labels),
     )
+
+
+def ranks_of(logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of classes ``[B]`` that beat each label; of equals the lower one does.
+
+    Args:
+        logits: ``[B, K]``.
+        labels: ``[B]``.
+    """
+    import numpy as np
+
+    target = logits[np.arange(len(labels)), labels][:, None]
+    tied = (logits == target) & (np.arange(logits.shape[1]) < labels[:, None])
+    rank: NDArray[np.int64] = ((logits > target) | tied).sum(axis=1)
+    return rank
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[Any]:
@@ -114,63 +122,3 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[Any]:
 
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
-
-
-@final
-class Throughput:
-    """Images per second over the time that was spent in training steps.
-
-    A window ends when the device is known to be idle, that is when a loss was read. The first
-    window holds warm-up (memory allocation, kernel selection, compilation) and is left out of the
-    total, unless it is the only one.
-    """
-
-    def __init__(self) -> None:
-        self._windows = 0
-        self._images = self._seconds = self._waited = 0.0
-
-    def add(self, images: float, seconds: float, waited: float) -> None:
-        """Add a window of ``seconds``, of which ``waited`` were spent waiting for data."""
-        if self._windows == 1:  # the first window stands alone until there is a second
-            self._images = self._seconds = self._waited = 0.0
-        self._windows += 1
-        self._images += images
-        self._seconds += seconds
-        self._waited += waited
-
-    def images_per_s(self) -> float | None:
-        """Return the rate over all windows after the first."""
-        return self._images / self._seconds if self._seconds else None
-
-    def data_wait(self) -> float | None:
-        """Return the share of time that the loop waited for data, in [0, 1]."""
-        return self._waited / self._seconds if self._seconds else None
-
-
-@final
-class Window:
-    """The steps since the last log line: images, time, and time spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin a new window now."""
-        self.images = 0
-        self.waited = 0.0
-        self._start = time.perf_counter()
-
-    def seconds(self) -> float:
-        """Return how long it has lasted."""
-        return time.perf_counter() - self._start
-
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the batches, counting them and the time it takes to get them."""
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            self.images += len(batch.labels)
-            yield batch

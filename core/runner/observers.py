@@ -1,13 +1,19 @@
-"""The typed way to call the observer hooks, one plugin at a time."""
+"""Who is told what happens in a run, one at a time: observers, and loggers of the recipe."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol, cast, final
+
+from runner.errors import PluginError, RunnerError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
-    from runner.contracts import EpochMetrics, RunInfo
+    from runner.contracts import EpochMetrics, RunInfo, RunLogger, StepRecord
+    from runner.entries import LoggerEntry
+    from runner.plan import Plan
 
     HookCall = Callable[[str, str, Mapping[str, object]], object]
 
@@ -70,3 +76,65 @@ class Observers:
                 if not isinstance(error, Exception):
                     error = RuntimeError(f"it raised {error!r}")
                 self._report(plugin, hook, error)
+
+
+@final
+class Loggers:
+    """The further logs that a recipe asks for.
+
+    One that raises is reported, and writes nothing more of this run.
+    """
+
+    def __init__(self, report: Callable[[str, Exception], None]) -> None:
+        """Take what learns of each that is switched off, by its name."""
+        self._report = report
+        self._open: list[tuple[str, RunLogger]] = []
+
+    def open(self, plan: Plan, run: RunInfo) -> None:
+        """Open them all.
+
+        Raises:
+            StorageError: A file cannot be written.
+            PluginError: A logger is broken.
+        """
+        for item, section in zip(plan.loggers, plan.recipe.loggers, strict=True):
+            name = section.name
+            try:
+                entry = cast("LoggerEntry", item.entry)
+                self._open.append((name, entry.open(run, section.options)))
+            except RunnerError:
+                raise
+            except OSError as error:
+                what = f"{error.strerror or error}" + (f": {error.filename}" * bool(error.filename))
+                raise StorageError(f"logger {name!r} cannot write: {what}") from error
+            except Exception as error:
+                text = f"logger {name!r} of {item.plugin} cannot be opened: {error}"
+                raise PluginError(text) from error
+
+    def event(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Tell of an event."""
+        self._tell(lambda logger: logger.event(event, fields))
+
+    def steps(self, records: Sequence[StepRecord]) -> None:
+        """Tell of steps whose losses were read."""
+        self._tell(lambda logger: logger.steps(records))
+
+    def close(self) -> None:
+        """End them all."""
+        self._tell(lambda logger: logger.close())
+        self._open.clear()
+
+    def _tell(self, call: Callable[[RunLogger], None]) -> None:
+        for item in list(self._open):
+            name, logger = item
+            try:
+                call(logger)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  not even sys.exit() may stop a run
+                self._open.remove(item)
+                with suppress(Exception):
+                    logger.close()
+                if not isinstance(error, Exception):
+                    error = RuntimeError(f"it raised {error!r}")
+                self._report(name, error)

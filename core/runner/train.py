@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn, final
@@ -12,17 +13,18 @@ from runner.checkpoint import Position
 from runner.contracts import EpochMetrics
 from runner.errors import InterruptedRunError, NonFiniteError
 from runner.evaluate import evaluate
-from runner.metrics import Throughput, Window
+from runner.rates import StepRates, Throughput, Window, records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from runner.checkpoint import Checkpoint
-    from runner.contracts import Deferred, Engine, StepResult
+    from runner.contracts import Batch, Deferred, Engine, StepRecord, StepResult
     from runner.events import EventLog
     from runner.metrics import Evaluation
     from runner.plan import Plan
     from runner.ranks import AgreedStop, Ranks
+    from runner.rates import StepTime
     from runner.saving import Saver
     from runner.session import Split
 
@@ -35,7 +37,7 @@ class FitResult:
     """How training ended."""
 
     metrics: dict[str, float]
-    """As in the last ``epoch.finished`` event."""
+    """As in the last ``epoch.finished`` event, and each ``throughput`` over the whole run."""
     best_top1: float | None
     best_epoch: int | None
     """Finished epochs when the best accuracy was measured."""
@@ -61,6 +63,7 @@ class Trainer:
         events: EventLog,
         finished_epoch: Callable[[EpochMetrics], None],
         stop: AgreedStop,
+        finished_steps: Callable[[Sequence[StepRecord]], None] | None = None,
     ) -> None:
         # what is trained, and on what
         self._plan = plan
@@ -74,6 +77,7 @@ class Trainer:
         self._saver = saver
         self._events = events
         self._finished_epoch = finished_epoch
+        self._finished_steps = finished_steps
         self._stop = stop
         # where the run stands
         self._position = Position(step=0, epoch=0, step_in_epoch=0)
@@ -81,7 +85,10 @@ class Trainer:
         # what has not been read from the device yet
         self._pending: list[Deferred[StepResult]] = []
         self._skipped_in_a_row = 0
+        # what was measured
+        self._window = Window()
         self._throughput = Throughput()
+        self._rates = StepRates(plan.recipe.throughput)
 
     def restore(self, saved: Checkpoint) -> None:
         """Continue from a checkpoint, at its exact sample.
@@ -104,6 +111,9 @@ class Trainer:
             StorageError: A checkpoint cannot be written.
             InterruptedRunError: A signal asked to stop; a checkpoint was saved.
         """
+        if self._ranks.leads:
+            for text in self._rates.too_short(self._steps_per_epoch, self._section.epochs):
+                self._events.emit("warning", message=text)
         reached = self._reached_target()
         while self._position.epoch < self._section.epochs and not reached:
             self._train_epoch(self._position.epoch)
@@ -114,7 +124,7 @@ class Trainer:
             reached = self._reached_target()
         position = self._position
         return FitResult(
-            metrics=self._metrics,
+            metrics=self._metrics | self._rates.of_run(),
             best_top1=position.best_top1,
             best_epoch=position.best_epoch,
             epochs=position.epoch,
@@ -132,29 +142,40 @@ class Trainer:
             rank=self._ranks.rank,
             world_size=self._ranks.world_size,
         )
-        window = Window()
+        self._rates.begin_epoch()
+        self._window.restart()
         with closing(batches):
-            for batch in window.timed(batches):
+            for batch in self._window.timed(batches):
+                rate = self._take_step(batch)
                 step = self._position.step
-                rate = self._plan.learning_rate(step, self._steps_per_epoch)
-                self._pending.append(self._engine.train_step(batch, rate))
-                self._position = replace(
-                    self._position, step=step + 1, step_in_epoch=self._position.step_in_epoch + 1
-                )
-                if (step + 1) % self._section.log_every_steps == 0:
-                    self._log(window, rate)
-                if self._saver.is_due(step + 1):
-                    self._close_window(window)
+                if step % self._section.log_every_steps == 0:
+                    self._log(rate)
+                if self._saver.is_due(step):
+                    self._close_window()
                     self._saver.save(self._position, self._metrics)
-                    window.restart()
+                    self._window.restart()
                 if self._stop.signal_number is not None:
                     self._save_and_leave()
-        self._close_window(window)
+        self._close_window()
 
-    def _log(self, window: Window, rate: float) -> None:
+    def _take_step(self, batch: Batch) -> float:
+        """Hand one step to the device, and return its learning rate."""
+        position = self._position
+        rate = self._plan.learning_rate(position.step, self._steps_per_epoch)
+        self._pending.append(self._engine.train_step(batch, rate))
+        self._position = replace(
+            position, step=position.step + 1, step_in_epoch=position.step_in_epoch + 1
+        )
+        self._window.end_step(len(batch.labels), rate)
+        if self._rates.ends_warm_up():
+            self._engine.synchronize()
+            self._window.settle()
+        return rate
+
+    def _log(self, rate: float) -> None:
         loss = self._read_losses()
-        images, seconds = self._add_throughput(window)
-        window.restart()
+        images, seconds = self._add_throughput()
+        self._window.restart()
         self._stop.agree()
         self._events.emit(
             "train.step",
@@ -168,17 +189,17 @@ class Trainer:
             images_per_s=round(images / seconds, 3),
         )
 
-    def _close_window(self, window: Window) -> None:
+    def _close_window(self) -> None:
         """Read what is pending, so that the window's time covers the work of its images."""
         if self._pending:
             self._read_losses()
-            self._add_throughput(window)
+            self._add_throughput()
 
-    def _add_throughput(self, window: Window) -> tuple[float, float]:
+    def _add_throughput(self) -> tuple[float, float]:
         """Count a window whose work is done; return the images of all ranks, and its seconds."""
-        [images] = self._ranks.sum([window.images])
-        seconds = window.seconds()
-        self._throughput.add(images, seconds, window.waited)
+        [images] = self._ranks.sum([self._window.images])
+        seconds = self._window.seconds()
+        self._throughput.add(images, seconds, self._window.waited)
         return images, seconds
 
     def _read_losses(self) -> float | None:
@@ -187,28 +208,44 @@ class Trainer:
             return None
         results = [pending.read() for pending in self._pending]
         self._pending.clear()
-        sums = self._ranks.sum([result.loss for result in results])
-        losses = []
+        times = self._window.take_steps()
+        sums = self._ranks.sum([*(r.loss for r in results), *(t.images for t in times)])
+        losses: list[float | None] = []
+        try:
+            first = self._position.step - len(results)
+            for step, (result, added) in enumerate(
+                zip(results, sums[: len(results)], strict=True), start=first
+            ):
+                losses.append(self._count_loss(step, result, added / self._ranks.world_size))
+        finally:  # the steps before one that ends the run are told as well
+            self._tell_steps(losses, times, sums[len(results) :])
+        counted = [loss for loss in losses if loss is not None]
+        return sum(counted) / len(counted) if counted else None
+
+    def _count_loss(self, step: int, result: StepResult, loss: float) -> float | None:
+        """Check the loss of a step and add it to the epoch's; ``None`` if the step was skipped."""
+        if result.skipped:
+            self._count_skipped(step)
+            return None
+        if not math.isfinite(loss):
+            raise self._ranks.together(NonFiniteError(self._non_finite(loss, step)))
+        self._skipped_in_a_row = 0
         # One by one: the sum does not depend on when losses were read.
-        loss_sum = self._position.loss_sum
-        for step, (result, added) in enumerate(
-            zip(results, sums, strict=True), start=self._position.step - len(results)
-        ):
-            loss = added / self._ranks.world_size
-            if result.skipped:
-                self._count_skipped(step)
-            elif not math.isfinite(loss):
-                raise self._ranks.together(NonFiniteError(self._non_finite(loss, step)))
-            else:
-                self._skipped_in_a_row = 0
-                losses.append(loss)
-                loss_sum += loss
+        position = self._position
         self._position = replace(
-            self._position,
-            loss_sum=loss_sum,
-            loss_count=self._position.loss_count + len(losses),
+            position, loss_sum=position.loss_sum + loss, loss_count=position.loss_count + 1
         )
-        return sum(losses) / len(losses) if losses else None
+        return loss
+
+    def _tell_steps(
+        self, losses: Sequence[float | None], times: Sequence[StepTime], images: Sequence[float]
+    ) -> None:
+        """Hand on what is known of the steps whose losses were read; ``losses`` may be fewer."""
+        if self._finished_steps or self._plan.recipe.throughput:
+            found = records(self._position, losses, times, images)
+            self._rates.add(found)
+            if self._finished_steps:
+                self._finished_steps(found)
 
     def _count_skipped(self, step: int) -> None:
         self._skipped_in_a_row += 1
@@ -249,9 +286,12 @@ class Trainer:
         images_per_s, wait = self._throughput.images_per_s(), self._throughput.data_wait()
         if images_per_s is not None and wait is not None:
             self._metrics |= {"train.images_per_s": images_per_s, "train.data_wait": wait}
+        self._metrics |= self._rates.end_epoch()
+        started = time.perf_counter()
         evaluation = self._evaluate() if self._evaluation_is_due(finished) else None
         if evaluation:
-            self._metrics |= evaluation.as_metrics()
+            images_per_s = evaluation.count / (time.perf_counter() - started)
+            self._metrics |= {**evaluation.as_metrics(), "val.images_per_s": images_per_s}
         self._position = replace(
             position, epoch=finished, step_in_epoch=0, loss_sum=0.0, loss_count=0
         )

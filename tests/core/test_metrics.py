@@ -7,7 +7,7 @@ import pytest
 
 from runner.contracts import EvalCounts
 from runner.errors import NonFiniteError
-from runner.metrics import Throughput, count_correct, probabilities, total
+from runner.metrics import count_correct, probabilities, total
 
 
 def test_top1_top5_and_loss():
@@ -39,18 +39,6 @@ def test_sums_are_exact_over_batches_of_different_size():
     ]
     result = total(parts)
     assert (result.top1, result.top5, result.loss, result.count) == (0.4, 0.6, 0.7, 5)
-
-
-def test_the_first_window_is_warm_up():
-    meter = Throughput()
-    meter.add(10, 10.0, 5.0)
-    assert meter.images_per_s() == 1.0
-    meter.add(10, 1.0, 0.25)
-    assert meter.images_per_s() == 10.0
-    assert meter.data_wait() == 0.25
-    meter.add(20, 3.0, 0.75)
-    assert meter.images_per_s() == 7.5
-    assert meter.data_wait() == 0.25
 
 
 def test_an_evaluation_that_is_not_finite_is_an_error():
