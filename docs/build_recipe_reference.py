@@ -33,7 +33,7 @@ from runner.recipe.schema import (
     ScheduleSection,
     TransformsSection,
 )
-from runner.recipe.tree import NAMED_SECTIONS
+from runner.recipe.tree import NAMED_LISTS, NAMED_SECTIONS
 from runner.recipe.validate import KINDS, VARIANTS, sections
 from runner.registry import ANY_FRAMEWORK, Registry, framework_of
 from runner.registry import KINDS as KINDS_OF_ENTRIES
@@ -74,7 +74,8 @@ def replace_generated(text: str, generated: str) -> str:
 def reference() -> str:
     """Return the generated part."""
     registry = own_registry()
-    parts = [_overview(), _sections(registry), _transforms(), _runtimes(registry), _no_effect()]
+    parts = [_overview(), _sections(registry), _transforms(), _runtimes(registry)]
+    parts += [_importers(registry), _no_effect()]
     return "\n\n".join(parts)
 
 
@@ -106,7 +107,7 @@ def _short_form(name: str) -> str:
         return f"`{name}: NAME`"
     if name == "precision":
         return "`precision: COMPUTE`"
-    return "`- NAME`" if name == "export" else ""
+    return "`- NAME`" if name in NAMED_LISTS else ""
 
 
 def _about(name: str) -> str:
@@ -128,7 +129,7 @@ def _sections(registry: Registry) -> str:
         if section.is_list:
             parts.append("A list; each item has these keys.")
         parts.append(_table(Key.HEADER, [key.row() for key in keys_of(section.cls)]))
-        if name in KINDS:
+        if name in KINDS and registry.entries(KINDS[name]):
             parts += _entries(name, registry)
     return "\n\n".join(parts)
 
@@ -288,6 +289,14 @@ def _runtimes(registry: Registry) -> str:
     return f"### Runtimes of exported models\n\n{about}\n\n{table}"
 
 
+def _importers(registry: Registry) -> str:
+    rows = [
+        (f"`{item.entry.name}`", _text(item.entry.summary)) for item in registry.entries("importer")
+    ]
+    about = "Nor does it name these: `runner import-args` makes recipes of their command lines."
+    return f"### Importers of command lines\n\n{about}\n\n{_table(('name', 'what'), rows)}"
+
+
 def _no_effect() -> str:
     """Ask the rules themselves, for every combination that they look at."""
     found: dict[str, list[str]] = {}
@@ -336,6 +345,7 @@ def _drafts() -> Iterator[Draft]:
             optimizer=None,
             schedule=schedule,
             train=None,
+            throughput=None,
         )
 
 

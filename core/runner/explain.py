@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from runner.recipe import Document
     from runner.registry import Registered
 
-SMOKE_SECTIONS = frozenset({"dataset", "train", "eval"})
-"""Sections that a smoke test replaces."""
+SMOKE_SECTIONS = frozenset({"dataset", "train", "eval", "throughput"})
+"""Sections that a smoke test replaces; it scales the learning rate as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,15 +182,23 @@ def _recipe(plan: Plan, document: Document) -> Iterator[str]:
 
 
 def _plugins(plan: Plan, document: Document) -> Iterator[str]:
-    exports = iter(range(len(plan.exporters)))
+    exports, loggers = iter(range(len(plan.exporters))), iter(range(len(plan.loggers)))
     for item in _used(plan):
-        keys: tuple[str | int, ...] = (item.kind, "name")
+        keys: tuple[str | int, ...] | None = (item.kind, "name")
         if item.kind == "exporter":
-            keys = ("export", next(exports), "name")
-        yield (
-            f"{item.kind:<10} {item.entry.name:<16} from {item.plugin}, "
-            f"chosen at {_origin(plan, document, keys)}"
-        )
+            position = next(exports, None)
+            keys = None if position is None else ("export", position, "name")
+        elif item.kind == "logger":
+            keys = ("loggers", next(loggers), "name")
+        why = f"chosen at {_origin(plan, document, keys)}" if keys else _converted(plan, item)
+        yield f"{item.kind:<10} {item.entry.name:<16} from {item.plugin}, {why}"
+
+
+def _converted(plan: Plan, exporter: Registered) -> str:
+    """Name the converters that start from an exporter."""
+    pairs = zip(plan.exporters, plan.sources, strict=True)
+    names = {item.entry.name for item, source in pairs if source and source.exporter == exporter}
+    return f"which {' and '.join(sorted(names))} starts from"
 
 
 def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
@@ -211,6 +219,11 @@ def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
         left_out = images - steps * section.batch_size
         if left_out > 0:
             yield f"{left_out} images of each epoch, other ones each time, are left out"
+        elif left_out < 0:
+            rest = section.batch_size + left_out
+            again = -rest % batch.devices
+            repeated = f", {again} of them for the second time" if again else ""
+            yield f"the last batch of each epoch has {rest + again}{repeated}"
 
 
 def _learning_rate(plan: Plan, sizes: Sizes) -> Iterator[str]:
@@ -259,7 +272,8 @@ def _leaves(plan: Plan, document: Document) -> Iterator[tuple[str, Any, str]]:
 
 
 def _origin(plan: Plan, document: Document, keys: tuple[str | int, ...]) -> str:
-    return "--smoke" if plan.smoke and keys[0] in SMOKE_SECTIONS else str(document.origin(keys))
+    shortened = keys[0] in SMOKE_SECTIONS or keys == ("optimizer", "learning_rate")
+    return "--smoke" if plan.smoke and shortened else str(document.origin(keys))
 
 
 def _count(size: Size) -> str:

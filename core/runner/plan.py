@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from runner.contracts import EngineSpec
+from runner.conversion import find_source
 from runner.data.transforms import output_size
+from runner.entries import ConverterEntry
 from runner.errors import DataError, DeviceError, PluginError, RecipeError, UsageError
 from runner.schedules import learning_rate
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runner.contracts import Dataset, Group
+    from runner.conversion import Source
     from runner.entries import (
         DatasetEntry,
         DeviceEntry,
@@ -40,6 +43,9 @@ class Plan:
     model: Registered
     optimizer: Registered | None
     exporters: tuple[Registered, ...]
+    loggers: tuple[Registered, ...]
+    sources: tuple[Source | None, ...]
+    """What each of them converts; ``None`` for those that export the model itself."""
     image_size: tuple[int, int]
     """Height and width of evaluation images."""
     train_batch: BatchSplit | None
@@ -52,10 +58,15 @@ class Plan:
 
     def entries(self, *, training: bool, exporting: bool) -> tuple[Registered, ...]:
         """Return what the plan uses, with the optimizer and the exporters where they are used."""
-        used = [self.framework, self.device, self.dataset, self.model]
+        used = [self.framework, self.device, self.dataset, self.model, *self.loggers]
         if training and self.optimizer:
             used.append(self.optimizer)
-        return (*used, *(self.exporters if exporting else ()))
+        if exporting:
+            used += self.exporters
+            for source in self.sources:
+                if source and source.exporter not in used:
+                    used.append(source.exporter)
+        return tuple(used)
 
     @property
     def framework_entry(self) -> FrameworkEntry:
@@ -83,9 +94,9 @@ class Plan:
         return cast("OptimizerEntry", self.optimizer.entry) if self.optimizer else None
 
     @property
-    def exporter_entries(self) -> tuple[ExporterEntry, ...]:
-        """One exporter for each item under ``export:``."""
-        return tuple(cast("ExporterEntry", item.entry) for item in self.exporters)
+    def exporter_entries(self) -> tuple[ExporterEntry | ConverterEntry, ...]:
+        """One exporter or converter for each item under ``export:``."""
+        return tuple(cast("ExporterEntry | ConverterEntry", item.entry) for item in self.exporters)
 
     @property
     def train(self) -> TrainSection:
@@ -106,7 +117,7 @@ class Plan:
         """
         section = self.train
         full, rest = divmod(train_images, section.batch_size)
-        steps = full + (1 if rest and section.last_batch == "keep" else 0)
+        steps = full + (1 if rest and section.last_batch != "drop" else 0)
         if steps == 0:
             raise DataError(
                 f"an epoch has no step: {train_images} training images do not fill one batch of "
@@ -126,10 +137,10 @@ class Plan:
         if self.steps_per_epoch(train_images) <= train_images // self.train.batch_size:
             return
         rest = train_images % self.train.batch_size
-        if rest % count:
+        if self.train.last_batch == "keep" and rest % count:
             raise UsageError(
                 f"the last batch of an epoch has {rest} images, which {count} devices cannot "
-                "share evenly; set train.last_batch: drop"
+                "share evenly; set train.last_batch: drop, or fill, which repeats a few images"
             )
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
@@ -230,6 +241,7 @@ def resolve(
         RunnerError: An entry does not exist, or the batch cannot be split.
     """
     framework = recipe.framework.name
+    exporters = tuple(registry.find("exporter", item.name, framework) for item in recipe.export)
     return Plan(
         name=name,
         recipe=recipe,
@@ -242,7 +254,14 @@ def resolve(
             if recipe.optimizer
             else None
         ),
-        exporters=tuple(registry.find("exporter", item.name, framework) for item in recipe.export),
+        exporters=exporters,
+        sources=tuple(
+            find_source(found.entry, item.options, framework, registry)
+            if isinstance(found.entry, ConverterEntry)
+            else None
+            for item, found in zip(recipe.export, exporters, strict=True)
+        ),
+        loggers=tuple(registry.find("logger", item.name, framework) for item in recipe.loggers),
         image_size=image_size(recipe.transforms),
         train_batch=_split_batch(recipe),
         smoke=smoke,

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def shorten(recipe: Recipe, registry: Registry) -> Recipe:
     """Return the recipe with a few steps on a few synthetic images, on one device.
 
-    Model, precision, optimizer, schedule and exports stay as they are.
+    Model, precision, optimizer, schedule, exports and logs stay as they are; the learning rate
+    shrinks with the batch, because a few steps of its full size make the weights of some recipes
+    overflow.
     """
     height, width = image_size(recipe.transforms)
     batch, steps = 4, 3
@@ -35,14 +37,21 @@ def shorten(recipe: Recipe, registry: Registry) -> Recipe:
         log_every_steps=1,
         target_top1=None,
     )
+    optimizer = recipe.optimizer
+    if optimizer and recipe.train:
+        share = min(1.0, batch / recipe.train.batch_size)
+        optimizer = replace(optimizer, learning_rate=optimizer.learning_rate * share)
     return replace(
         recipe,
         device=replace(recipe.device, count=1),
         dataset=DatasetSection(name="synthetic", options=options),
         # weights of another number of classes would not fit
         model=replace(recipe.model, weights=None),
+        optimizer=optimizer,
         train=train,
         eval=EvalSection(batch_size=batch),
-        export=[replace(item, verify_images=2) for item in recipe.export],
+        # what a few steps have learnt tells nothing about a loss of accuracy
+        export=[replace(item, verify_images=2, max_top1_drop=None) for item in recipe.export],
+        throughput=[replace(x, skip_steps=min(x.skip_steps, 1)) for x in recipe.throughput],
         reference=[],  # published figures are of the real data
     )

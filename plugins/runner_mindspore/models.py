@@ -31,6 +31,10 @@ def build_resnet(name: str, options: ResNetOptions, num_classes: int) -> nn.Cell
     design = RESNETS[name]
     check_conv_init(options, name, groups=design.groups)
     net = ResNet(design, options, num_classes)
+    if options.classifier_init == "normal":
+        weight = net.fc.weight
+        normal = ms.common.initializer.HeNormal(negative_slope=math.sqrt(5))
+        weight.set_data(ms.common.initializer.initializer(normal, weight.shape, weight.dtype))
     for _, cell in net.cells_and_names():
         if options.zero_init_last_gamma and isinstance(cell, BasicBlock | Bottleneck):
             cell.last_gamma.set_data(ops.zeros_like(cell.last_gamma))

@@ -50,6 +50,8 @@ def build_resnet(name: str, options: ResNetOptions, num_classes: int) -> torch.n
         model.maxpool = EndPaddedMaxPool()
     convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     check_conv_init(options, name, groups=max(conv.groups for conv in convolutions))
+    if options.classifier_init == "normal":
+        torch.nn.init.kaiming_normal_(model.get_parameter("fc.weight"), a=math.sqrt(5))
     if options.conv_init == "fan_out_per_group":
         with torch.no_grad():
             for conv in convolutions:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from runner import plugins, recipe
+from runner import commands, explain, plugins, recipe
 from runner.plan import Plan, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runner.registry import Registry
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -24,6 +26,18 @@ class MakePlan(Protocol):
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     return plugins.load(environ={}).registry
+
+
+@pytest.fixture(scope="session")
+def explained() -> Callable[[str], str]:
+    """Explain a recipe by its name, without its data."""
+
+    def make(name: str) -> str:
+        loaded = commands.load(name, allow_unset=True)
+        command = ["run", name]
+        return explain.as_text(loaded.plan, loaded.document, runs_dir=Path("runs"), command=command)
+
+    return make
 
 
 @pytest.fixture(scope="session")

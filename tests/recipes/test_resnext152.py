@@ -134,6 +134,12 @@ def test_decay_spares_biases_gammas_and_betas_of_the_real_network(make_plan, reg
     assert {p.dim() for p in spared["params"]} == {1}
 
 
+def test_throughput_is_measured_as_there(make_plan):
+    [section] = make_plan("resnext152_gpu").recipe.throughput
+    assert (section.name, section.skip_steps, section.per) == ("mean_fps", 0, "epoch")
+    assert make_plan("resnext152_ascend_eval").recipe.throughput == []
+
+
 def test_checkpoints_and_evaluation(make_plan):
     loaded = make_plan("resnext152_ascend").recipe
     assert (loaded.checkpoint.every_epochs, loaded.checkpoint.keep) == (2, 30)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def smoothing_over_all(section: LossSection, num_classes: int) -> float:
     """Return the recipe's label smoothing as mass spread over all K classes.
 
-    Smoothing by s over the K-1 other classes (MindSpore, Ascend ModelZoo ResNet50_for_PyTorch)
+    Smoothing by s over the K-1 other classes (MindSpore, ResNet50_for_PyTorch of ModelZoo)
     leaves 1-s on the true class and puts s/(K-1) on each other; spreading s*K/(K-1) over all
     classes does exactly that.
 

@@ -27,7 +27,11 @@ class ResNetOptions:
     or right. Same weights, windows shifted by a pixel."""
     conv_init: Literal["fan_out", "fan_out_per_group"] = "fan_out"
     """Fan-out that fresh convolution weights are scaled by: of the whole layer, or of each group,
-    as if the groups were layers of their own (MindSpore models resnext152_64x4d on Ascend)."""
+    as if the groups were layers of their own (MindSpore models resnext152_64x4d)."""
+
+    classifier_init: Literal["uniform", "normal"] = "uniform"
+    """Distribution of the last layer's fresh weights, with standard deviation
+    1 / sqrt(3 * inputs) both: torch's default, or Kaiming normal with a = sqrt(5)."""
 
     def __post_init__(self) -> None:
         if self.stem == "small" and self.max_pool_padding != "symmetric":

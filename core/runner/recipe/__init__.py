@@ -9,7 +9,7 @@ from runner.recipe.catalog import RecipeListing, find, list_recipes
 from runner.recipe.compose import Document, compose
 from runner.recipe.editor import json_schema
 from runner.recipe.environment import UnsetVariable
-from runner.recipe.resolve import dump, origins, resolved
+from runner.recipe.resolve import as_yaml, dump, origins, resolved
 from runner.recipe.schema import Recipe
 from runner.recipe.source import Origin
 from runner.recipe.validate import validate
@@ -20,6 +20,7 @@ __all__ = [
     "Recipe",
     "RecipeListing",
     "UnsetVariable",
+    "as_yaml",
     "compose",
     "dump",
     "find",

@@ -95,8 +95,13 @@ def _name(file: Path, folder: Path) -> str:
 
 
 def _files(folder: Path, *, deep: bool = True) -> list[Path]:
+    """Return the recipes of a folder; a name with ``_`` is a part that recipes extend."""
     found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(file for file in found if file.suffix in _SUFFIXES and file.is_file())
+    return sorted(
+        file
+        for file in found
+        if file.suffix in _SUFFIXES and not file.name.startswith("_") and file.is_file()
+    )
 
 
 def _is_plugin(source: str) -> bool:

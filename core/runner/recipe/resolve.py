@@ -54,8 +54,13 @@ def _inline(section: dict[str, Any]) -> dict[str, Any]:
 
 def dump(recipe: Recipe) -> str:
     """Return YAML that gives an equal recipe when it is read again."""
+    return as_yaml(resolved(recipe))
+
+
+def as_yaml(data: Json) -> str:
+    """Return YAML that gives the same data when it is read as a recipe."""
     return yaml.dump(
-        _escaped(resolved(recipe)),
+        _escaped(data),
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,

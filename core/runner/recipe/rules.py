@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         OptimizerSection,
         PrecisionSection,
         ScheduleSection,
+        ThroughputSection,
         TrainSection,
         TransformsSection,
     )
@@ -40,6 +41,7 @@ class Draft:
     optimizer: OptimizerSection | None
     schedule: ScheduleSection | None
     train: TrainSection | None
+    throughput: list[ThroughputSection] | None
 
 
 def broken(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
@@ -61,6 +63,7 @@ def broken(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
         yield ("train", "micro_batch_size"), message
     if draft.schedule:
         yield from _schedule(draft.schedule)
+    yield from _throughput(draft.throughput or [])
     if draft.transforms:
         if draft.trains:
             yield from _transforms("train", draft.transforms.train)
@@ -94,6 +97,14 @@ def _schedule(schedule: ScheduleSection) -> Iterator[tuple[KeyPath, str]]:
         yield ("schedule", "milestones"), f"schedule.milestones: {message}"
 
 
+def _throughput(items: list[ThroughputSection]) -> Iterator[tuple[KeyPath, str]]:
+    names = [item.name for item in items]
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            message = f"'{name}' is measured twice; give each item a name of its own"
+            yield ("throughput", position, "name"), f"throughput.{position}.name: {message}"
+
+
 def _transforms(split: str, transforms: list[Transform]) -> Iterator[tuple[KeyPath, str]]:
     if output_size(transforms) is None:
         crop = "random_resized_crop" if split == "train" else "center_crop"
@@ -111,7 +122,7 @@ def ineffective(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
     """
     if not draft.trains:
         reason = "without a section `train`"
-        for section in ("optimizer", "schedule", "checkpoint"):
+        for section in ("optimizer", "schedule", "checkpoint", "throughput"):
             yield (section,), reason
         yield ("transforms", "train"), reason
         yield ("precision", "loss_scale"), reason

@@ -202,8 +202,10 @@ class TrainSection:
     micro_batch_size: PositiveInt | None = None
     """Images in one pass on one device; smaller than the device's share of the batch means that
     gradients are accumulated over several passes."""
-    last_batch: Literal["drop", "keep"] = "drop"
-    """What happens to images that do not fill a batch at the end of an epoch."""
+    last_batch: Literal["drop", "keep", "fill"] = "drop"
+    """What happens to images that do not fill a batch at the end of an epoch: `keep` makes a
+    smaller batch of them, which the devices must share evenly; `fill` adds the epoch's first images
+    until they can, at most one for each other device (torch's `DistributedSampler`)."""
     max_steps_per_epoch: PositiveInt | None = None
     """Steps after which an epoch ends early."""
     clip_grad_norm: Annotated[float, Gt(0)] | None = None

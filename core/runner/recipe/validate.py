@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, Union, final, get_args, get_origin, get_t
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from runner.data import transforms
+from runner.entries import ConverterEntry
 from runner.errors import PluginError, RecipeError, RunnerError
 from runner.recipe.messages import Checked, Finding, explain, help_text, lowered, without_echoes
 from runner.recipe.rules import Draft, broken, ineffective
-from runner.recipe.schema import Recipe
+from runner.recipe.schema import ExportSection, Recipe
 from runner.recipe.words import did_you_mean, dotted, show, shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from runner.entries import Entry
     from runner.errors import Problem
     from runner.recipe.compose import Document
     from runner.recipe.source import Json, KeyPath, Node
@@ -209,6 +211,8 @@ class _Check:
         entry = self._entry(kind, path, core.get("name"))
         if entry is None:
             return None
+        if isinstance(section, ExportSection):
+            self._limit(section, entry.entry, path)
         options = self._options(entry, path, rest, own)
         return replace(section, options=options) if section is not None else None
 
@@ -224,6 +228,19 @@ class _Check:
         if kind == "framework":
             self.framework = name
         return found
+
+    def _limit(self, section: ExportSection, entry: Entry, path: KeyPath) -> None:
+        """Refuse a limit for the accuracy that a conversion loses where none is compared."""
+        if section.max_top1_drop is None:
+            return
+        if not isinstance(entry, ConverterEntry):
+            reason = f"on {section.name}, which does not convert another artifact"
+        elif not section.evaluate:
+            reason = "with evaluate: false"
+        else:
+            return
+        key = (*path, "max_top1_drop")
+        self.found.append(Finding(key, f"{dotted(key)} has no effect {reason}; remove it", "rule"))
 
     def _options(
         self, entry: Registered, path: KeyPath, data: dict[str, Json], own: tuple[str, ...]
@@ -277,7 +294,7 @@ class _Check:
             self.found.append(Finding(path, message, "value" if len(path) > 1 else "rule"))
         for path, reason in ineffective(draft):
             node = root.find(path)
-            if node is None or node.value is None:
+            if node is None or node.value in (None, ()):
                 continue
             inherited = node.origin.source != shown_path(self.document.path)
             fix = f"switch it off with `{path[-1]}: null`" if inherited else "remove it"
@@ -305,6 +322,7 @@ def draft_of(values: Mapping[str, Any], failed: set[str] | frozenset[str] = froz
         optimizer=section("optimizer"),
         schedule=section("schedule"),
         train=section("train"),
+        throughput=section("throughput"),
     )
 
 

@@ -60,6 +60,18 @@ def test_recipes_of_plugins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert listed["quickstart"].source in {"checkout", "runner"}
 
 
+def test_parts_that_recipes_extend_are_no_recipes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry([plugin(folder, "acme_six", monkeypatch)], [])
+    toys = folder / "site/acme_six/recipes/toys"
+    (toys / "_part.yaml").write_text(BASE)
+    assert {item.name for item in list_recipes(registry) if "acme" in item.source} == {"toys/tiny"}
+    with pytest.raises(UsageError, match="unknown recipe '_part'"):
+        find("_part", registry)
+    assert find(str(toys / "_part.yaml")).name == "_part.yaml"
+
+
 def test_two_plugins_with_one_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugins = [plugin(folder, name, monkeypatch) for name in ("acme_two", "acme_three")]
     with pytest.raises(UsageError, match=r"several plugins have a recipe 'toys/tiny'; give a path"):

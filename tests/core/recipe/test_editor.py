@@ -78,11 +78,11 @@ def test_a_dump_fits_the_schema(check: Any, errors: Any) -> None:
 
 
 def test_the_recipes_that_ship_fit_the_schema() -> None:
-    modules = ("runner.data.plugin", "runner_torch.plugin", "runner_mindspore.plugin")
-    extra = [(name, importlib.import_module(name)) for name in modules]
+    own = ("runner.data", *(f"runner_{x}" for x in ("torch", "mindspore", "ascend", "cambricon")))
+    extra = [(name, importlib.import_module(f"{name}.plugin")) for name in own]
     registry = load(extra=extra, environ={"RUNNER_PLUGINS": ""}).registry
     validator = Draft202012Validator(json_schema(registry))
-    files = sorted((Path(str(runner.__file__)).parents[2] / "recipes").rglob("*.yaml"))
+    files = sorted((Path(str(runner.__file__)).parents[2] / "recipes").glob("[!_]*.yaml"))
     assert files
     for file in files:
         problems: list[Problem] = []

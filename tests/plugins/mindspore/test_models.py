@@ -141,6 +141,12 @@ def test_spread_of_fresh_weights(options: ResNetOptions, groups: int) -> None:
     assert weights["bn1.bias"].max() == 0
 
 
+def test_a_normal_classifier_has_the_spread_of_the_uniform_one() -> None:
+    weight = weights_of(build("resnet50", ResNetOptions(classifier_init="normal")))["fc.weight"]
+    assert weight.std() == pytest.approx(1 / math.sqrt(3 * 2048), rel=0.05)
+    assert np.abs(weight).max() > 1 / math.sqrt(2048)
+
+
 def test_fresh_weights_of_mobilenet() -> None:
     weights = weights_of(build("mobilenet_v2", num_classes=100))
     assert weights["classifier.1.weight"].std() == pytest.approx(0.01, rel=0.02)

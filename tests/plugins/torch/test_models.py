@@ -97,6 +97,14 @@ def test_spread_of_fresh_weights(options: ResNetOptions, groups: int) -> None:
         assert block.conv1.weight.std().item() == pytest.approx(math.sqrt(2 / width), rel=0.05)
 
 
+@pytest.mark.parametrize(("init", "normal"), [("uniform", False), ("normal", True)])
+def test_distribution_of_the_classifier(init: str, normal: bool) -> None:
+    options = ResNetOptions(classifier_init=init)  # type: ignore[arg-type]
+    weight = MODELS["resnet50"].build(options, 100).fc.weight
+    assert weight.std().item() == pytest.approx(1 / math.sqrt(3 * 2048), rel=0.02)
+    assert (weight.abs().max().item() > 1 / math.sqrt(2048)) == normal
+
+
 def test_an_initialisation_per_group_needs_groups() -> None:
     with pytest.raises(UsageError, match="resnet50 has no grouped convolutions"):
         build("resnet50", ResNetOptions(conv_init="fan_out_per_group"))
