@@ -5,12 +5,12 @@ the rule keeps one value over an epoch. The four systems that these rules come f
 they count and from where; each of those choices is a key of the recipe:
 
     system                            decay      update  warm-up           progress counts
-    Cambricon vision_classification   step       epoch   -
+    vision_classification             step       epoch   -
         AlexNet                       step       epoch   -
         MobileNetV2                   cosine     step    from_zero, steps  from its end
         ShuffleNetV2                  linear     step    constant, steps   from its end, over all
-    Ascend ResNet50_for_PyTorch       cosine     epoch   linear, epochs    from its end
-    Ascend MobileNetV2_for_PyTorch    step       step    -
+    ResNet50_for_PyTorch              cosine     epoch   linear, epochs    from its end
+    MobileNetV2_for_PyTorch           step       step    -
     MindSpore resnext152_64x4d        cosine     epoch   linear, steps     from the start
         its other rule                multistep  epoch   linear, steps     -
 """

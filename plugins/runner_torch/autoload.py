@@ -1,7 +1,7 @@
 """Import torch without the vendor packages that it would otherwise import on its own.
 
 ``import torch`` imports every installed package that announces itself as a device back-end, and
-fails altogether when one of them does (``torch_npu`` without its CANN libraries, for example), on
+fails altogether when one of them does (for lack of the vendor's own libraries, for example), on
 whatever device the user wanted to train. The variable below switches that off for this process
 and its children; the device that needs a vendor package imports it by name, and reports its
 failure as that device's. A value that the user has set is left alone.

@@ -1,7 +1,7 @@
 """Write the evaluation model to a file, and run such files.
 
 Every export is of a copy in fp32 on the CPU, which takes normalised images ``[B, 3, H, W]`` with
-any B and returns logits ``[B, K]``. The engine's own model is not touched.
+any B, or a fixed one, and returns logits ``[B, K]``. The engine's own model is not touched.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 from runner.errors import ArtifactError
-from runner.framework.engine import BATCH, INPUT, OUTPUT, artifact_info
+from runner.framework.engine import BATCH, artifact_info
 from runner_torch.autoload import torch
 from runner_torch.messages import reason
 from runner_torch.weights import array_of, evaluation_module, tensor_of
@@ -36,7 +37,7 @@ FIRST_DYNAMO_OPSET = 18
 def export_onnx(
     engine: Engine, spec: EngineSpec, options: OnnxOptions, folder: Path
 ) -> ArtifactInfo:
-    """Write ``model.onnx``, one file with the weights inside.
+    """Write one file with the weights inside.
 
     Raises:
         ArtifactError: The exporter fails, or writes another opset than asked for.
@@ -45,15 +46,12 @@ def export_onnx(
     import onnx
 
     module = evaluation_module(spec, engine.evaluation_weights())
-    example = _example(spec)
-    path = folder / "model.onnx"
+    path = folder / options.file
     dynamo = options.opset >= FIRST_DYNAMO_OPSET
     try:
-        with _quiet_torch():
-            if dynamo:
-                _export_dynamo(module, example, path, options.opset)
-            else:
-                _export_torchscript(module, example, path, options.opset)
+        with quiet_torch():
+            export = _export_dynamo if dynamo else _export_torchscript
+            export(module, example_images(spec, options.batch_size), path, options)
     except Exception as error:
         failure = _system_error(error)
         if failure is not None:
@@ -76,7 +74,12 @@ def export_onnx(
         "exporter": "torch.export" if dynamo else "TorchScript",
         "torch": str(torch.__version__),
     }
-    return artifact_info(spec, format_name="onnx", file=path.name, details=details)
+    info = artifact_info(spec, format_name="onnx", file=path.name, details=details)
+    return replace(
+        with_batch_size(info, options.batch_size),
+        input_name=options.input_name,
+        output_name=options.output_name,
+    )
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
@@ -89,24 +92,27 @@ def _system_error(error: BaseException | None) -> OSError | None:
     return None
 
 
-def _export_dynamo(module: torch.nn.Module, example: torch.Tensor, path: Path, opset: int) -> None:
+def _export_dynamo(
+    module: torch.nn.Module, example: torch.Tensor, path: Path, options: OnnxOptions
+) -> None:
     torch.onnx.export(
         module,
         (example,),
         str(path),
         dynamo=True,
-        opset_version=opset,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+        opset_version=options.opset,
+        input_names=[options.input_name],
+        output_names=[options.output_name],
+        dynamic_shapes=dynamic_shapes(options.batch_size),
         external_data=False,
         verbose=False,
     )
 
 
 def _export_torchscript(
-    module: torch.nn.Module, example: torch.Tensor, path: Path, opset: int
+    module: torch.nn.Module, example: torch.Tensor, path: Path, options: OnnxOptions
 ) -> None:
+    names = (options.input_name, options.output_name)
     with warnings.catch_warnings():
         # torch deprecates this exporter, but it is the only one that writes these opsets
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -115,10 +121,10 @@ def _export_torchscript(
             (example,),
             str(path),
             dynamo=False,
-            opset_version=opset,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}},
+            opset_version=options.opset,
+            input_names=[options.input_name],
+            output_names=[options.output_name],
+            dynamic_axes=None if options.batch_size else {name: {0: BATCH} for name in names},
         )
 
 
@@ -137,10 +143,11 @@ def export_program(
     module = evaluation_module(spec, engine.evaluation_weights())
     path = folder / "model.pt2"
     buffer = io.BytesIO()
-    shapes = ({0: torch.export.Dim(BATCH)},)
     try:
-        with _quiet_torch():
-            program = torch.export.export(module, (_example(spec),), dynamic_shapes=shapes)
+        with quiet_torch():
+            program = torch.export.export(
+                module, (example_images(spec),), dynamic_shapes=dynamic_shapes()
+            )
             torch.export.save(program, buffer)
     except Exception as error:
         raise ArtifactError(
@@ -154,7 +161,7 @@ def export_program(
 
 
 @contextlib.contextmanager
-def _quiet_torch() -> Iterator[None]:
+def quiet_torch() -> Iterator[None]:
     """Ignore two warnings that torch 2.11 gives about its own code, and nobody else can act on."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
@@ -162,8 +169,21 @@ def _quiet_torch() -> Iterator[None]:
         yield
 
 
-def _example(spec: EngineSpec) -> torch.Tensor:
-    return torch.zeros(2, 3, *spec.image_size)
+def example_images(spec: EngineSpec, batch_size: int | None = None) -> torch.Tensor:
+    """Make images ``[B, 3, H, W]`` to trace a model with; 2 of them where any B is to work."""
+    return torch.zeros(batch_size or 2, 3, *spec.image_size)
+
+
+def dynamic_shapes(batch_size: int | None = None) -> Any:
+    """Tell ``torch.export`` which dimensions vary: the batch, unless it is fixed."""
+    return None if batch_size else ({0: torch.export.Dim(BATCH)},)
+
+
+def with_batch_size(info: ArtifactInfo, batch_size: int | None) -> ArtifactInfo:
+    """Say of an artifact that it takes one number of images only, if it does."""
+    if batch_size is None:
+        return info
+    return replace(info, input_shape=(batch_size, *info.input_shape[1:]))
 
 
 @final
@@ -172,7 +192,7 @@ class ProgramPredictor:
 
     def __init__(self, path: Path) -> None:
         try:
-            with _quiet_torch():
+            with quiet_torch():
                 self._module = torch.export.load(path).module()
         except Exception as error:
             raise ArtifactError(

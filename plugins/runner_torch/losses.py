@@ -41,8 +41,8 @@ class TrainingLoss:
     """Cross-entropy with smoothed labels, plus the weighted losses of auxiliary heads.
 
     A model with auxiliary heads returns a tuple whose first element are the main logits, as
-    torchvision's GoogLeNet does. (Cambricon's vision_classification takes the last one for them
-    and so trains and reports an auxiliary head.)
+    torchvision's GoogLeNet does. (Scripts of pytorch_modelzoo take the last one for them
+    and so train and report an auxiliary head.)
     """
 
     smoothing: float

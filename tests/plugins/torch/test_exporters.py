@@ -12,13 +12,15 @@ import pytest
 from pydantic import TypeAdapter
 
 from runner import NoOptions
+from runner.contracts import ArtifactInfo
 from runner.errors import ArtifactError
 from runner.framework.options import ResNetOptions
 from runner_onnx.predictor import load_onnx
 from runner_torch.autoload import torch
+from runner_torch.compiled import load_compiled
 from runner_torch.exporters import load_program
-from runner_torch.options import OnnxOptions
-from runner_torch.plugin import runner_register_exporters
+from runner_torch.options import CompiledOptions, OnnxOptions
+from runner_torch.plugin import runner_register_exporters, runner_register_models
 
 if TYPE_CHECKING:
     from tests.plugins.torch.conftest import MakeBatches, MakeEngine, MakeEntry, MakeSpec
@@ -89,6 +91,114 @@ def test_onnx_of_a_stem_that_pads_at_the_end(
     info = EXPORTERS["onnx"].export(engine, spec, OnnxOptions(opset=opset), tmp_path)
     batch = make_batches(1, images=3, size=size)[0]
     assert difference(load_onnx(tmp_path, info), engine, batch) < 1e-4
+
+
+@pytest.mark.parametrize("opset", [20, 11])
+def test_onnx_with_names_file_and_batch_of_ones_own(
+    trained: Trained, make_batches: MakeBatches, tmp_path: Path, opset: int
+) -> None:
+    engine, spec = trained
+    options = OnnxOptions(
+        opset=opset,
+        batch_size=16,
+        input_name="actual_input_1",
+        output_name="output1",
+        file="resnet50_official.onnx",
+    )
+    info = EXPORTERS["onnx"].export(engine, spec, options, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [info.file] == ["resnet50_official.onnx"]
+    assert (info.input_name, info.output_name) == ("actual_input_1", "output1")
+    assert info.input_shape == (16, 3, 32, 32)
+    graph = onnx.load(tmp_path / info.file).graph
+    [given], [returned] = graph.input, graph.output
+    assert (given.name, returned.name) == ("actual_input_1", "output1")
+    assert [dim.dim_value for dim in given.type.tensor_type.shape.dim] == [16, 3, 32, 32]
+    batch = make_batches(1, images=16)[0]
+    assert difference(load_onnx(tmp_path, info), engine, batch) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ({"file": "elsewhere/model.onnx"}, "elsewhere/model.onnx"),
+        ({"file": "model.bin"}, "model.bin"),
+        ({"input_name": "x", "output_name": "x"}, "input_name is 'x'"),
+        ({"batch_size": 0}, "greater than 0"),
+    ],
+)
+def test_onnx_options_that_cannot_work_are_refused(keys: dict[str, Any], found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        TypeAdapter(OnnxOptions).validate_json(json.dumps(keys))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [20, 11])
+@pytest.mark.parametrize("name", [entry.name for entry in runner_register_models()])
+def test_every_model_is_exported_to_onnx(
+    make_spec: MakeSpec,
+    make_engine: MakeEngine,
+    make_batches: MakeBatches,
+    tmp_path: Path,
+    name: str,
+    opset: int,
+) -> None:
+    # the older exporter has no pooling to more pixels than there are
+    size = 224 if name.startswith(("alexnet", "vgg")) else 64
+    engine = make_engine(model=name, optimizer=None)
+    spec = make_spec(model=name, optimizer=None, image_size=(size, size))
+    info = EXPORTERS["onnx"].export(engine, spec, OnnxOptions(opset=opset), tmp_path)
+    assert info.details["opset"] == opset
+    batch = make_batches(1, images=3, size=size)[0]
+    assert difference(load_onnx(tmp_path, info), engine, batch) < 1e-4
+
+
+@pytest.mark.slow  # the compiler takes ten seconds and more
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_aot_inductor(
+    make_spec: MakeSpec,
+    make_engine: MakeEngine,
+    make_batches: MakeBatches,
+    tmp_path: Path,
+    batch_size: int | None,
+) -> None:
+    engine, spec = make_engine(optimizer=None), make_spec(optimizer=None)
+    options = CompiledOptions(batch_size=batch_size)
+    info = EXPORTERS["aot_inductor"].export(engine, spec, options, tmp_path)
+    assert (info.format, info.file) == ("aot_inductor", "model.pt2")
+    assert info.input_shape == (batch_size or "batch", 3, 32, 32)
+    predictor = load_compiled(tmp_path, info)
+    for images in (1, 5) if batch_size is None else (batch_size,):
+        assert difference(predictor, engine, make_batches(1, images=images)[0]) < 1e-4
+    assert predictor.describe()["runtime"] == "aot_inductor"
+
+
+def test_aot_inductor_without_a_compiler_says_what_is_missing(
+    make_spec: MakeSpec, make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config, cpp_builder
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, "/nowhere/g++"))
+    cpp_builder.cpp_compiler_search.cache_clear()
+    engine, spec = make_engine(optimizer=None), make_spec(optimizer=None)
+    with pytest.raises(ArtifactError, match=r"(?s)cannot compile tiny.*/nowhere/g\+\+.*CXX"):
+        EXPORTERS["aot_inductor"].export(engine, spec, CompiledOptions(), tmp_path)
+    cpp_builder.cpp_compiler_search.cache_clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_compiled_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_bytes(b"PK\x03\x04 damaged")
+    info = ArtifactInfo(
+        format="aot_inductor",
+        file="model.pt2",
+        input_name="input",
+        input_shape=("batch", 3, 32, 32),
+        output_name="logits",
+    )
+    with pytest.raises(
+        ArtifactError, match=r"model\.pt2 cannot be loaded .* compile the model again"
+    ):
+        load_compiled(tmp_path, info)
 
 
 def test_torch_export(trained: Trained, make_batches: MakeBatches, tmp_path: Path) -> None:

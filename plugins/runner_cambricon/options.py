@@ -1,0 +1,31 @@
+"""The keys that this plugin adds to a recipe."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
+
+from runner.options import options
+
+
+@options
+class MluOptions:
+    """Keys of `device: mlu`."""
+
+    index: Annotated[int, Ge(0)] = 0
+    """Which of the visible cards; `MLU_VISIBLE_DEVICES` says which are visible. A run on several
+    devices takes the first ones, one for each process."""
+
+
+@options
+class MagicMindOptions:
+    """Keys of `export: magicmind`."""
+
+    batch_size: Annotated[int, Gt(0)] = 64
+    """Images of a pass; the compiled model takes no other number."""
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """What the network computes in. With `fp16` it also takes its input in it."""
+    quantize: Literal["int8", "int16"] | None = None
+    """Quantise convolutions and matrix products; the scales come from the first images of the
+    validation split."""
+    calibration_batches: Annotated[int, Gt(0)] = 5
+    """How many batches of `batch_size` images, for `quantize`."""
