@@ -15,7 +15,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from runner import cli_offline
-from runner.errors import DataError, MissingDeviceError, RunnerError
+from runner.errors import DataError, MissingDeviceError, RunnerError, UsageError
 
 app = typer.Typer(
     help="Run image-classification recipes on any framework and any accelerator.",
@@ -126,7 +126,7 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="A checkpoint, a run, a folder of checkpoints, an artifact, or a weights file.",
+            help="A run, a checkpoint, an artifact, a weights file, or a folder of such files.",
         ),
     ],
     recipe: Annotated[str, typer.Option(help="The recipe, for weights that carry none.")] = "",
@@ -227,7 +227,7 @@ def verify(
     from dataclasses import asdict
 
     from runner import commands
-    from runner.export import check
+    from runner.verification import check
 
     read, result = commands.verify(artifact)
     if as_json:
@@ -237,15 +237,30 @@ def verify(
         print(
             f"{artifact}: agrees with the live model on {result.images} stored images; "
             f"same pixels, largest difference {result.max_difference:.1e} "
-            f"(allowed {result.tolerance:.0e}), same class for {result.same_top1}"
+            f"(allowed {result.tolerance:g}), same class for {result.same_top1}"
         )
 
 
 @app.command()
 def bench(
-    recipe: RecipeArgument,
-    steps: Annotated[int, typer.Option(min=1, help="Steps in one of the five windows.")] = 10,
-    warmup: Annotated[int, typer.Option(min=1, help="Steps before the first window.")] = 5,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|MODEL", help="A recipe, or an artifact, a checkpoint or a run."
+        ),
+    ],
+    steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Steps in each of the 5 windows, 10; of a model calls, 100."),
+    ] = None,
+    warmup: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Steps before the first that counts; 5, of a model 200."),
+    ] = None,
+    batch_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Of a model; 1, or what an artifact is fixed to."),
+    ] = None,
     set_: SetOption = None,
     framework: FrameworkOption = "",
     device: DeviceOption = "",
@@ -254,15 +269,38 @@ def bench(
     smoke: SmokeOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the images per second of a recipe: loader, training, inference."""
+    """Measure images per second: a recipe's loader, training and inference, or a trained model."""
     from runner import bench as benchmark
-    from runner import commands
+    from runner import bench_model, commands
     from runner.console import Console
     from runner.events import EventLog
 
     overrides = _overrides(set_, framework, device, devices, precision)
+    if bench_model.is_model(recipe):
+        if smoke:
+            raise UsageError("--smoke shortens a recipe: it has no effect on a trained model")
+        result = bench_model.bench(
+            Path(recipe),
+            overrides,
+            batch_size=batch_size,
+            steps=steps or bench_model.STEPS,
+            warmup=warmup or bench_model.WARMUP,
+            listener=Console(),
+        )
+        print(json.dumps(result, indent=2) if as_json else bench_model.as_table(result))
+        return
+    if batch_size:
+        raise UsageError(
+            "--batch-size is for a trained model; of a recipe, set train.batch_size and "
+            "eval.batch_size"
+        )
     loaded = commands.load(recipe, overrides, shortened=smoke)
-    result = benchmark.bench(loaded.plan, EventLog(Console()), steps=steps, warmup=warmup)
+    result = benchmark.bench(
+        loaded.plan,
+        EventLog(Console()),
+        steps=steps or benchmark.STEPS,
+        warmup=warmup or benchmark.WARMUP,
+    )
     print(json.dumps(result, indent=2) if as_json else benchmark.as_table(result))
 
 
@@ -349,6 +387,30 @@ def doctor(runs_dir: RunsDirOption = RUNS, as_json: JsonOption = False) -> None:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command("import-args")
+def import_args(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="COMMAND", help="The other program's command line, after -- or in quotes."
+        ),
+    ],
+    importer: Annotated[str, typer.Option(help="Read it as this importer does.")] = "",
+    output: Annotated[Optional[Path], typer.Option(help="Write the recipe to a file.")] = None,  # noqa: UP045
+    as_json: JsonOption = False,
+) -> None:
+    """Translate a command line of a program that a recipe replaces."""
+    from dataclasses import asdict
+
+    from runner import import_args as importing
+
+    imported = importing.carry_out(words, importer=importer, output=output)
+    if as_json:
+        print(json.dumps(asdict(imported), indent=2))
+    else:
+        print(importing.as_text(imported))
 
 
 @app.command()

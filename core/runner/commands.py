@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import (
+    artifacts,
     checkpoint,
     classifier,
     export,
     launch,
-    offline,
-    offline_score,
     plan,
     plugins,
     recipe,
     run,
     rundir,
     smoke,
+    verification,
 )
 from runner.errors import DataError, RecipeError, UsageError
 from runner.events import EventLog
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from runner.events import Listener
-    from runner.metrics import Evaluation
-    from runner.offline import Timing
     from runner.plan import Plan
     from runner.plugins import Plugins
     from runner.predict import Prediction
@@ -45,6 +43,8 @@ RESUMABLE = (
     "loader.cache_gib=",
     "train.log_every_steps=",
     "checkpoint.",
+    "loggers",
+    "throughput",
     "dataset.root=",
     "device.",
 )
@@ -179,10 +179,10 @@ def evaluate(
         CheckpointError: The classes of the data are not those of the model.
     """
     registry = plugins.load().registry
-    resolved = _plan_for(path, overrides, recipe_name, registry)
+    resolved = plan_for(path, overrides, recipe_name, registry)
     events = EventLog(listener)
-    if classifier.is_artifact(path):
-        _refuse_device(overrides)
+    if artifacts.is_artifact(path):
+        refuse_device(overrides)
         artifact = classifier.open_artifact(path, registry)
         # an artifact brings its own pre-processing, whatever the recipe says by now
         split = open_split(resolved, "val", events, artifact.transforms)
@@ -215,8 +215,8 @@ def predict(
     files = prediction.find_images(images)
     registry = plugins.load().registry
     events = EventLog()
-    if classifier.is_artifact(model):
-        _refuse_device(overrides)
+    if artifacts.is_artifact(model):
+        refuse_device(overrides)
         if overrides:
             raise UsageError("an artifact carries all that predicts: --set has no effect on it")
         opened = classifier.open_artifact(model, registry)
@@ -226,7 +226,7 @@ def predict(
             raise UsageError(
                 f"{model} holds {len(found)} checkpoints; name one, such as {found[-1]}"
             )
-        resolved = _plan_for(found[0], overrides, None, registry)
+        resolved = plan_for(found[0], overrides, None, registry)
         device = open_device(resolved)
         _, opened = next(classifier.open_all(found[0], resolved, device, (), events, registry))
     return list(prediction.predict(opened, files, batch_size=batch_size, top=top))
@@ -247,12 +247,12 @@ def export_checkpoint(
     """
     registry = plugins.load().registry
     found = classifier.checkpoints_at(path)[-1]
-    resolved = _plan_for(found, overrides, None, registry)
+    resolved = plan_for(found, overrides, None, registry)
     listed = [item.name for item in resolved.recipe.export]
     fresh = [name for name in formats if name not in listed]
     if fresh:
         added = [f"export.{len(listed) + n}={{name: {name}}}" for n, name in enumerate(fresh)]
-        resolved = _plan_for(found, [*overrides, *added], None, registry)
+        resolved = plan_for(found, [*overrides, *added], None, registry)
     if not resolved.recipe.export:
         raise UsageError("the recipe lists nothing under `export`; name a format: --format onnx")
     check_runnable(resolved, training=False, exporting=True)
@@ -279,63 +279,30 @@ def export_checkpoint(
         ]
 
 
-def verify(path: Path) -> tuple[export.Artifact, export.Verification]:
+def verify(path: Path) -> tuple[artifacts.Artifact, verification.Verification]:
     """Replay an artifact's stored images and compare with the live model's answers.
 
     Raises:
         ArtifactError: The artifact is damaged, or nothing installed can run it.
     """
-    artifact = export.read(path)
-    predictor = export.open_predictor(artifact, plugins.load().registry)
-    return artifact, export.verify(artifact, predictor)
+    artifact = artifacts.read(path)
+    model = artifacts.open_predictor(artifact, plugins.load().registry)
+    return artifact, verification.verify(artifact, model)
 
 
-def predict_offline(
-    path: Path,
-    overrides: Sequence[str],
-    *,
-    recipe_name: str | None,
-    output: Path,
-    dtype: str,
-    batch_size: int,
-    listener: Listener | None,
-) -> tuple[Evaluation, Timing]:
-    """Write an artifact's logits for every image of the validation split, and score the files.
-
-    Raises:
-        UsageError: ``path`` is no artifact, or the output folder is in use.
-        CheckpointError: The classes of the data are not those of the model.
-    """
-    offline.check_output(output)
-    if not classifier.is_artifact(path):
-        raise UsageError(
-            f"{path} is no exported artifact; expected a folder that `runner export` wrote, such "
-            "as runs/quickstart/20260131-120000/exports/onnx"
-        )
-    _refuse_device(overrides)
-    registry = plugins.load().registry
-    resolved = _plan_for(path, overrides, recipe_name, registry)
-    artifact = export.read(path)
-    predictor = export.open_predictor(artifact, registry)
-    split = open_split(resolved, "val", EventLog(listener), artifact.transforms)
-    with closing(split.loader):
-        checkpoint.check_classes(artifact.classes, split.classes, "the dataset")
-        timing = offline.predict(
-            predictor, artifact, split, output, dtype=dtype, batch_size=batch_size
-        )
-    result = offline_score.score_folder(output, dtype=dtype, classes=len(artifact.classes))
-    return result, timing
-
-
-def _plan_for(
+def plan_for(
     path: Path, overrides: Sequence[str], recipe_name: str | None, registry: Registry
 ) -> Plan:
-    """Return the plan of a named recipe, or of the one that a checkpoint or its run carries."""
+    """Return the plan of a named recipe, or of the one that a checkpoint or its run carries.
+
+    Raises:
+        UsageError: There is no such path, or no recipe in it.
+    """
     if recipe_name:
         return load(recipe_name, overrides).plan
     if not path.exists():
         raise UsageError(f"no file or folder {path}")
-    alone = path.is_file() or classifier.is_artifact(path)
+    alone = path.is_file() or artifacts.is_artifact(path)
     carried = path if alone else classifier.checkpoints_at(path)[0]
     in_checkpoint = carried / checkpoint.RECIPE
     file = in_checkpoint if in_checkpoint.is_file() else _run_of(carried).recipe
@@ -343,7 +310,12 @@ def _plan_for(
     return plan.resolve(_name(carried), recipe.validate(document, registry), registry)
 
 
-def _refuse_device(overrides: Sequence[str]) -> None:
+def refuse_device(overrides: Sequence[str]) -> None:
+    """Refuse a device for what runs in its own runtime.
+
+    Raises:
+        UsageError: One is given.
+    """
     if any(text.startswith("device") for text in overrides):
         raise UsageError("an artifact runs in its own runtime: --device has no effect on it")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, final
 
+from runner.figures import accuracy_report, percent
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
@@ -88,11 +90,6 @@ class RankConsole:
             sys.stderr.flush()
 
 
-def percent(share: float) -> str:
-    """Write a share of 1 as a percentage."""
-    return f"{100 * share:.2f} %"
-
-
 def _line(event: str, fields: Mapping[str, Any]) -> str | None:
     writer = _LINES.get(event)
     return writer(fields) if writer else None
@@ -127,13 +124,23 @@ def _evaluation(fields: Mapping[str, Any]) -> str:
 
 
 def _verified(fields: Mapping[str, Any]) -> str:
+    if "source" not in fields:
+        return _agreement(fields["name"], fields) + _evaluation(fields.get("metrics", {}))
+    lines = [
+        _agreement(record["name"], record)
+        for record in (fields["source"], fields)
+        if record["verified"] is not None
+    ]
+    return "\n".join([*lines, *(f"  {line}" for line in accuracy_report(fields))])
+
+
+def _agreement(name: str, fields: Mapping[str, Any]) -> str:
     result = fields["verification"]
     word = "agrees with" if fields["verified"] else "DISAGREES WITH"
-    line = (
-        f"{fields['name']}: {word} the live model on {result['images']} stored images "
-        f"(largest difference {result['max_difference']:.1e}, allowed {result['tolerance']:.0e})"
+    return (
+        f"{name}: {word} the live model on {result['images']} stored images "
+        f"(largest difference {result['max_difference']:.1e}, allowed {result['tolerance']:g})"
     )
-    return line + _evaluation(fields.get("metrics", {}))
 
 
 _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -33,7 +33,7 @@ def examine(registry: Registry, runs_dir: Path) -> Iterator[Finding]:
     """Look at the interpreter, the machine, the plugins, and every device (in a child process)."""
     modules = {
         name
-        for kind in ("framework", "exporter", "predictor")
+        for kind in ("framework", "exporter", "predictor", "logger")
         for item in registry.entries(kind)
         for name in item.entry.requires
     }

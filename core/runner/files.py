@@ -80,6 +80,16 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def end_cut_line(path: Path) -> None:
+    """Keep the line that a killed process left unfinished apart from the next one."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+
+
 def sync(path: Path) -> None:
     """Make sure that a file or folder has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -63,7 +63,10 @@ def carry_out(words: Sequence[str], *, importer: str, output: Path | None) -> Im
 
     if len(words) == 1:
         words = split_text(words[0], os.environ)
-    chosen = _choose(words, importer, plugins.load().registry)
+    return _translate(_choose(words, importer, plugins.load().registry), words, output)
+
+
+def _translate(chosen: Registered, words: Sequence[str], output: Path | None) -> Imported:
     translation = cast("ImporterEntry", chosen.entry).translate(words)
     base = commands.load(translation.recipe, allow_unset=True)
     overrides = _differences(
@@ -100,10 +103,13 @@ def _choose(words: Sequence[str], name: str, registry: Registry) -> Registered:
     if len(found) == 1:
         return found[0]
     if found:
-        names = " and ".join(item.entry.name for item in found)
+        choices = [
+            f"--importer {item.entry.name}: {_translate(item, words, None).command}"
+            for item in found
+        ]
         raise UsageError(
-            f"{shlex.join(words)}: {names} have a script of this name; name its folder as well, "
-            f"or choose: --importer {found[0].entry.name}"
+            f"{shlex.join(words)}: {len(found)} programs have a script of this name; name its "
+            "folder as well, or choose one of\n  " + "\n  ".join(choices)
         )
     understood = "; ".join(f"{item.entry.name} ({item.entry.summary})" for item in known)
     raise UsageError(

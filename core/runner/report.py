@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.console import percent
+from runner.figures import accuracy, accuracy_report, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 def summary(result: Mapping[str, Any]) -> str:
     """Write a run's result for people."""
-    lines = dict(_lines(result))
-    width = max(len(title) for title in lines)
-    return "\n".join(f"{title:<{width}}  {text}" for title, text in lines.items())
+    lines = list(_lines(result))
+    width = max(len(title) for title, _ in lines)
+    return "\n".join(f"{title:<{width}}  {text}" for title, text in lines)
 
 
 def evaluation_line(result: Mapping[str, Any]) -> str:
@@ -22,14 +22,6 @@ def evaluation_line(result: Mapping[str, Any]) -> str:
     lines = [f"{result['path']}  {accuracy(result['metrics'])}"]
     lines += [f"  {text}" for text in _references(result)]
     return "\n".join(lines)
-
-
-def accuracy(metrics: Mapping[str, Any]) -> str:
-    """Write the accuracy and what it was measured on."""
-    return (
-        f"top-1 {percent(metrics['val.top1'])}, top-5 {percent(metrics['val.top5'])}, "
-        f"loss {metrics['val.loss']:.4f}, on {metrics['val.count']} images"
-    )
 
 
 def _lines(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -42,12 +34,7 @@ def _lines(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "epochs" in result:
         how = ", target reached" if result["reached_target"] else ""
         yield "trained", f"{result['epochs']} epochs, {result['steps']} steps{how}"
-    if "train.images_per_s" in metrics:
-        yield (
-            "speed",
-            f"{metrics['train.images_per_s']:.1f} img/s in training, "
-            f"{percent(metrics['train.data_wait'])} of the time waiting for data",
-        )
+    yield from _speed(metrics)
     if "val.top1" in metrics:
         yield "accuracy", accuracy(metrics)
     if result.get("best_top1") is not None:
@@ -56,9 +43,23 @@ def _lines(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "overflows", f"{result['skipped_steps']} steps skipped"
     for record in result["exports"]:
         yield f"export {record['name']}", _export(record)
+        if "source" in record:
+            yield from (("", text) for text in accuracy_report(record))
     for position, text in enumerate(_references(result)):
         yield f"published {position + 1}" if position else "published", text
     yield "result", f"{result['folder']}/result.json, {result['seconds']:.1f} s"
+
+
+def _speed(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if "train.images_per_s" in metrics:
+        yield (
+            "speed",
+            f"{metrics['train.images_per_s']:.1f} img/s in training, "
+            f"{percent(metrics['train.data_wait'])} of the time waiting for data",
+        )
+    for name, value in metrics.items():
+        if name.startswith("throughput."):
+            yield name.removeprefix("throughput."), f"{value:.1f} img/s"
 
 
 def _export(record: Mapping[str, Any]) -> str:
@@ -71,7 +72,7 @@ def _export(record: Mapping[str, Any]) -> str:
         f"{record['folder']}, agrees to {check['max_difference']:.1e} "
         f"on {check['images']} stored images"
     )
-    if "metrics" in record:
+    if "metrics" in record and "source" not in record:
         text += f"; {accuracy(record['metrics'])}"
     return text
 

@@ -15,6 +15,7 @@ from runner.contracts import RunInfo
 from runner.errors import RunnerError, UsageError
 from runner.evaluate import evaluate
 from runner.events import EventLog
+from runner.observers import Loggers
 from runner.plan import check_runnable
 from runner.ranks import AgreedStop, Ranks
 from runner.saving import Saver
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runner.checkpoint import Checkpoint
-    from runner.contracts import EpochMetrics
+    from runner.contracts import EpochMetrics, StepRecord
     from runner.events import Listener
     from runner.plan import Plan
     from runner.plugins import Plugins
@@ -112,6 +113,8 @@ class _Run:
             self._events = EventLog(request.listener if leads else RankConsole(self.ranks.rank))
             stack.callback(self._events.close)
             self._observers = self._plugins.observers(self._observer_failed)
+            self._loggers = Loggers(self._logger_failed)
+            stack.callback(self._loggers.close)
             self.ranks.everyone(lambda: self._open_data(stack))
             # Processes may exchange something here: one that fails cannot tell the others.
             self._engine = open_engine(
@@ -213,9 +216,7 @@ class _Run:
         if folder is None or not self.ranks.leads:
             self._follow(saved)
             return None
-        info = RunInfo(
-            name=self._plan.name, folder=folder.path, recipe=recipe.resolved(self._plan.recipe)
-        )
+        info = self._info(folder)
         observers = self._observers
         try:
             self._events.emit(
@@ -236,20 +237,34 @@ class _Run:
         export.check_all(result["exports"])
         return result
 
+    def _info(self, folder: RunDir) -> RunInfo:
+        return RunInfo(
+            name=self._plan.name, folder=folder.path, recipe=recipe.resolved(self._plan.recipe)
+        )
+
     def _claim(self, folder: RunDir | None) -> None:
-        """Keep other processes out of the run folder, and write the log there."""
+        """Keep other processes out of the run folder, and write the logs there."""
         assert folder is not None, "rank 0 has made it or found it"
         self._stack.enter_context(files.lock(folder.path))
         self._events.write_to(folder.events)
+        self._loggers.open(self._plan, self._info(folder))
+        self._events.tell(self._loggers.event)
 
     def _follow(self, saved: Checkpoint | None) -> None:
         """Take part in what rank 0 reports."""
         self._events.write_to(Path(os.devnull))
         if self._train:
-            self._fit(Path(), saved, lambda _metrics: None)
+            self._fit(Path(), saved, lambda _metrics: None, None)
         else:
             self._evaluate()
         self.ranks.part()
+
+    def _logger_failed(self, name: str, error: Exception) -> None:
+        self._events.emit(
+            "warning",
+            message=f"logger {name!r} failed and writes nothing more of this run: "
+            f"{type(error).__name__}: {error}",
+        )
 
     def _observer_failed(self, plugin: str, hook: str, error: Exception) -> None:
         self._events.emit(
@@ -274,6 +289,7 @@ class _Run:
                 folder.checkpoints,
                 saved,
                 lambda metrics: self._observers.epoch_finished(info, metrics),
+                self._loggers.steps if plan.loggers else None,
             )
         else:
             result |= self._evaluate()
@@ -285,7 +301,11 @@ class _Run:
         return result
 
     def _fit(
-        self, folder: Path, saved: Checkpoint | None, finished_epoch: Callable[[EpochMetrics], None]
+        self,
+        folder: Path,
+        saved: Checkpoint | None,
+        finished_epoch: Callable[[EpochMetrics], None],
+        finished_steps: Callable[[Sequence[StepRecord]], None] | None,
     ) -> dict[str, Any]:
         assert self._train is not None
         plan = self._plan
@@ -310,6 +330,7 @@ class _Run:
                 saver=saver,
                 events=self._events,
                 finished_epoch=finished_epoch,
+                finished_steps=finished_steps,
                 stop=AgreedStop(request, self.ranks),
             )
             if saved:
@@ -317,12 +338,15 @@ class _Run:
             return asdict(trainer.fit())
 
     def _evaluate(self) -> dict[str, Any]:
+        started = time.perf_counter()
         evaluation = evaluate(
             self._engine, self._val.loader, self._plan.recipe.eval.batch_size, ranks=self.ranks
         )
         assert evaluation is not None
-        self._events.emit("eval.finished", **evaluation.as_metrics())
-        return {"metrics": evaluation.as_metrics()}
+        images_per_s = evaluation.count / (time.perf_counter() - started)
+        metrics = {**evaluation.as_metrics(), "val.images_per_s": images_per_s}
+        self._events.emit("eval.finished", **metrics)
+        return {"metrics": metrics}
 
     def _export(self, folder: RunDir) -> list[dict[str, Any]]:
         """Export what ``runner export`` would: the best checkpoint, else the latest."""

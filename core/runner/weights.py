@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import TYPE_CHECKING, cast
 
@@ -42,6 +43,23 @@ def read(path: Path, framework: FrameworkEntry, registry: Registry) -> Mapping[s
     if framework.read_weights and path.suffix in framework.weight_suffixes:
         return framework.read_weights(path)
     return foreign.read(path, _reader(path, registry))
+
+
+def files_at(path: Path, registry: Registry) -> list[Path]:
+    """Return the weights files that a path stands for: itself, or those in a folder.
+
+    Those in a folder are in the order of the numbers in their names. A folder of checkpoints has
+    none.
+    """
+    if path.is_file():
+        return [path]
+    endings = {suffix for item in registry.entries("framework") for suffix in _suffixes(item)}
+    found = [item for item in path.glob("*") if item.is_file() and item.suffix in endings]
+    return sorted(found, key=_by_number)
+
+
+def _by_number(path: Path) -> tuple[list[int], str]:
+    return [int(number) for number in re.findall(r"\d+", path.stem)], path.name
 
 
 def _reader(path: Path, registry: Registry) -> str:

@@ -12,6 +12,7 @@ from runner.entries import (
     DeviceEntry,
     ExporterEntry,
     FrameworkEntry,
+    ImporterEntry,
     ModelEntry,
     OptimizerEntry,
     PredictorEntry,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
         Loader,
         Predictor,
     )
-    from runner.entries import Command, LaunchRequest, LoaderRequest
+    from runner.entries import Command, LaunchRequest, LoaderRequest, Translation
     from runner.options import NoOptions
 
 FRAMEWORK = "mindspore"
@@ -340,4 +341,27 @@ def runner_register_predictors() -> Iterable[PredictorEntry]:
         install=INSTALL,
         formats=("mindir",),
         load=_load_mindir,
+    )
+
+
+def _recognises(words: Sequence[str]) -> bool:
+    from runner_mindspore.importer import recognises
+
+    return recognises(words)
+
+
+def _translate(words: Sequence[str]) -> Translation:
+    from runner_mindspore.importer import translate
+
+    return translate(words)
+
+
+@hookimpl
+def runner_register_importers() -> Iterable[ImporterEntry]:
+    """Offer translations of the ResNeXt-152 of MindSpore models."""
+    yield ImporterEntry(
+        name="mindspore_resnext152",
+        summary="research/cv/resnext152_64x4d of MindSpore models",
+        recognises=_recognises,
+        translate=_translate,
     )

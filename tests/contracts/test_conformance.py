@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from runner.registry import Registry
 
 PLUGINS = {
+    "ascend": "runner_ascend.plugin",
+    "cambricon": "runner_cambricon.plugin",
     "data": "runner.data.plugin",
+    "logs": "runner.loggers.plugin",
     "mindspore": "runner_mindspore.plugin",
     "onnx": "runner_onnx.plugin",
     "tensorboard": "runner_tensorboard.plugin",

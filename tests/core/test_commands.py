@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from runner import checkpoint
 
@@ -69,6 +71,21 @@ def test_eval_of_a_weights_file_outside_a_run_needs_a_recipe(project, finished):
     assert "name the recipe with --recipe" in outcome.err
     outcome = project.runner("eval", weights, "--recipe", "colours.yaml", "--json")
     assert outcome.json[0]["metrics"]["val.top1"] == 1.0
+
+
+def test_eval_of_a_folder_of_weights_files_takes_them_in_the_order_of_their_numbers(
+    project, finished
+):
+    folder = project.path / "files"
+    folder.mkdir()
+    values = load_file(checkpoint.latest(finished / "checkpoints") / checkpoint.WEIGHTS)
+    for name in ("0-10_12.npz", "0-2_12.npz"):
+        np.savez(folder / name, **values)
+    (folder / "graph.meta").write_text("of no use")
+    outcome = project.runner("eval", folder, "--recipe", "colours.yaml", "--json")
+    assert outcome.code == 0, outcome.err
+    assert [Path(item["path"]).name for item in outcome.json] == ["0-2_12.npz", "0-10_12.npz"]
+    assert [item["metrics"]["val.top1"] for item in outcome.json] == [1.0, 1.0]
 
 
 def test_eval_refuses_other_classes(project, finished):

@@ -14,6 +14,8 @@ from runner import (
     DeviceEntry,
     ExporterEntry,
     FrameworkEntry,
+    ImporterEntry,
+    LoggerEntry,
     ModelEntry,
     OptimizerEntry,
     PredictorEntry,
@@ -72,6 +74,18 @@ class Recorder:
     @hookimpl
     def runner_register_predictors(self) -> list[PredictorEntry]:
         return [PredictorEntry(name="p", summary="A test", formats=("x",), load=self.nothing)]
+
+    @hookimpl
+    def runner_register_loggers(self) -> list[LoggerEntry]:
+        return [LoggerEntry(name="l", summary="A test", open=self.nothing)]
+
+    @hookimpl
+    def runner_register_importers(self) -> list[ImporterEntry]:
+        return [
+            ImporterEntry(
+                name="i", summary="A test", recognises=self.nothing, translate=self.nothing
+            )
+        ]
 
     @hookimpl
     def runner_run_started(self, run: RunInfo) -> None:

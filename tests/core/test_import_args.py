@@ -127,7 +127,11 @@ def test_variables_arguments_and_redirections(project):
         ("python paint.py --epochs five", "argument --epochs: invalid int value: 'five'; underst"),
         ("python other.py", "no script that is understood; there are importers for: acme_paint (A"),
         ("ls -l", "no script that is understood"),
-        ("bash both.sh", "acme_paint and acme_other have a script of this name; name its folder"),
+        (
+            "bash both.sh",
+            "2 programs have a script of this name; name its folder as well, or choose",
+        ),
+        ("bash both.sh", "--importer acme_other: runner run acme_colours"),
         ("python paint.py 'a", "the command line cannot be split into words: No closing quotation"),
         ("python paint.py --data $(pwd)", "takes a command's output; write its value instead"),
         ("python paint.py --data ${NO_SUCH}/x", "the variable NO_SUCH has no value: put NO_SUCH="),

@@ -187,8 +187,10 @@ def test_a_recipe_without_train_evaluates_its_weights(project):
     )
     outcome = project.runner("run", file, "--set", f"model.weights={saved}", "--json")
     assert outcome.code == 0, outcome.err
+    metrics = outcome.json["metrics"]
+    assert metrics.pop("val.images_per_s") > 0
     # the matrix product of another batch may round its last bit otherwise
-    assert outcome.json["metrics"] == pytest.approx(trained, rel=1e-12)
+    assert metrics == pytest.approx(trained, rel=1e-12)
 
 
 def test_smoke_takes_a_few_steps_on_synthetic_images(project):

@@ -120,7 +120,7 @@ def test_frameworks_get_the_same_pixels_in_the_same_order(open_sides):
         np.testing.assert_array_equal(own.images, other.images)
         # and so does the network: normalised values are equal to the bit
         normalised = mindspore.engine._pixels.tensor(other.images).asnumpy()
-        np.testing.assert_array_equal(torch.engine._images(own.images).numpy(), normalised)
+        np.testing.assert_array_equal(torch.engine._pixels.images(own.images).numpy(), normalised)
     close_loaders(*sides)
 
 
