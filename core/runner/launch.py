@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
+    from runner.contracts import Availability
     from runner.entries import Command
     from runner.events import EventLog
     from runner.plan import Plan
@@ -43,7 +45,7 @@ GRACE_S = 10.0
 """Time in which a launcher may end what it has started."""
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WATCH_S = 0.2
-"""How often it is looked whether a process has died, before the launcher ends the others."""
+"""How often it is looked which processes there are, and whether the launcher has ended."""
 
 
 def is_needed(plan: Plan) -> bool:
@@ -82,6 +84,7 @@ def commands(plan: Plan, arguments: Sequence[str], log_folder: Path) -> Sequence
             count=count,
             arguments=arguments,
             device=plan.device_entry.name,
+            device_options=plan.recipe.device.options,
             framework_options=plan.recipe.framework.options,
             log_folder=log_folder,
         )
@@ -121,6 +124,7 @@ def carry_out(
     found = probe(plan.framework_entry.name, plan.device_entry.name)
     if not found.available:
         raise missing_device(plan, found)
+    _check_count(plan, found)
     plan.check_complete()
     prepared = commands(plan, arguments, log_folder(folder))
     events.emit("run.launched", commands=[line(command) for command in prepared])
@@ -133,6 +137,18 @@ def carry_out(
         status = Path(place) / "status"
         status.touch()
         return _Launched(_start(prepared[0], status), status).wait()
+
+
+def _check_count(plan: Plan, found: Availability) -> None:
+    """Refuse more processes than there are devices, before each of them would."""
+    asked, entry = plan.recipe.device.count, plan.device_entry
+    if found.count is not None and found.count < asked:
+        chosen = f" ({entry.visible_devices} chooses which)" if entry.visible_devices else ""
+        raise DeviceError(
+            f"the recipe asks for {asked} {entry.name} devices, and {found.count} are visible"
+            f"{chosen}; add --devices {found.count}, which keeps the global batch, or start the "
+            "processes on several machines"
+        )
 
 
 def hand_over(result: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -153,9 +169,9 @@ def tell_done(rank: int) -> None:
     _tell("done", rank)
 
 
-def tell_exit(code: int) -> None:
+def tell_exit(rank: int, code: int) -> None:
     """Tell who launched this process why the run ends."""
-    _tell("exit", code)
+    _tell("exit", rank, code)
 
 
 def status_together(code: int) -> int:
@@ -174,12 +190,16 @@ def _tell(word: str, *values: object) -> None:
             file.write(f"{' '.join(map(str, (word, *values)))}\n")
 
 
-def _end_with_this_process() -> Callable[[], None] | None:
+def _end_with_this_process() -> Callable[[], None]:
     """What lets the kernel interrupt a child when its parent is killed, where the kernel can."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for background jobs
+        if prctl:
+            prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+    return prepare
 
 
 def _start(command: Command, status: Path) -> subprocess.Popen[bytes]:
@@ -211,7 +231,9 @@ class _Launched:
         self._child = child
         self._status = status
         self._asked = False
-        self._lost: list[int] = []
+        self._ended: list[int] = []
+        self._seen: set[int] = set()
+        self._watched: set[int] = set()
 
     def wait(self) -> dict[str, Any] | None:
         """Pass signals on until it ends, and return the run's result.
@@ -229,17 +251,22 @@ class _Launched:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        for status in self._told("exit"):
-            raise SystemExit(int(status))
+            for watched in self._watched:
+                os.close(watched)
+        told = [pair.partition(" ") for pair in self._told("exit")]
+        lost = [rank for rank in self._ended if str(rank) not in {rank for rank, _, _ in told}]
+        if not (code and lost):  # what the others say then is that it is gone
+            for _, _, status in told:
+                raise SystemExit(int(status))
         if code:
-            self._explain(code)
+            self._explain(code, lost)
         return next((json.loads(result) for result in self._told("result")), None)
 
-    def _explain(self, code: int) -> NoReturn:
+    def _explain(self, code: int, lost: Sequence[int]) -> NoReturn:
         """Leave no process behind, and say which one has failed, if one has."""
         self._kill_all()
-        if self._lost:
-            ranks = " and ".join(f"rank {rank}" for rank in self._lost)
+        if lost:
+            ranks = " and ".join(f"rank {rank}" for rank in lost)
             raise OtherRankError(
                 f"{ranks} ended without saying why, as when a process is killed or memory runs "
                 "out; its own output may tell more, and runner resume continues the run"
@@ -248,12 +275,32 @@ class _Launched:
 
     def _watch(self) -> int:
         """Wait for the launcher, and notice which process dies first."""
-        while True:
-            with suppress(subprocess.TimeoutExpired):
-                return self._child.wait(WATCH_S)
-            self._lost = self._lost or self._find_lost()
+        while (code := self._child.poll()) is None:
+            self._wait_for_an_end()
+            self._ended = self._ended or self._find_ended()
+        return code
 
-    def _find_lost(self) -> list[int]:
+    def _wait_for_an_end(self) -> None:
+        """Wait until a process ends, or for a while.
+
+        Where the kernel tells, that is at once: a launcher ends the others soon afterwards.
+        """
+        if sys.platform != "linux":
+            time.sleep(WATCH_S)
+            return
+        for rank, process in self._pids().items():
+            if rank not in self._seen:
+                self._seen.add(rank)
+                with suppress(OSError):
+                    self._watched.add(os.pidfd_open(process))
+        poll = select.poll()
+        for watched in self._watched:
+            poll.register(watched, select.POLLIN)
+        for ended, _ in poll.poll(1000 * WATCH_S):
+            self._watched.remove(ended)
+            os.close(ended)
+
+    def _find_ended(self) -> list[int]:
         done = {int(rank) for rank in self._told("done")}
         states = {rank: _state(pid) for rank, pid in self._pids().items() if rank not in done}
         # Those that the launcher has ended because of another are not taken note of by it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 from runner import plugins
@@ -39,7 +40,7 @@ def probe(framework: str, device: str) -> Availability:
     lines = [line for line in child.stdout.splitlines() if line.startswith(MARKER)]
     if child.returncode == 0 and lines:
         answer = json.loads(lines[-1].removeprefix(MARKER))
-        return Availability(available=answer["available"], reason=answer["reason"])
+        return Availability(**answer)
     words = child.stderr.strip().splitlines()
     detail = words[-1] if words else "no answer"
     return Availability(
@@ -57,7 +58,7 @@ def main() -> None:
         if registered.reason
         else entry.probe()
     )
-    answer = json.dumps({"available": found.available, "reason": found.reason})
+    answer = json.dumps(asdict(found))
     sys.stdout.write(f"\n{MARKER}{answer}\n")
     sys.stdout.flush()  # before anything that a library prints when the process ends
 

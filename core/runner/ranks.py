@@ -119,7 +119,7 @@ class Ranks:
         if isinstance(error, KeyboardInterrupt):
             code = 130
         if heard:
-            launch.tell_exit(code)
+            launch.tell_exit(self.rank, code)
         if agreed:
             with suppress(Exception):  # a rank that is gone must not hide why the others leave
                 self.part()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import importlib
 import os
 import resource
@@ -11,22 +11,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
-from runner.errors import DeviceError, UsageError
+from runner.errors import DeviceError
 from runner_torch.autoload import torch
 from runner_torch.host_memory import keep_freed_memory
-from runner_torch.traits import CPU, CUDA, available_cores
+from runner_torch.launch import check_index, local_place
+from runner_torch.precision import COMPUTE_TYPES, cast_problem, casts_whole_network
+from runner_torch.traits import CPU, available_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Mapping
     from types import ModuleType
     from typing import Any
 
     from runner.recipe.schema import PrecisionSection
     from runner_torch.options import CpuOptions, CudaOptions
     from runner_torch.traits import DeviceTraits
-
-COMPUTE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @final
@@ -47,27 +46,28 @@ class TorchDevice:
         return self.traits.kind
 
     def check_precision(self, precision: PrecisionSection) -> None:
-        """Make sure that autocast really computes as the recipe says.
+        """Make sure that the device really computes as the recipe says.
 
-        Where it cannot, torch warns and goes on in fp32.
+        Where autocast cannot, torch warns and goes on in fp32.
 
         Raises:
-            UsageError: The recipe asks for a level that autocast does not have.
             DeviceError: The device does not support the format.
         """
-        compute = precision.compute
+        compute, ask = precision.compute, self.traits.hardware_bf16
         if compute == "fp32":
             return
-        if precision.level != "auto":
-            raise UsageError(
-                f"precision.level is {precision.level}, which casts the whole network; PyTorch's "
-                "autocast chooses the format operator by operator: set precision.level to auto"
-            )
-        problem = self._autocast_problem(COMPUTE_TYPES[compute])
+        if compute == "bf16" and ask is not None and not ask():
+            problem: str | None = "the hardware has no bf16"
+        elif casts_whole_network(precision):
+            problem = cast_problem(self.torch_device, precision)
+        else:
+            problem = self._autocast_problem(COMPUTE_TYPES[compute])
         if problem is not None:
+            level = "" if precision.level == "auto" else f" at level {precision.level}"
             raise DeviceError(
-                f"device {self.name} cannot compute in {compute}: {problem}; "
+                f"device {self.name} cannot compute in {compute}{level}: {problem}; "
                 "set precision.compute to another of fp32, bf16, fp16"
+                + (", or precision.level to auto" if level else "")
             )
 
     def _autocast_problem(self, dtype: torch.dtype) -> str | None:
@@ -81,16 +81,7 @@ class TorchDevice:
                 return str(error)
         if not enabled:
             return "; ".join(str(w.message) for w in caught) or "torch.autocast stays disabled"
-        ask = self.traits.hardware_bf16
-        if dtype == torch.bfloat16 and ask is not None and not ask():
-            return "the hardware has no bf16"
         return None
-
-    def autocast(self, compute: str) -> AbstractContextManager[object]:
-        """Return a context in which convolutions and matrix products run in ``compute``."""
-        if compute == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.traits.kind, dtype=COMPUTE_TYPES[compute])
 
     def loss_scaler(self) -> torch.amp.GradScaler:
         """Make a dynamic loss scaler.
@@ -150,7 +141,8 @@ def probe_device(traits: DeviceTraits) -> Availability:
         try:
             module = _import_module(traits)
             if module.is_available():
-                return Availability(available=True)
+                count = None if traits.is_host else module.device_count()
+                return Availability(available=True, count=count)
             reason = traits.explain_absence()
         except Exception as error:  # noqa: BLE001  vendor packages fail with anything
             reason = f"{type(error).__name__}: {error}"
@@ -159,17 +151,23 @@ def probe_device(traits: DeviceTraits) -> Availability:
 
 
 def open_device(
-    traits: DeviceTraits, *, index: int = 0, settings: Mapping[str, Any] | None = None
+    traits: DeviceTraits,
+    *,
+    index: int = 0,
+    configure: Callable[[], Mapping[str, Any]] | None = None,
 ) -> TorchDevice:
     """Open a device for this process.
 
     Args:
         traits: The row of its kind.
-        index: Its number among the visible devices of the kind.
-        settings: What the caller has put into effect, for ``describe``.
+        index: Its number among the visible devices of the kind. Of several processes that train
+            together, each takes the one of its own number on this machine.
+        configure: Called once the device is chosen; puts options into effect, and returns what is
+            in effect, for ``describe``.
 
     Raises:
         DeviceError: There is no such device.
+        UsageError: An index is asked for, and there are several processes.
     """
     availability = probe_device(traits)
     if not availability.available:
@@ -181,34 +179,52 @@ def open_device(
     if traits.is_host:
         device = torch.device(traits.kind)
     else:
-        count = module.device_count()
-        if index >= count:
+        device = torch.device(traits.kind, _choose_index(traits, index, module.device_count()))
+        module.set_device(device.index)
+    settings = {} if configure is None else configure()
+    return TorchDevice(traits=traits, torch_device=device, module=module, settings=settings)
+
+
+def _choose_index(traits: DeviceTraits, index: int, visible: int) -> int:
+    """Return the number of this process's card."""
+    place = local_place()
+    if place is not None and place.processes > 1:
+        check_index(index, place.processes)
+        if place.processes > visible:
             raise DeviceError(
-                f"device {traits.kind} has no index {index}: {count} visible, numbered from 0 "
-                f"({traits.visible_devices} chooses which); set device.index to at most {count - 1}"
+                f"{place.processes} processes need as many {traits.kind} devices on this machine, "
+                f"and {visible} are visible ({traits.visible_devices} chooses which); "
+                f"use --devices {visible}"
             )
-        device = torch.device(traits.kind, index)
-        module.set_device(index)
-    return TorchDevice(traits=traits, torch_device=device, module=module, settings=settings or {})
+        return place.rank
+    if index >= visible:
+        raise DeviceError(
+            f"device {traits.kind} has no index {index}: {visible} visible, numbered from 0 "
+            f"({traits.visible_devices} chooses which); set device.index to at most {visible - 1}"
+        )
+    return index
 
 
 def open_cpu(options: CpuOptions) -> TorchDevice:
     """Open the processor, and set the number of threads."""
+    return open_device(CPU, configure=functools.partial(_configure_cpu, options))
+
+
+def _configure_cpu(options: CpuOptions) -> Mapping[str, Any]:
     threads = options.threads
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
-        threads = available_cores()
+        place = local_place()
+        threads = max(1, available_cores() // (1 if place is None else place.processes))
     if threads is not None:
         torch.set_num_threads(threads)
     kept = options.keep_freed_memory and keep_freed_memory()
-    settings = {"threads": torch.get_num_threads(), "keep_freed_memory": kept}
-    return open_device(CPU, settings=settings)
+    return {"threads": torch.get_num_threads(), "keep_freed_memory": kept}
 
 
-def open_cuda(options: CudaOptions) -> TorchDevice:
-    """Open an NVIDIA GPU, and set the precision of its fp32 operations."""
-    device = open_device(CUDA, index=options.index, settings={"tf32": options.tf32})
+def configure_cuda(options: CudaOptions) -> Mapping[str, Any]:
+    """Set the precision of fp32 operations."""
     set_tf32(enabled=options.tf32)
-    return device
+    return {"tf32": options.tf32}
 
 
 def set_tf32(*, enabled: bool) -> None:
@@ -219,3 +235,12 @@ def set_tf32(*, enabled: bool) -> None:
     """
     torch.backends.cuda.matmul.allow_tf32 = enabled
     torch.backends.cudnn.allow_tf32 = enabled
+
+
+def set_deterministic(*, enabled: bool) -> None:
+    """Forbid or allow kernels that add in varying order; holds for the whole process."""
+    if enabled:
+        # cuBLAS reads it when its first handle is made, and torch insists on it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(enabled)
+    torch.backends.cudnn.benchmark = not enabled  # times several kernels and keeps the fastest

@@ -6,12 +6,14 @@ Shapes: B images in a batch, H height, W width, C channels, K classes. Images ar
 
 from __future__ import annotations
 
-import os
+import contextlib
 import platform
 from importlib import metadata
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
-from runner.contracts import EngineState, EvalCounts, StepResult
+import numpy as np
+
+from runner.contracts import EngineState
 from runner.errors import DeviceError
 from runner.framework.engine import (
     build_model,
@@ -20,52 +22,29 @@ from runner.framework.engine import (
     out_of_memory,
 )
 from runner_torch.autoload import torch
-from runner_torch.device import TorchDevice
+from runner_torch.device import TorchDevice, set_deterministic
 from runner_torch.ema import WeightAverage
+from runner_torch.group import check_all_used, gone, is_exchange
 from runner_torch.losses import check_output, main_logits, training_loss
 from runner_torch.messages import ONE_VALUE, reason
 from runner_torch.optimizers import describe_optimizer, parameter_groups
 from runner_torch.options import TorchOptions
+from runner_torch.pixels import Pixels
+from runner_torch.precision import autocast, casts_whole_network, check_compiled, prepare
+from runner_torch.results import DeferredCounts, DeferredStep, count
 from runner_torch.scaling import loss_scale
 from runner_torch.state import load_optimizer_state, optimizer_state
 from runner_torch.weights import array_of, copy_weights, load_weights, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from typing import Any
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from runner.contracts import Batch, Device, EngineSpec
-
-
-@final
-class DeferredStep:
-    """The result of a step, still on the device."""
-
-    def __init__(self, loss: torch.Tensor, skipped: torch.Tensor | None) -> None:
-        self._loss = loss
-        self._skipped = skipped
-
-    def read(self) -> StepResult:
-        """Wait for the device and return the result."""
-        skipped = self._skipped is not None and bool(self._skipped)
-        return StepResult(loss=float(self._loss), skipped=skipped)
-
-
-@final
-class DeferredCounts:
-    """The counts of an evaluation batch, still on the device."""
-
-    def __init__(self, sums: torch.Tensor, count: int) -> None:
-        self._sums = sums
-        self._count = count
-
-    def read(self) -> EvalCounts:
-        """Wait for the device and return the counts."""
-        top1, top5, loss_sum = self._sums.cpu().tolist()
-        return EvalCounts(top1=int(top1), top5=int(top5), loss_sum=loss_sum, count=self._count)
+    from runner_torch.group import TorchGroup
 
 
 @final
@@ -83,15 +62,15 @@ class TorchEngine:
         if not isinstance(options, TorchOptions):
             raise TypeError(f"expected TorchOptions, found {options!r}")
         device.check_precision(spec.precision)
-        _set_deterministic(enabled=options.deterministic)
+        if options.compile:
+            check_compiled(spec.precision)
+        set_deterministic(enabled=options.deterministic)
         self._spec = spec
         self._options = options
         self._device = device
-        self._compute = spec.precision.compute
+        self._group = cast("TorchGroup | None", spec.group)
         self._memory_format = _memory_format(options, device)
-        torch.manual_seed(spec.seed)
-        module = build_model(spec, torch.nn.Module).to(device.torch_device)
-        self._module = module.to(memory_format=self._memory_format)
+        self._module = self._build_module()
         self._training = self._module.training
         self._loss = training_loss(spec.loss, spec.num_classes)
         self._loss_scale = loss_scale(spec.precision, device)
@@ -99,18 +78,42 @@ class TorchEngine:
         decay = spec.ema_decay
         self._average = None if decay is None else WeightAverage(self._module, decay)
         self._evaluated = self._module if self._average is None else self._average.module
+        self._network = self._prepare(self._module)
+        self._evaluated_network = (
+            self._network if self._average is None else self._prepare(self._evaluated)
+        )
+        self._parallel = None
+        if self._group is not None and self._optimizer is not None:
+            self._parallel = self._group.data_parallel(self._network)
+        self._all_used = False
+        self._pixels = Pixels(spec, device, self._memory_format)
         self._unchecked = {True, False}
-        self._pixel_rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        if options.compile:
-            self._module.compile()  # in place, so that names and weights stay as they are
-            if self._average is not None:
-                self._average.module.compile()
+        self._random_states: dict[str, torch.Tensor] = {}
+
+    def _build_module(self) -> torch.nn.Module:
+        """Build the model, with equal weights and different random numbers on all processes."""
+        spec, group = self._spec, self._group
+        torch.manual_seed(spec.seed)
+        module = build_model(spec, torch.nn.Module).to(self._device.torch_device)
+        if group is not None:
+            group.broadcast_in_place(module)
+            if group.rank:
+                sequence = np.random.SeedSequence([spec.seed, group.rank])
+                torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+        return module.to(memory_format=self._memory_format)
+
+    def _prepare(self, module: torch.nn.Module) -> torch.nn.Module:
+        network = prepare(module, self._spec.precision)
+        if self._options.compile:
+            network.compile()  # in place, so that names and weights stay as they are
+        return network
 
     def train_step(self, batch: Batch, learning_rate: float) -> DeferredStep:
         """Take one optimizer step on ``batch``; does not wait for the device.
 
         Raises:
             DeviceError: The device is out of memory.
+            OtherRankError: A process of the group is gone.
             UsageError: Batch normalisation has a single value per channel.
         """
         images, size = len(batch.labels), self._spec.micro_batch_size
@@ -125,6 +128,10 @@ class TorchEngine:
             if not str(error).startswith(ONE_VALUE):
                 raise
             raise one_value_per_channel(images, size) from error
+        except RuntimeError as error:
+            if self._parallel is None or not is_exchange(error):
+                raise
+            raise gone(error) from error
 
     def _train_step(self, batch: Batch, learning_rate: float) -> DeferredStep:
         optimizer = self._optimizer
@@ -135,6 +142,9 @@ class TorchEngine:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
         loss = self._backward(batch)
+        if self._parallel is not None and not self._all_used:
+            check_all_used(self._module, self._spec.model.name)
+            self._all_used = True
         self._loss_scale.unscale(optimizer)
         if self._spec.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._module.parameters(), self._spec.clip_grad_norm)
@@ -147,17 +157,27 @@ class TorchEngine:
         total, size = len(batch.labels), self._spec.micro_batch_size
         losses: list[torch.Tensor] = []
         for start in range(0, total, size):
-            images = self._images(batch.images[start : start + size])
-            labels = self._labels(batch.labels[start : start + size])
-            with self._device.autocast(self._compute):
-                output = self._module(images)
-            self._check_once(output, len(labels), training=True)
-            loss = self._loss(output, labels)
-            if len(labels) < total:
-                loss = loss * (len(labels) / total)
-            self._loss_scale.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch
+            images = self._pixels.images(batch.images[start : start + size])
+            labels = self._pixels.to_device(batch.labels[start : start + size])
+            with self._exchange(last=start + size >= total):
+                with self._autocast():
+                    output = (self._parallel or self._network)(images)
+                self._check_once(output, len(labels), training=True)
+                loss = self._loss(output, labels)
+                if len(labels) < total:
+                    loss = loss * (len(labels) / total)
+                self._loss_scale.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch
             losses.append(loss.detach())
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _exchange(self, *, last: bool) -> AbstractContextManager[object]:
+        """Return a context for a pass, after the last of which all processes have the gradients."""
+        if self._parallel is None:
+            return contextlib.nullcontext()
+        return self._parallel.exchange(last=last)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return autocast(self._device.traits.kind, self._spec.precision)
 
     def eval_step(self, batch: Batch) -> DeferredCounts:
         """Count correct predictions with the evaluation weights; does not wait for the device.
@@ -167,15 +187,7 @@ class TorchEngine:
         """
         logits = self._logits(batch.images)
         with torch.inference_mode():
-            labels = self._labels(batch.labels)
-            own, classes = logits.gather(1, labels[:, None]), logits.shape[1]
-            lower = torch.arange(classes, device=labels.device) < labels[:, None]
-            rank = ((logits > own) | ((logits == own) & lower)).sum(dim=1)
-            rank = rank.masked_fill(~logits.isfinite().all(dim=1), classes + 5)
-            loss_sum = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-            # fp32 counts exactly up to 2^24 images, and not every device has fp64
-            top1, top5 = ((rank < limit).sum(dtype=torch.float32) for limit in (1, 5))
-            return DeferredCounts(torch.stack([top1, top5, loss_sum]), len(batch.labels))
+            return count(logits, self._pixels.to_device(batch.labels))
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits ``[B, K]`` for pixels ``[B, H, W, C]``, with the evaluation weights."""
@@ -185,8 +197,8 @@ class TorchEngine:
         if self._average is None:
             self._set_training(enabled=False)
         try:
-            with torch.inference_mode(), self._device.autocast(self._compute):
-                output = self._evaluated(self._images(images))
+            with torch.inference_mode(), self._autocast():
+                output = self._evaluated_network(self._pixels.images(images))
                 self._check_once(output, len(images), training=False)
                 return main_logits(output).float()
         except torch.OutOfMemoryError as error:
@@ -203,35 +215,6 @@ class TorchEngine:
         if self._training != enabled:  # walking over all layers in every step is not free
             self._module.train(enabled)
             self._training = enabled
-
-    def _labels(self, labels: NDArray[np.int64]) -> torch.Tensor:
-        return self._to_device(tensor_of(labels))
-
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self._device.traits.pinned_memory:
-            tensor = tensor.pin_memory()
-        return tensor.to(self._device.torch_device, non_blocking=True)
-
-    def _images(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        """Return normalised images ``[B, C, H, W]``: (pixel - 255 mean) / (255 std).
-
-        Computed over rows of W * C values, in which mean and std repeat: an inner loop over the
-        three channels would be several times slower. Channels-last images are a view of it.
-        """
-        count, height, width, channels = images.shape
-        mean, std = self._rows(width)
-        pixels = self._to_device(tensor_of(images)).view(count, height, width * channels)
-        rows = torch.sub(pixels, mean).div_(std)
-        normalised = rows.view(count, height, width, channels).permute(0, 3, 1, 2)
-        return normalised.contiguous(memory_format=self._memory_format)
-
-    def _rows(self, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if width not in self._pixel_rows:
-            device = self._device.torch_device
-            mean = torch.tensor(self._spec.mean, device=device) * 255
-            std = torch.tensor(self._spec.std, device=device) * 255
-            self._pixel_rows[width] = (mean.repeat(width), std.repeat(width))
-        return self._pixel_rows[width]
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Copy the model's weights and buffers to the host."""
@@ -250,8 +233,7 @@ class TorchEngine:
     def state(self) -> EngineState:
         """Copy to the host everything else that the next step depends on."""
         tensors = {
-            f"random/{kind}": array_of(state)
-            for kind, state in self._device.random_states().items()
+            f"random/{kind}": array_of(state) for kind, state in self._all_random_states().items()
         }
         values: dict[str, Any] = {**self._identity(), "loss_scale": self._loss_scale.state()}
         if self._optimizer is not None:
@@ -271,22 +253,47 @@ class TorchEngine:
             load_optimizer_state(self._optimizer, self._module, arrays, state.values["slots"])
         if self._average is not None:
             load_weights(self._average.module, _under("ema/", state.tensors))
-        random = _under("random/", state.tensors)
-        self._device.set_random_states({kind: tensor_of(a) for kind, a in random.items()})
+        self._load_random_states(_under("random/", state.tensors))
+
+    def _all_random_states(self) -> dict[str, torch.Tensor]:
+        """Return the states of this process, or a row of each process."""
+        return self._device.random_states() if self._group is None else self._random_states
+
+    def _load_random_states(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Put back this process's states, unless the run had fewer processes and it has none."""
+        rank = 0 if self._group is None else self._group.rank
+        rows = {kind: np.atleast_2d(array) for kind, array in arrays.items()}
+        if all(rank < len(row) for row in rows.values()):
+            self._device.set_random_states({k: tensor_of(row[rank]) for k, row in rows.items()})
 
     def _identity(self) -> dict[str, Any]:
         """Return what must be the same in a run that continues another."""
-        optimizer = self._optimizer
+        optimizer, section = self._optimizer, self._spec.precision
+        casts = casts_whole_network(section)
         return {
             "framework": "torch",
             "device": self._device.name,
-            "compute": self._compute,
+            **(self._precision() if casts else {"compute": section.compute}),
             "optimizer": None if optimizer is None else type(optimizer).__name__,
             "ema": self._average is not None,
         }
 
+    def _precision(self) -> dict[str, str]:
+        section = self._spec.precision
+        if section.compute == "fp32":
+            return {"compute": "fp32"}
+        batch_norm = section.effective_batch_norm
+        return {"compute": section.compute, "level": section.level, "batch_norm": batch_norm}
+
     def agree(self) -> None:
-        """Do nothing: this engine is alone."""
+        """Give all processes the mean of their running statistics, and know their random states."""
+        if self._group is None:
+            return
+        modules = [self._module] if self._average is None else [self._module, self._average.module]
+        buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
+        self._group.mean_in_place(buffers)
+        states = self._device.random_states()
+        self._random_states = {kind: self._group.gather(s) for kind, s in states.items()}
 
     def synchronize(self) -> None:
         """Wait until the device has done everything it was asked to do."""
@@ -306,7 +313,7 @@ class TorchEngine:
             "device": str(self._device.torch_device),
             "parameters": sum(p.numel() for p in parameters),
             "parameter_type": sorted({str(p.dtype).removeprefix("torch.") for p in parameters}),
-            "compute": self._compute,
+            **self._precision(),
             "loss_scale": dict(self._loss_scale.state()),
             "memory_format": str(self._memory_format).removeprefix("torch."),
             "compile": self._options.compile,
@@ -315,6 +322,7 @@ class TorchEngine:
             "micro_batch_size": self._spec.micro_batch_size,
             "optimizer": None if optimizer is None else describe_optimizer(optimizer),
             "ema_decay": self._spec.ema_decay,
+            "group": None if self._group is None else self._group.describe(),
         }
 
 
@@ -337,15 +345,6 @@ def _memory_format(options: TorchOptions, device: TorchDevice) -> torch.memory_f
     if options.memory_format == "contiguous" or not gains:
         return torch.contiguous_format
     return torch.channels_last
-
-
-def _set_deterministic(*, enabled: bool) -> None:
-    """Forbid or allow kernels that add in varying order; holds for the whole process."""
-    if enabled:
-        # cuBLAS reads it when its first handle is made, and torch insists on it
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(enabled)
-    torch.backends.cudnn.benchmark = not enabled  # times several kernels and keeps the fastest
 
 
 def _under(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -1,9 +1,11 @@
 """The keys that this plugin adds to a recipe."""
 
+import re
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from runner.framework.engine import INPUT, OUTPUT
 from runner.framework.options import Probability
 from runner.options import options
 
@@ -14,7 +16,8 @@ class TorchOptions:
 
     compile: bool = False
     """Compile the model with `torch.compile`; the first step takes a minute or more, and the
-    results differ from eager mode by rounding."""
+    results differ from eager mode by rounding. Not with batch normalisation in a lower format,
+    which compiled kernels compute in fp32."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """Layout of images and convolution weights; `auto` is channels-last where the device gains
     from it."""
@@ -40,7 +43,8 @@ class CudaOptions:
     """Keys of `device: cuda`."""
 
     index: Annotated[int, Ge(0)] = 0
-    """Which of the visible cards; `CUDA_VISIBLE_DEVICES` says which are visible."""
+    """Which of the visible cards; `CUDA_VISIBLE_DEVICES` says which are visible. A run on several
+    devices takes the first ones, one for each process."""
     tf32: bool = False
     """Round the inputs of fp32 convolutions and matrix products to 10 bits of mantissa, which is
     several times faster on NVIDIA GPUs since Ampere."""
@@ -73,3 +77,31 @@ class OnnxOptions:
     opset: Annotated[int, Ge(11), Le(23)] = 20
     """Version of the ONNX operators. Below 18 the older TorchScript exporter is used, for
     converters that need such a version."""
+    batch_size: Annotated[int, Gt(0)] | None = None
+    """Images of a pass, for converters and runtimes that need a fixed shape; any number of them
+    if left out."""
+    input_name: str = INPUT
+    """Name of the graph's input."""
+    output_name: str = OUTPUT
+    """Name of the graph's output."""
+    file: str = "model.onnx"
+    """Name of the file, in the folder of the artifact."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+\.onnx", self.file):
+            raise ValueError(
+                f"file is {self.file!r}; expected a name without a folder that ends in .onnx"
+            )
+        if not self.input_name or not self.output_name or self.input_name == self.output_name:
+            raise ValueError(
+                f"input_name is {self.input_name!r} and output_name {self.output_name!r}; "
+                "expected two different names"
+            )
+
+
+@options
+class CompiledOptions:
+    """Keys of `export: aot_inductor`."""
+
+    batch_size: Annotated[int, Gt(0)] | None = None
+    """Images of a pass, which lets the compiler do more; any number of them if left out."""

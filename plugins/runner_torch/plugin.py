@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from runner.contracts import Availability
 from runner.entries import (
-    Command,
     DeviceEntry,
     ExporterEntry,
     FrameworkEntry,
@@ -24,7 +21,10 @@ from runner.framework.options import (
 )
 from runner.hooks import hookimpl
 from runner.options import NoOptions
+from runner_torch.device_entry import FRAMEWORK, REQUIRES, device_entry, probe
+from runner_torch.launch import launch, launched_world_size
 from runner_torch.options import (
+    CompiledOptions,
     CpuOptions,
     CudaOptions,
     DropoutOptions,
@@ -32,10 +32,10 @@ from runner_torch.options import (
     OnnxOptions,
     TorchOptions,
 )
-from runner_torch.traits import CPU, CUDA, DeviceTraits
+from runner_torch.traits import CPU, CUDA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -45,12 +45,10 @@ if TYPE_CHECKING:
         Device,
         Engine,
         EngineSpec,
+        Group,
         Predictor,
     )
-    from runner.entries import LaunchRequest
 
-FRAMEWORK = "torch"
-REQUIRES = ("torch", "torchvision")
 INSTALL = "pip install 'vision-runner[torch]'"
 
 
@@ -66,10 +64,10 @@ def _read_weights(path: Path) -> Mapping[str, NDArray[Any]]:
     return read_weights(path)
 
 
-def _launch(request: LaunchRequest) -> Sequence[Command]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    processes = ["--nproc-per-node", str(request.count)]
-    return [Command(arguments=[*launcher, *processes, "-m", "runner", *request.arguments])]
+def _join(device: Device) -> Group:
+    from runner_torch.group import join
+
+    return join(device)
 
 
 @hookimpl
@@ -84,16 +82,10 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         open=_open_engine,
         read_weights=_read_weights,
         weight_suffixes=(".pth", ".pt", ".tar"),
-        launch=_launch,
+        launch=launch,
+        launched_world_size=launched_world_size,
+        join=_join,
     )
-
-
-def _probe(traits: DeviceTraits) -> Availability:
-    try:
-        from runner_torch.device import probe_device
-    except ImportError as error:
-        return Availability(available=False, reason=f"torch cannot be imported: {error}")
-    return probe_device(traits)
 
 
 def _open_cpu(options: CpuOptions) -> Device:
@@ -102,10 +94,10 @@ def _open_cpu(options: CpuOptions) -> Device:
     return open_cpu(options)
 
 
-def _open_cuda(options: CudaOptions) -> Device:
-    from runner_torch.device import open_cuda
+def _configure_cuda(options: CudaOptions) -> Mapping[str, Any]:
+    from runner_torch.device import configure_cuda
 
-    return open_cuda(options)
+    return configure_cuda(options)
 
 
 @hookimpl
@@ -118,20 +110,16 @@ def runner_register_devices() -> Iterable[DeviceEntry]:
         requires=REQUIRES,
         install=INSTALL,
         framework=FRAMEWORK,
-        probe=partial(_probe, CPU),
+        probe=partial(probe, CPU),
         open=_open_cpu,
         is_host=True,
     )
-    yield DeviceEntry(
-        name=CUDA.kind,
+    yield device_entry(
+        CUDA,
         summary="NVIDIA GPU",
         config=CudaOptions,
-        requires=REQUIRES,
         install=INSTALL,
-        framework=FRAMEWORK,
-        probe=partial(_probe, CUDA),
-        open=_open_cuda,
-        visible_devices=CUDA.visible_devices,
+        configure=_configure_cuda,
     )
 
 
@@ -250,9 +238,17 @@ def _export_program(
     return export_program(engine, spec, options, folder)
 
 
+def _export_compiled(
+    engine: Engine, spec: EngineSpec, options: CompiledOptions, folder: Path
+) -> ArtifactInfo:
+    from runner_torch.compiled import export_compiled
+
+    return export_compiled(engine, spec, options, folder)
+
+
 @hookimpl
 def runner_register_exporters() -> Iterable[ExporterEntry]:
-    """Offer ONNX and torch.export."""
+    """Offer ONNX, torch.export and AOTInductor."""
     yield ExporterEntry(
         name="onnx",
         summary="ONNX with the weights inside and any batch size",
@@ -270,12 +266,27 @@ def runner_register_exporters() -> Iterable[ExporterEntry]:
         framework=FRAMEWORK,
         export=_export_program,
     )
+    yield ExporterEntry(
+        name="aot_inductor",
+        summary="Compiled by AOTInductor for this machine's processor (.pt2); needs a C++ compiler",
+        config=CompiledOptions,
+        requires=REQUIRES,
+        install=INSTALL,
+        framework=FRAMEWORK,
+        export=_export_compiled,
+    )
 
 
 def _load_program(folder: Path, info: ArtifactInfo) -> Predictor:
     from runner_torch.exporters import load_program
 
     return load_program(folder, info)
+
+
+def _load_compiled(folder: Path, info: ArtifactInfo) -> Predictor:
+    from runner_torch.compiled import load_compiled
+
+    return load_compiled(folder, info)
 
 
 @hookimpl
@@ -288,4 +299,12 @@ def runner_register_predictors() -> Iterable[PredictorEntry]:
         install=INSTALL,
         formats=("torch_export",),
         load=_load_program,
+    )
+    yield PredictorEntry(
+        name="aot_inductor",
+        summary="Models compiled by AOTInductor, on the CPU",
+        requires=REQUIRES,
+        install=INSTALL,
+        formats=("aot_inductor",),
+        load=_load_compiled,
     )

@@ -26,12 +26,14 @@ class DeviceTraits:
 
     kind: str
     vendor_package: str | None = None
-    """Module whose import adds the kind to torch, such as ``torch_npu``."""
+    """Module whose import adds the kind to torch, such as ``torch_acme``."""
     is_host: bool = False
     """The kind is the processor itself: one device, no index, no memory or random state of its
     own, nothing to wait for."""
     distributed_backend: str
-    """Back-end of ``torch.distributed``, such as ``nccl``."""
+    """Back-end of ``torch.distributed`` for tensors of the kind, such as ``nccl``."""
+    group_environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment of processes that train together, where the user has not set it."""
     visible_devices: str | None = None
     """Environment variable that chooses physical cards."""
     channels_last: bool

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from runner import checkpoint, commands, launch
+from runner.contracts import Availability
 from runner.entries import Command
 from runner.errors import DeviceError, OtherRankError, UsageError
 from runner.events import EventLog
@@ -286,12 +287,21 @@ rank = "from runner import launch; import time; launch.tell_pid({}); time.sleep(
 ranks = [subprocess.Popen([sys.executable, "-c", rank.format(number)]) for number in range(2)]
 while len(open(os.environ["RUNNER_LAUNCH_STATUS"]).readlines()) < 2:
     time.sleep(0.05)
+time.sleep(0.5)
 ranks[1].kill()
 ranks[1].wait()
-time.sleep(1)
+# As a rank does that notices, and a launcher that waits for nothing.
+open(os.environ["RUNNER_LAUNCH_STATUS"], "a").write("exit 0 1\\n")
 print(ranks[0].pid, file=open("rank0", "w"))
 sys.exit(1)
 """
+
+
+def test_more_devices_than_there_are_is_refused_once(plan, monkeypatch):
+    found = Availability(available=True, count=1)
+    monkeypatch.setattr(launch, "probe", lambda *_: found)
+    with pytest.raises(DeviceError, match=r"asks for 2 fake_cpu devices, and 1 are .*devices 1"):
+        launch.carry_out(plan, ["run"], Path("runs"), EventLog(), exporting=False)
 
 
 def test_a_rank_that_dies_is_named_and_none_is_left(project, plan, monkeypatch):
@@ -309,3 +319,6 @@ def test_a_last_batch_that_devices_cannot_share_is_refused(plan):
     plan.check_shares(98)
     with pytest.raises(UsageError, match="the last batch of an epoch has 3 images, which 2 dev"):
         plan.check_shares(99)
+    assert plan.recipe.train is not None
+    filled = replace(plan.recipe, train=replace(plan.recipe.train, last_batch="fill"))
+    replace(plan, recipe=filled).check_shares(99)

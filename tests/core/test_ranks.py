@@ -99,7 +99,7 @@ def test_who_launched_is_told_the_status_and_the_launcher_hears_none(
     assert (first.exit_code, second.code) == (0, 0)
     told = sorted(line.split()[0] for line in status.read_text().splitlines())
     assert told == ["done", "done", "exit", "pid", "pid"]
-    assert f"exit {NonFiniteError.exit_code}\n" in status.read_text()
+    assert f"exit 0 {NonFiniteError.exit_code}\n" in status.read_text()
 
 
 def test_an_error_of_one_rank_alone_names_it_and_the_other_notices(on_two_ranks):

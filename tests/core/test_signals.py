@@ -93,9 +93,7 @@ def test_signals_are_received_as_before_when_a_run_is_over(project, monkeypatch)
 
 def test_a_signal_is_held_back_until_it_is_known_who_receives_it():
     with Signals() as signals:
-        signal.raise_signal(
-            signal.SIGINT
-        )  # to this thread; others may not hold it back
+        signal.raise_signal(signal.SIGINT)  # to this thread; others may not hold it back
         with pytest.raises(KeyboardInterrupt):
             signals.release()
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from runner.entries import LaunchRequest
+from runner.options import NoOptions
 from runner_mindspore.launch import launch
 from runner_mindspore.options import MindSporeOptions
 
@@ -30,6 +31,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
         count=2,
         arguments=[],
         device="cpu",
+        device_options=NoOptions(),
         framework_options=MindSporeOptions(),
         log_folder=folder / "logs",
     )

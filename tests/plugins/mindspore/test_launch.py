@@ -13,6 +13,7 @@ import pytest
 
 from runner.entries import Command, LaunchRequest
 from runner.errors import UsageError
+from runner.options import NoOptions
 from runner_mindspore import rank_table
 from runner_mindspore.launch import launch, launched_world_size
 from runner_mindspore.options import MindSporeOptions
@@ -35,6 +36,7 @@ def request_for(device: str = "ascend", count: int = 8, **options: str) -> Launc
         count=count,
         arguments=["train", "recipes/resnext152_ascend.yaml"],
         device=device,
+        device_options=NoOptions(),
         framework_options=MindSporeOptions(**options),  # type: ignore[arg-type]
         log_folder=Path("logs"),
     )
@@ -104,6 +106,7 @@ def test_runs_with_other_folders_use_other_ports():
         count=request.count,
         arguments=request.arguments,
         device=request.device,
+        device_options=request.device_options,
         framework_options=request.framework_options,
         log_folder=Path("other"),
     )

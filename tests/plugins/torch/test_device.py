@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 import runner_torch
-from runner.errors import DeviceError, UsageError
+from runner.errors import DeviceError
 from runner.recipe.schema import PrecisionSection
 from runner_torch.autoload import torch
-from runner_torch.device import open_cpu, open_cuda, open_device, probe_device, set_tf32
-from runner_torch.options import CpuOptions, CudaOptions
+from runner_torch.device import open_cpu, open_device, probe_device, set_tf32
+from runner_torch.options import CpuOptions
+from runner_torch.precision import autocast
 from runner_torch.traits import CPU, CUDA, available_cores
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def test_a_missing_gpu_is_explained() -> None:
 @needs_no_gpu
 def test_opening_a_missing_gpu_says_what_to_do() -> None:
     with pytest.raises(DeviceError, match=r"no cuda device can be used: torch .*--device cpu"):
-        open_cuda(CudaOptions())
+        open_device(CUDA)
 
 
 @needs_no_gpu
@@ -75,19 +76,10 @@ def test_hardware_that_only_pretends_to_have_bf16_is_refused(device: TorchDevice
 def test_autocast_computes_in_the_format(
     device: TorchDevice, compute: Literal["fp32", "bf16", "fp16"], dtype: torch.dtype
 ) -> None:
-    device.check_precision(PrecisionSection(compute=compute))
-    with device.autocast(compute):
+    precision = PrecisionSection(compute=compute)
+    device.check_precision(precision)
+    with autocast("cpu", precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-
-
-@pytest.mark.parametrize("level", ["O2", "O3"])
-def test_levels_that_cast_the_whole_network_are_refused(
-    device: TorchDevice, level: Literal["O2", "O3"]
-) -> None:
-    device.check_precision(PrecisionSection(level=level))  # without effect in fp32
-    precision = PrecisionSection(compute="bf16", level=level)
-    with pytest.raises(UsageError, match=rf"{level}, .* whole .* set precision\.level to auto"):
-        device.check_precision(precision)
 
 
 def test_a_vendor_brings_its_package_and_its_loss_scaler(device: TorchDevice) -> None:

@@ -449,3 +449,20 @@ def test_a_model_with_another_number_of_outputs_is_refused(
     for step in (lambda e: e.train_step(batch, 0.1), lambda e: e.eval_step(batch)):
         with pytest.raises(PluginError, match=message):
             step(make_engine(model=entry))
+
+
+def test_one_process_continues_what_several_began(
+    make_engine: MakeEngine, make_batches: MakeBatches, make_tiny: MakeEntry
+) -> None:
+    """A checkpoint of several holds a row of random states for each, rank 0 first."""
+    model = make_tiny(dropout=0.5)
+    engine, other = make_engine(model=model), make_engine(model=model)
+    first, second = make_batches(2)
+    engine.train_step(first, 0.1)
+    state, weights = engine.state(), engine.weights()
+    own = state.tensors["random/cpu"]
+    rows = np.stack([own, np.roll(own, 1)])
+    expected = engine.train_step(second, 0.1).read()
+    other.load_weights(weights)
+    other.load_state(replace(state, tensors={**state.tensors, "random/cpu": rows}))
+    assert other.train_step(second, 0.1).read() == expected

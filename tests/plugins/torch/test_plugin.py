@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from runner.entries import LaunchRequest
 from runner_torch import plugin
 from runner_torch.autoload import torch
-from runner_torch.options import TorchOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.plugins.torch.conftest import MakeBatches, MakeSpec
 
 ENTRIES = [
@@ -40,24 +38,6 @@ def test_every_entry_says_what_it_needs_and_has_defaults(entry: Any) -> None:
 def test_names_are_unique_in_their_kind() -> None:
     names = [(type(entry), entry.name) for entry in ENTRIES]
     assert len(set(names)) == len(names)
-
-
-def test_the_launch_command() -> None:
-    (framework,) = plugin.runner_register_frameworks()
-    assert framework.launch is not None
-    request = LaunchRequest(
-        count=2,
-        arguments=["train", "quickstart"],
-        device="cpu",
-        framework_options=TorchOptions(),
-        log_folder=Path("logs"),
-    )
-    (command,) = framework.launch(request)
-    assert command.arguments == [
-        sys.executable,
-        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "runner", "train", "quickstart"),
-    ]
 
 
 def test_an_engine_trains_through_the_entries(

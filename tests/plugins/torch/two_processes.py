@@ -1,0 +1,186 @@
+"""What test_group.py runs in each of two processes; ``train`` also in one alone.
+
+Each process leaves what it found in ``rank<number>.json`` and its weights in
+``rank<number>.npz``, in the working directory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runner import Batch, ModelEntry
+from runner.errors import PluginError
+from runner.recipe.schema import PrecisionSection
+from runner_torch.autoload import torch
+from runner_torch.device import open_cpu
+from runner_torch.engine import TorchEngine
+from runner_torch.group import TorchGroup, join
+from runner_torch.options import CpuOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from runner.contracts import EngineSpec
+    from runner_torch.device import TorchDevice
+
+RATE = 0.1
+
+
+def share(batch: Batch, group: TorchGroup | None) -> Batch:
+    """This process's part of a batch."""
+    rank, size = (group.rank, group.world_size) if group else (0, 1)
+    images = len(batch.labels) // size
+    part = slice(rank * images, (rank + 1) * images)
+    return Batch(images=batch.images[part], labels=batch.labels[part], indices=batch.indices[part])
+
+
+def train(
+    make_spec: Callable[..., EngineSpec],
+    model: ModelEntry,
+    batches: Sequence[Batch],
+    device: TorchDevice,
+    group: TorchGroup | None = None,
+    **changes: Any,
+) -> tuple[list[float], TorchEngine]:
+    """Take a step on this process's share of each batch, in two passes; return losses and engine.
+
+    Every rank begins with other weights, of which those of rank 0 must become everybody's.
+    """
+    rank, size = (group.rank, group.world_size) if group else (0, 1)
+    passes = len(batches[0].labels) // size // 2
+    spec = make_spec(model=model, seed=1 + rank, micro_batch_size=passes, group=group, **changes)
+    engine = TorchEngine(spec, device)
+    losses = [engine.train_step(share(batch, group), RATE).read().loss for batch in batches]
+    engine.agree()
+    return losses, engine
+
+
+def exchange(group: TorchGroup) -> dict[str, Any]:
+    """Use everything that a group offers, with numbers that differ between the ranks."""
+    # 2**40 and 1 need more digits than float32 has.
+    numbers = [2**40 - 1 + group.rank, 1 / 3, -1.0, math.nan if group.rank else 0.0]
+    own = [torch.full((2, 3), group.rank + 1.0), torch.tensor(10.0 * group.rank), torch.ones(2) / 3]
+    group.mean_in_place(own)
+    module = torch.nn.BatchNorm1d(2)
+    module.bias.data.fill_(group.rank + 5.0)
+    module.running_mean.fill_(group.rank + 7.0)  # type: ignore[union-attr]  # it has statistics
+    group.broadcast_in_place(module)
+    return {
+        "sum": group.sum(numbers),
+        "gathered": group.gather(torch.tensor([group.rank])).tolist(),
+        "mean": [tensor.unique().tolist() for tensor in own],
+        "kept": torch.equal(own[2], torch.ones(2) / 3),
+        "broadcast": [module.bias.tolist(), module.running_mean.tolist()],  # type: ignore[union-attr]
+    }
+
+
+def continue_training(
+    engine: TorchEngine, spec: EngineSpec, batch: Batch, device: TorchDevice, group: TorchGroup
+) -> bool:
+    """Save on rank 0, go on, load on all, go on again: is every rank where it was?"""
+    state, weights = engine.state(), engine.weights()
+    box = [(state, weights)]
+    torch.distributed.broadcast_object_list(box, 0)
+    own = share(batch, group)
+    first = engine.train_step(own, RATE).read().loss
+    other = TorchEngine(spec, device)
+    other.load_weights(box[0][1])
+    other.load_state(box[0][0])
+    second = other.train_step(own, RATE).read().loss
+    after = other.weights()
+    return first == second and all(np.array_equal(v, after[k]) for k, v in engine.weights().items())
+
+
+class HalfUsed(torch.nn.Module):
+    """Has a layer that takes no part."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(3, num_classes)
+        self.spare = torch.nn.Linear(3, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(images.mean(dim=(2, 3)))
+        return logits
+
+
+def refuse_unused(
+    make_spec: Callable[..., EngineSpec], batch: Batch, device: Any, group: Any
+) -> str:
+    """Train a model of which a part is not used."""
+    entry = ModelEntry(
+        name="half", summary="Half", framework="torch", build=lambda _, classes: HalfUsed(classes)
+    )
+    try:
+        train(make_spec, entry, [batch, batch], device, group)
+    except PluginError as error:
+        return str(error)
+    return "nothing"
+
+
+def overflow_on_one(
+    make_spec: Callable[..., EngineSpec], model: ModelEntry, batch: Batch, device: Any, group: Any
+) -> list[Any]:
+    """Let the gradients of rank 1 alone overflow."""
+    precision = PrecisionSection(loss_scale="dynamic")
+    engine = TorchEngine(make_spec(model=model, group=group, precision=precision), device)
+    fc = dict(engine._module.named_parameters())["fc.weight"]
+    handle = fc.register_hook(lambda gradient: gradient * math.inf) if group.rank else None
+    result = engine.train_step(share(batch, group), RATE).read()
+    if handle is not None:
+        handle.remove()
+    again = engine.train_step(share(batch, group), RATE).read()
+    return [result.skipped, again.skipped, engine.report()["loss_scale"]["scale"]]
+
+
+def main() -> None:
+    import conftest  # type: ignore[import-not-found]  # it lies beside this file
+
+    device = open_cpu(CpuOptions(threads=1))
+    torch.ones(8, 8).requires_grad_().sum().backward()
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    group = join(device)
+    make_spec = conftest._make_spec
+    found: dict[str, Any] = {"world_size": group.world_size, **exchange(group)}
+    arrays: dict[str, Any] = {}
+    batches = conftest._make_batches(4, images=8, size=8)
+    noisy = {"ema_decay": 0.9, "optimizer": "adamw"}
+    for name, model, changes in (
+        ("plain", conftest.tiny_entry(norm=False), {}),
+        ("noisy", conftest.tiny_entry(norm=True, dropout=0.5), noisy),
+        (
+            "cast",
+            conftest.tiny_entry(),
+            {"precision": PrecisionSection(compute="bf16", level="O2")},
+        ),
+    ):
+        losses, engine = train(make_spec, model, batches, device, group, **changes)
+        found[f"{name} losses"] = group.sum([loss / group.world_size for loss in losses])
+        arrays |= {f"{name} {key}": array for key, array in engine.weights().items()}
+        averages = engine.evaluation_weights()
+        arrays |= {f"{name} average {key}": array for key, array in averages.items()}
+        found[f"{name} continues"] = continue_training(
+            engine, engine._spec, batches[0], device, group
+        )
+    found["random"] = engine.state().tensors["random/cpu"].shape
+    found["overflow"] = overflow_on_one(make_spec, model, batches[0], device, group)
+    found["unused"] = refuse_unused(make_spec, batches[0], device, group)
+    found["report"] = engine.report()["group"]
+    np.savez(f"rank{group.rank}.npz", **arrays)
+    if group.rank == 1:
+        time.sleep(1)
+        Path("late").touch()
+    group.close()
+    found["waited"] = Path("late").exists()
+    found["threads"] = [threads, len(list(Path("/proc/self/task").iterdir()))]
+    Path(f"rank{group.rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
