@@ -191,7 +191,7 @@ def damaged_checksum(content: bytes) -> bytes:
     ("change", "message"),
     [
         (damaged_checksum, "its content does not match its checksum"),
-        (lambda content: content[: len(content) // 2], "DecodeError: Truncated message;"),
+        (lambda content: content[: len(content) // 2], "DecodeError"),
         (lambda content: b"", "it is empty"),
         (lambda content: b"PK\x03\x04" + content, "it is a PyTorch file, which must end in .pth"),
         (lambda content: b"\x80\x04K\x01.", "DecodeError"),
