@@ -14,8 +14,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from runner import cli_offline
 from runner.errors import DataError, MissingDeviceError, RunnerError, UsageError
+from runner.offline import cli as offline
 
 app = typer.Typer(
     help="Run image-classification recipes on any framework and any accelerator.",
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(cli_offline.app, name="offline")
+app.add_typer(offline.app, name="offline")
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a recipe.")]
 SetOption = Annotated[

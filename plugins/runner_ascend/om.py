@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 from runner.contracts import ArtifactInfo
 from runner.errors import ArtifactError, UsageError
-from runner.offline_pixels import DEVICE_CROP, on_host
+from runner.offline.pixels import DEVICE_CROP, on_host
 from runner_ascend import aipp
 
 if TYPE_CHECKING:

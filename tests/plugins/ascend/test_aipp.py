@@ -12,7 +12,7 @@ from runner.data.apply import apply
 from runner.data.normalize import normalize
 from runner.data.samples import preprocess
 from runner.data.transforms import CenterCrop, Resize
-from runner.offline_pixels import on_host
+from runner.offline.pixels import on_host
 from runner_ascend import aipp
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

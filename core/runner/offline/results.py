@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from runner.data.images import shown
 from runner.errors import DataError, NonFiniteError, UsageError
-from runner.offline import DTYPES
+from runner.offline.logits import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -21,7 +21,7 @@ from runner.data.images import IMAGE_ENDINGS, ImageFiles, list_images, stem_of
 from runner.data.loader import ImageLoader
 from runner.data.transforms import CenterCrop, Resize, crop_offset, fixed_size, output_size
 from runner.errors import DataError, StorageError, UsageError
-from runner.offline import check_output, check_stems
+from runner.offline.logits import check_output, check_stems
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

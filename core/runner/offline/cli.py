@@ -12,7 +12,7 @@ import typer
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
-    from runner.offline_pixels import HostPart
+    from runner.offline.pixels import HostPart
 
 app = typer.Typer(
     help="Files for and from programs that run models on other machines.",
@@ -70,10 +70,10 @@ def run(
     """Predict the validation split, write raw logits, labels and the time, and score them."""
     from dataclasses import asdict
 
-    from runner import commands_offline
     from runner.console import Console
+    from runner.offline import commands
 
-    result, timing = commands_offline.predict(
+    result, timing = commands.predict(
         artifact,
         set_ or [],
         recipe_name=recipe or None,
@@ -112,8 +112,8 @@ def pixels(
     set_: SetOption = None,
 ) -> None:
     """Write the pixels of every validation image to <image>.bin: uint8, RGB, [H, W, C]."""
-    from runner import commands_offline
     from runner.console import Console
+    from runner.offline import commands
 
     if preset:
         if recipe or set_ or device_crop:
@@ -121,13 +121,13 @@ def pixels(
                 "--preset is all that is done: --recipe, --set and --device-crop are"
                 " for artifacts and recipes"
             )
-        part, count = commands_offline.write_pixels_of_folder(
+        part, count = commands.write_pixels_of_folder(
             Path(source), preset.value, output=output, workers=workers or _cpus()
         )
     else:
         if workers:
             raise UsageError("--workers is for --preset; say --set loader.workers=... here")
-        part, count = commands_offline.write_pixels(
+        part, count = commands.write_pixels(
             source,
             set_ or [],
             recipe_name=recipe or None,
@@ -165,11 +165,9 @@ def labels(
     set_: SetOption = None,
 ) -> None:
     """Write the label of every validation image, as lines or as one JSON object."""
-    from runner import commands_offline
+    from runner.offline import commands
 
-    count = commands_offline.write_labels(
-        source, set_ or [], recipe_name=recipe or None, output=output
-    )
+    count = commands.write_labels(source, set_ or [], recipe_name=recipe or None, output=output)
     typer.echo(f"{count} labels in {output}")
 
 
@@ -181,9 +179,9 @@ def layout(
     set_: SetOption = None,
 ) -> None:
     """Lay the validation images out anew, as links: flat with val_label.txt, or by class."""
-    from runner import commands_offline
+    from runner.offline import commands
 
-    count = commands_offline.lay_out(recipe, set_ or [], output=output, flat=to is Layout.flat)
+    count = commands.lay_out(recipe, set_ or [], output=output, flat=to is Layout.flat)
     typer.echo(f"{count} links in {output / 'val'}")
 
 
@@ -197,9 +195,9 @@ def info(
     ] = None,
 ) -> None:
     """List the files of a folder: position, path, width and height."""
-    from runner import offline_labels
+    from runner.offline import labels
 
-    count = offline_labels.write_info(folder, output, size)
+    count = labels.write_info(folder, output, size)
     typer.echo(f"{count} files in {output}")
 
 
@@ -235,7 +233,7 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score files of logits, from `runner offline run` or from a program on another machine."""
-    from runner.offline_score import score_folder
+    from runner.offline.score import score_folder
 
     result = score_folder(
         folder,

@@ -1,22 +1,14 @@
-"""What the commands under ``runner offline`` do; ``cli_offline`` prints what they return."""
+"""What the commands under ``runner offline`` do; ``cli`` prints what they return."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from runner import (
-    artifacts,
-    checkpoint,
-    commands,
-    offline,
-    offline_labels,
-    offline_pixels,
-    offline_score,
-    plugins,
-)
+from runner import artifacts, checkpoint, commands, plugins
 from runner.errors import UsageError
 from runner.events import EventLog
+from runner.offline import labels, logits, pixels, score
 from runner.session import open_split
 
 if TYPE_CHECKING:
@@ -24,9 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.events import Listener
-    from runner.offline import Timing
-    from runner.offline_pixels import HostPart
-    from runner.offline_score import Score
+    from runner.offline.logits import Timing
+    from runner.offline.pixels import HostPart
+    from runner.offline.score import Score
     from runner.plan import Plan
 
 
@@ -46,7 +38,7 @@ def predict(
         UsageError: ``path`` is no artifact, or the output folder is in use.
         CheckpointError: The classes of the data are not those of the model.
     """
-    offline.check_output(output)
+    logits.check_output(output)
     if not artifacts.is_artifact(path):
         raise UsageError(
             f"{path} is no exported artifact; expected a folder that `runner export` wrote, such "
@@ -61,9 +53,9 @@ def predict(
     split = open_split(resolved, "val", EventLog(listener), artifact.transforms)
     with closing(split.loader):
         checkpoint.check_classes(artifact.classes, split.classes, "the dataset")
-        timing = offline.predict(model, split, output, dtype=dtype, batch_size=batch_size)
+        timing = logits.predict(model, split, output, dtype=dtype, batch_size=batch_size)
     classes = len(artifact.classes)
-    result = offline_score.score_folder(output, dtype=dtype, classes=classes, label_offset=0)
+    result = score.score_folder(output, dtype=dtype, classes=classes, label_offset=0)
     return result, timing
 
 
@@ -100,11 +92,11 @@ def write_pixels(
             raise UsageError(
                 "an artifact says itself what its device does: --device-crop has no effect on it"
             )
-        device_crop = bool(artifact.info.details.get(offline_pixels.DEVICE_CROP))
-    part = offline_pixels.on_host(transforms, device_crop=device_crop)
+        device_crop = bool(artifact.info.details.get(pixels.DEVICE_CROP))
+    part = pixels.on_host(transforms, device_crop=device_crop)
     split = open_split(resolved, "val", EventLog(listener), part.transforms)
     with closing(split.loader):
-        return part, offline_pixels.write(split.dataset, split.loader, output)
+        return part, pixels.write(split.dataset, split.loader, output)
 
 
 def write_pixels_of_folder(
@@ -119,11 +111,11 @@ def write_pixels_of_folder(
         UsageError: There is no such folder.
         DataError: An image is damaged, or there is none.
     """
-    dataset, loader = offline_pixels.open_folder(folder, preset, workers=workers)
-    transforms = offline_pixels.PRESETS[preset]
-    part = offline_pixels.on_host(transforms, device_crop=False)
+    dataset, loader = pixels.open_folder(folder, preset, workers=workers)
+    transforms = pixels.PRESETS[preset]
+    part = pixels.on_host(transforms, device_crop=False)
     with closing(loader):
-        return part, offline_pixels.write(dataset, loader, output)
+        return part, pixels.write(dataset, loader, output)
 
 
 def write_labels(
@@ -135,7 +127,7 @@ def write_labels(
         The number of images.
     """
     dataset = _find(source, overrides, recipe_name)[0].open_split("val")
-    offline_labels.write(offline_labels.names_of(dataset), dataset.labels.tolist(), output)
+    labels.write(labels.names_of(dataset), dataset.labels.tolist(), output)
     return len(dataset.labels)
 
 
@@ -146,7 +138,7 @@ def lay_out(recipe_name: str, overrides: Sequence[str], *, output: Path, flat: b
         The number of images.
     """
     dataset = commands.load(recipe_name, overrides).plan.open_split("val")
-    return offline_labels.lay_out(dataset, output, flat=flat)
+    return labels.lay_out(dataset, output, flat=flat)
 
 
 def _find(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from runner.data.images import IMAGE_ENDINGS, ImageFiles, list_images, shown, stem_of
 from runner.errors import DataError, StorageError, UsageError
 from runner.files import write_text
-from runner.offline import check_output, check_stems
+from runner.offline.logits import check_output, check_stems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -107,7 +107,7 @@ def test_the_score_is_that_of_eval(project, artifact, folders, dtype):
 
 def test_only_predict_is_timed_and_not_its_first_call(project, artifact, folders, monkeypatch):
     clock, calls = [0.0], []
-    monkeypatch.setattr("runner.offline.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("runner.offline.logits.time.perf_counter", lambda: clock[0])
     predict = NpzPredictor.predict
 
     def slow(self, inputs):

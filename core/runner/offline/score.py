@@ -1,4 +1,4 @@
-"""Accuracy from files of logits and labels; ``offline`` and ``offline_results`` describe them.
+"""Accuracy from files of logits and labels; ``logits`` and ``results`` describe them.
 
 acc.log        Total data: <N>, top1 accuracy: <share>, top5 accuracy: <share>.
 result.json    number of images and classes, and top-1 to top-5, all as text
@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner import metrics, offline_labels, offline_results
+from runner import metrics
 from runner.data.images import shown
 from runner.errors import DataError
 from runner.files import write_json, write_output
-from runner.offline import LABELS, LOG, RESULTS
+from runner.offline import labels as label_files
+from runner.offline import results as result_files
+from runner.offline.logits import LABELS, LOG, RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,11 +133,11 @@ def score(
         NonFiniteError: A file holds NaN or infinite logits.
         UsageError: ``dtype`` has no effect.
     """
-    label_of = offline_labels.read(labels)
+    label_of = label_files.read(labels)
     stems = sorted(label_of)
-    found = offline_results.find(results, stems, labels=labels, dtype=dtype, output=output)
+    found = result_files.find(results, stems, labels=labels, dtype=dtype, output=output)
     try:
-        known = classes or offline_results.count_columns(found)
+        known = classes or result_files.count_columns(found)
         if label_offset is None:
             label_offset = 1 if known == CLASSES_WITH_BACKGROUND else 0
         count = known or max(label_of.values()) + 1 + label_offset
@@ -149,13 +151,13 @@ def score(
 
 
 def _count(
-    found: offline_results.Results, labels: Sequence[int], classes: int, label_offset: int
+    found: result_files.Results, labels: Sequence[int], classes: int, label_offset: int
 ) -> Score:
     import numpy as np
 
     at_rank = np.zeros(_RANKS, np.int64)
     counts, start = [], 0
-    for logits in offline_results.read(found, classes):
+    for logits in result_files.read(found, classes):
         part = np.asarray(labels[start : start + len(logits)], np.int64)
         start += len(logits)
         counts.append(metrics.count_correct(logits, part))

@@ -12,7 +12,7 @@ from runner.data.apply import apply
 from runner.data.samples import preprocess
 from runner.data.transforms import CenterCrop, Resize
 from runner.errors import DataError, UsageError
-from runner.offline_pixels import PRESETS, Crop, on_host
+from runner.offline.pixels import PRESETS, Crop, on_host
 
 
 def resize(side):
