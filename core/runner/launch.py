@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, final
 
 from runner.entries import LaunchRequest
 from runner.errors import DeviceError, OtherRankError
-from runner.plan import check_devices, check_runnable
+from runner.plan import check_devices, check_runnable, missing_device
 from runner.probe import probe
-from runner.session import missing_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -123,7 +122,7 @@ def carry_out(
     check_runnable(plan, training=plan.recipe.train is not None, exporting=exporting)
     found = probe(plan.framework_entry.name, plan.device_entry.name)
     if not found.available:
-        raise missing_device(plan, found)
+        raise missing_device(plan, found.reason)
     _check_count(plan, found)
     plan.check_complete()
     prepared = commands(plan, arguments, log_folder(folder))

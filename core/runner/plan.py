@@ -9,7 +9,14 @@ from runner.contracts import EngineSpec
 from runner.conversion import find_source
 from runner.data.transforms import output_size
 from runner.entries import ConverterEntry
-from runner.errors import DataError, DeviceError, PluginError, RecipeError, UsageError
+from runner.errors import (
+    DataError,
+    DeviceError,
+    MissingDeviceError,
+    PluginError,
+    RecipeError,
+    UsageError,
+)
 from runner.schedules import learning_rate
 
 if TYPE_CHECKING:
@@ -274,10 +281,24 @@ def check_runnable(plan: Plan, *, training: bool, exporting: bool = False) -> No
     """Refuse a plan that cannot run here, before anything is opened.
 
     Raises:
-        PluginError: Something that an entry needs is not installed.
+        MissingDeviceError: What the device needs is not installed.
+        PluginError: Something that another entry needs is not installed.
     """
     for item in plan.entries(training=training, exporting=exporting):
+        if item.reason and item.kind == "device":
+            raise missing_device(plan, item.reason)
         _check_installed(item)
+
+
+def missing_device(plan: Plan, answer: str) -> MissingDeviceError:
+    """Say which device is missing, and what was found when it was looked for."""
+    name, framework = plan.device_entry.name, plan.framework_entry.name
+    count = plan.recipe.device.count
+    return MissingDeviceError(
+        f"the recipe needs {count} {name} device{'s' if count > 1 else ''}, and this machine has "
+        f"none that {framework} can use: probed {framework} {name}, answer: {answer}",
+        plan.host_device,
+    )
 
 
 def check_devices(plan: Plan) -> None:

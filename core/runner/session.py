@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from runner.data.images import ImageFiles
 from runner.data.loader import ImageLoader
 from runner.entries import LoaderRequest
-from runner.errors import DataError, DeviceError, MissingDeviceError
-from runner.plan import check_runnable
+from runner.errors import DataError, DeviceError
+from runner.plan import check_runnable, missing_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from runner.contracts import Availability, Dataset, Device, Engine, Group, Loader
+    from runner.contracts import Dataset, Device, Engine, Group, Loader
     from runner.data.loader import DamagedImage
     from runner.data.transforms import Transform
     from runner.events import EventLog
@@ -123,7 +123,7 @@ def open_device(plan: Plan) -> Device:
     """Open the recipe's device; the framework is imported here.
 
     Raises:
-        PluginError: Framework or device are not installed.
+        PluginError: The framework is not installed.
         MissingDeviceError: The device is not there.
         DeviceError: It cannot do what its options ask.
     """
@@ -134,18 +134,7 @@ def open_device(plan: Plan) -> Device:
         found = plan.device_entry.probe()
         if found.available:
             raise
-        raise missing_device(plan, found) from error
-
-
-def missing_device(plan: Plan, found: Availability) -> MissingDeviceError:
-    """Say which device is missing, and what its probe answered."""
-    name, framework = plan.device_entry.name, plan.framework_entry.name
-    count = plan.recipe.device.count
-    return MissingDeviceError(
-        f"the recipe needs {count} {name} device{'s' if count > 1 else ''}, and this machine has "
-        f"none that {framework} can use: probed {framework} {name}, answer: {found.reason}",
-        plan.host_device,
-    )
+        raise missing_device(plan, found.reason) from error
 
 
 def open_engine(

@@ -261,7 +261,8 @@ def test_a_missing_package_names_what_comes_first(make_machine: Callable[..., Ma
     bare = make_machine(plugins="ascend", plugged_in=False)
     (bare.path / "npu.yaml").write_text(RECIPE)
     missing, explained = bare.together(train("no"), ["explain", "npu.yaml", "--devices", "8"])
-    assert missing.code == 3
+    assert missing.code == 4
+    assert "; to try it here: runner train" in missing.err
     expected = "torch_npu is not installed; pip install torch_npu, which needs CANN first"
     assert expected in missing.err
     assert explained.code == 0, explained.err

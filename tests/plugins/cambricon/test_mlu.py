@@ -159,7 +159,8 @@ def test_without_the_package_the_recipe_is_explained_and_not_run(
     bare = make_machine(plugins="cambricon", plugged_in=False)
     (bare.path / "mlu.yaml").write_text(RECIPE)
     missing, explained = bare.together(train("no"), ["explain", "mlu.yaml", "--devices", "4"])
-    assert missing.code == 3
+    assert missing.code == 4
+    assert "; to try it here: runner train" in missing.err
     assert "torch_mlu is not installed; install torch_mlu from Cambricon's SDK" in missing.err
     assert explained.code == 0, explained.err
     assert "4 mlu" in explained.out
