@@ -6,6 +6,9 @@ ones are what ``runner run NAME --device cpu --smoke`` does.
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -86,7 +89,19 @@ def test_small_images_are_trained_on(name, size, overrides, tmp_path):
     ],
 )
 def test_images_of_full_size_are_trained_on(name, overrides, tmp_path):
-    check_trained(smoke(name, tmp_path, *overrides))
+    sets = [word for text in overrides for word in ("--set", text)]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "runner", "run", name, "--device", "cpu", "--smoke"),
+            "--json",
+            *sets,
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    check_trained(json.loads(done.stdout))
 
 
 @pytest.mark.parametrize(
