@@ -1,4 +1,5 @@
-"""A machine with simulated cards of a vendor, on which commands run in processes of their own."""
+"""A machine with simulated cards of a vendor, on which commands run in processes of their own; and
+what tests of importers share."""
 
 from __future__ import annotations
 
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runner import plugins
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 TESTS = Path(__file__).parents[1]
 PACKAGES = TESTS / "simulated" / "packages"
@@ -169,3 +172,12 @@ def make_machine(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Mach
         return Machine(path=tmp_path_factory.mktemp("machine"), environment=environment)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def plugins_loaded_once() -> Iterator[None]:
+    """Find the installed plugins once for all command lines of a module."""
+    found = plugins.load()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugins, "load", lambda: found)
+        yield

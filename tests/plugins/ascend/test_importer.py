@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from runner import commands, plugins, recipe
+from runner import commands, recipe
 from runner.errors import UsageError
 from runner.import_args import Imported, carry_out
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 EIGHT = (
     "nohup python3.7 ./DistributedResnet50/main_apex_d76_npu.py --data /x --addr=10.0.0.1 "
@@ -33,12 +30,7 @@ MOBILENET = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def plugins_loaded_once() -> Iterator[None]:
-    found = plugins.load()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugins, "load", lambda: found)
-        yield
+pytestmark = pytest.mark.usefixtures("plugins_loaded_once")
 
 
 def imported(line: str, importer: str = "") -> Imported:

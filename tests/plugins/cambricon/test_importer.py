@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from runner import commands, plugins, recipe
+from runner import commands, recipe
 from runner.errors import UsageError
 from runner.import_args import Imported, carry_out
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ONE_CLICK = (
     "python ../../classify_train.py -a {model} --iters -1 --batch-size {batch} --lr {rate} "
@@ -42,12 +39,7 @@ TRAINING = [
 """What the one-click scripts start: model, images of a card, rate, decay, epochs, precision."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def plugins_loaded_once() -> Iterator[None]:
-    found = plugins.load()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugins, "load", lambda: found)
-        yield
+pytestmark = pytest.mark.usefixtures("plugins_loaded_once")
 
 
 def imported(line: str) -> Imported:

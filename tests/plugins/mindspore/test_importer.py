@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from runner import commands, plugins, recipe
+from runner import commands, recipe
 from runner.errors import UsageError
 from runner.import_args import Imported, carry_out
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(autouse=True, scope="module")
-def plugins_loaded_once() -> Iterator[None]:
-    found = plugins.load()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugins, "load", lambda: found)
-        yield
+pytestmark = pytest.mark.usefixtures("plugins_loaded_once")
 
 
 def imported(line: str) -> Imported:
