@@ -13,7 +13,6 @@ from runner import (
     checkpoint,
     classifier,
     export,
-    launch,
     plan,
     plugins,
     recipe,
@@ -24,6 +23,8 @@ from runner import (
 )
 from runner.errors import DataError, RecipeError, UsageError
 from runner.events import EventLog
+from runner.launch import start as launch
+from runner.launch import status
 from runner.plan import check_runnable
 from runner.session import open_device, open_engine, open_split
 
@@ -106,7 +107,7 @@ def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any
     """
     if launch.is_needed(loaded.plan):
         return _launch(loaded.plan, runs_dir / loaded.plan.name, request)
-    return launch.hand_over(run.start(loaded.plan, loaded.plugins, runs_dir, request))
+    return status.hand_over(run.start(loaded.plan, loaded.plugins, runs_dir, request))
 
 
 def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[str, Any] | None:
@@ -137,7 +138,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         return _launch(resolved, folder.path.parent, request)
     source = path if (path / checkpoint.INFO).is_file() else None
     try:
-        return launch.hand_over(run.resume(resolved, loaded, folder, source, request))
+        return status.hand_over(run.resume(resolved, loaded, folder, source, request))
     except DataError as error:
         if manifest["folder"] == str(Path.cwd()):
             raise

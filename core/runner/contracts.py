@@ -105,6 +105,8 @@ class EngineSpec:
     """Images in one forward pass on one device; a step's batch is split into these."""
     clip_grad_norm: float | None
     ema_decay: float | None
+    sync_batch_norm: bool = False
+    """Take the statistics of batch normalisation over the images of a pass on all devices."""
     group: Group | None = None
     """The processes that train together; gradients are averaged over them. ``None`` when this
     process is alone. ``micro_batch_size`` is this process's share of a pass."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from runner.data.decode import DamagedImage
     from runner.data.transforms import Transform
+    from runner.machines import Machines
     from runner.recipe.schema import LoaderSection
 
 # The options that core passes to these callables are an instance of the entry's own `config`
@@ -54,18 +55,35 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchRequest:
-    """What is to be started on several devices of this machine."""
+    """What is to be started on the devices of this machine."""
 
     count: int
-    """Processes, one per device."""
+    """Processes on all machines together, one per device."""
+    local_count: int
+    """Processes on this machine."""
     arguments: Sequence[str]
     """Arguments of ``runner`` in each process."""
     device: str
     """Name of the device entry."""
     device_options: object
     framework_options: object
+    machines: Machines
+    rendezvous_s: float
+    """Seconds in which the processes of all machines must have met."""
     log_folder: Path
-    """Where the launcher may keep what the processes print."""
+    """Where the launcher keeps what each process prints, in a file of its own for each process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankPlace:
+    """The place of one process among all."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    """Among those of its machine."""
+    local_world_size: int
+    machines: Machines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +107,19 @@ class FrameworkEntry(Entry):
     weight_suffixes: tuple[str, ...] = ()
     """File endings that ``read_weights`` understands, such as ``.pth``."""
     launch: Callable[[LaunchRequest], Sequence[Command]] | None = None
-    """Return what starts ``runner`` on several devices: one command of the framework's own
-    launcher, or one for each process when the user starts them. Imports nothing."""
+    """Return what starts ``runner`` on the devices of this machine: one command of the framework's
+    own launcher, or one for each process when the user starts them. Imports nothing. Core starts
+    it again when a process was lost, so the launcher itself restarts nothing."""
     launched_world_size: Callable[[], int | None] | None = None
     """Return how many processes a launcher has started this one with, as the environment tells;
     ``None`` when none has. Imports nothing."""
-    join: Callable[[Device], Group] | None = None
+    join: Callable[[Device, float], Group] | None = None
     """Meet the other processes, once the device is open; ``None`` if the framework trains on one
-    device only. Everything that is written or printed comes after it."""
+    device only. Everything that is written or printed comes after it. An exchange that another
+    process does not take part in for as many seconds as the second argument fails."""
+    rank_environment: Callable[[RankPlace], Mapping[str, str]] | None = None
+    """Return the environment that makes a process a rank, where a batch system has started one
+    process for each device; ``None`` if the framework needs its own launcher."""
     takes_signals: bool = False
     """The framework's libraries install signal handlers of their own, so that Python's are not
     called; the run then blocks the signals before the framework is imported, and waits for them

@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner import launch, recipe
+from runner import recipe
 from runner.errors import DataError, RunnerError
+from runner.launch import start as launch
 from runner.plan import check_devices, check_runnable
 
 if TYPE_CHECKING:

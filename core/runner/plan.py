@@ -188,6 +188,7 @@ class Plan:
             ),
             clip_grad_norm=section.clip_grad_norm if section else None,
             ema_decay=section.ema_decay if section else None,
+            sync_batch_norm=section.sync_batch_norm if section else False,
             group=group,
         )
 

@@ -24,7 +24,7 @@ NAME = re.compile(r"[a-z0-9_]+")
 CALLABLES = frozenset(
     {
         *("open", "probe", "build", "export", "load", "read_weights"),
-        *("launch", "launched_world_size", "join", "open_loader"),
+        *("launch", "launched_world_size", "join", "rank_environment", "open_loader"),
         *("source_options", "convert", "recognises", "translate"),
     }
 )

@@ -15,8 +15,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar, final
 
-from runner import launch
 from runner.errors import OtherRankError, RunnerError
+from runner.launch import status
 from runner.signals import SIGNALS
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Ranks:
         return self.rank == 0
 
     def __enter__(self) -> Ranks:
-        launch.tell_pid(self.rank)
+        status.tell_met(self.rank)
         return self
 
     def __exit__(
@@ -68,7 +68,7 @@ class Ranks:
         if self.group is not None:
             group, self.group = self.group, None
             group.close()
-        launch.tell_done(self.rank)
+        status.tell_done(self.rank)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Add numbers over all ranks."""
@@ -119,11 +119,11 @@ class Ranks:
         if isinstance(error, KeyboardInterrupt):
             code = 130
         if heard:
-            launch.tell_exit(self.rank, code)
+            status.tell_left(self.rank, code, str(error), again=not agreed and _may_pass(error))
         if agreed:
             with suppress(Exception):  # a rank that is gone must not hide why the others leave
                 self.part()
-            code = launch.status_together(code)
+            code = status.status_together(code)
             if isinstance(error, RunnerError):
                 error.exit_code = code
         if not heard and not self.leads:
@@ -133,6 +133,12 @@ class Ranks:
                 error.rank = self.rank
             else:
                 sys.stderr.write(f"rank {self.rank} fails:\n")
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Say whether an error that one rank alone has met may not come again."""
+    foreseen = isinstance(error, RunnerError) and not isinstance(error, OtherRankError)
+    return isinstance(error, Exception) and not foreseen
 
 
 @final

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from runner import checkpoint, export, files, launch, manifest, recipe, rundir, weights
+from runner import checkpoint, export, files, manifest, recipe, rundir, weights
 from runner.console import RankConsole
 from runner.contracts import RunInfo
 from runner.errors import RunnerError, UsageError
 from runner.evaluate import evaluate
 from runner.events import EventLog
+from runner.launch import start as launch
 from runner.observers import Loggers
 from runner.plan import check_runnable
 from runner.ranks import AgreedStop, Ranks
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runner.checkpoint import Checkpoint
-    from runner.contracts import EpochMetrics, StepRecord
+    from runner.contracts import EpochMetrics, Group, StepRecord
     from runner.events import Listener
     from runner.plan import Plan
     from runner.plugins import Plugins
@@ -98,7 +99,7 @@ class _Run:
             if launch.is_needed(plan):
                 raise UsageError(
                     f"the recipe asks for {plan.recipe.device.count} devices, and this is one "
-                    "process alone; use runner.launch, or set device.count to 1"
+                    "process alone; use runner.commands, or set device.count to 1"
                 )
             self._signals = request.signals or stack.enter_context(Signals())
             if plan.framework_entry.takes_signals:
@@ -106,9 +107,8 @@ class _Run:
             else:
                 self._signals.release()
             self._device = open_device(plan)
-            join = plan.framework_entry.join if plan.recipe.device.count > 1 else None
             # What is written, printed or bound comes after it: a process may stay in `join`.
-            self.ranks = stack.enter_context(Ranks(join(self._device) if join else None))
+            self.ranks = stack.enter_context(Ranks(self._join()))
             leads = self.ranks.leads
             self._events = EventLog(request.listener if leads else RankConsole(self.ranks.rank))
             stack.callback(self._events.close)
@@ -137,6 +137,12 @@ class _Run:
         traceback: TracebackType | None,
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
+
+    def _join(self) -> Group | None:
+        recipe, join = self._plan.recipe, self._plan.framework_entry.join
+        if join is None or recipe.device.count == 1:
+            return None
+        return join(self._device, recipe.distributed.timeout_s)
 
     def _open_data(self, stack: ExitStack) -> None:
         splits = {}

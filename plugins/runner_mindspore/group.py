@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runner.contracts import Device
 
 
-def join(_device: Device) -> MindSporeGroup:
+def join(_device: Device, timeout_s: float) -> MindSporeGroup:  # noqa: ARG001
     """Meet the other processes, on the device that has just been opened.
 
     msrun's scheduler stays in here: MindSpore ends that process when the others are done.

@@ -81,10 +81,10 @@ def _launched_world_size() -> int | None:
     return launched_world_size()
 
 
-def _join(device: Device) -> Group:
+def _join(device: Device, timeout_s: float) -> Group:
     from runner_mindspore.group import join
 
-    return join(device)
+    return join(device, timeout_s)
 
 
 @hookimpl

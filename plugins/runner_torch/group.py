@@ -10,6 +10,7 @@ import gc
 import inspect
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, final
 
 from runner.errors import DeviceError, OtherRankError, PluginError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 HOST_BACKEND = "gloo"
 
 
-def join(device: Device) -> TorchGroup:
+def join(device: Device, timeout_s: float) -> TorchGroup:
     """Meet the other processes, on the device that has just been opened.
 
     Raises:
@@ -44,7 +45,7 @@ def join(device: Device) -> TorchGroup:
     own = "" if traits.is_host else f",{traits.kind}:{traits.distributed_backend}"
     backend = f"cpu:{HOST_BACKEND}{own}"
     try:
-        torch.distributed.init_process_group(backend)
+        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
             f"the processes have not met with back-end {backend}, or one has ended without the "

@@ -64,10 +64,10 @@ def _read_weights(path: Path) -> Mapping[str, NDArray[Any]]:
     return read_weights(path)
 
 
-def _join(device: Device) -> Group:
+def _join(device: Device, timeout_s: float) -> Group:
     from runner_torch.group import join
 
-    return join(device)
+    return join(device, timeout_s)
 
 
 @hookimpl

@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from runner import checkpoint, commands, launch
+from runner import checkpoint, commands
 from runner.contracts import Availability
 from runner.entries import Command
 from runner.errors import DeviceError, OtherRankError, UsageError
 from runner.events import EventLog
+from runner.launch import start as launch
 from runner.testing import fake_group
 
 MARK = "RUNNER_TEST_FOLDER"
@@ -283,7 +284,7 @@ def test_a_launcher_that_is_not_there_is_named(plan, monkeypatch):
 LOSES_RANK_1 = """
 import os, subprocess, sys, time
 
-rank = "from runner import launch; import time; launch.tell_pid({}); time.sleep(100)"
+rank = "from runner.launch import status; import time; status.tell_met({}); time.sleep(100)"
 ranks = [subprocess.Popen([sys.executable, "-c", rank.format(number)]) for number in range(2)]
 while len(open(os.environ["RUNNER_LAUNCH_STATUS"]).readlines()) < 2:
     time.sleep(0.05)
@@ -291,7 +292,9 @@ time.sleep(0.5)
 ranks[1].kill()
 ranks[1].wait()
 # As a rank does that notices, and a launcher that waits for nothing.
-open(os.environ["RUNNER_LAUNCH_STATUS"], "a").write("exit 0 1\\n")
+from runner.launch import status
+
+status.tell_left(0, 1, "a process is gone", again=True)
 print(ranks[0].pid, file=open("rank0", "w"))
 sys.exit(1)
 """

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from runner import launch
 from runner.errors import DataError, NonFiniteError, OtherRankError, StorageError
+from runner.launch import status
 from runner.ranks import AgreedStop, Ranks
 from runner.signals import StopRequest
 from runner.testing.fake_group import FakeGroup
@@ -89,17 +89,23 @@ def test_an_error_that_all_raise_together_is_told_once_with_its_status(on_two_ra
 def test_who_launched_is_told_the_status_and_the_launcher_hears_none(
     on_two_ranks, tmp_path, monkeypatch
 ):
-    status = tmp_path / "status"
-    monkeypatch.setenv(launch.STATUS, str(status))
+    file = tmp_path / "status"
+    monkeypatch.setenv(status.STATUS, str(file))
 
     def act(ranks):
         raise ranks.together(NonFiniteError("the loss is nan"))
 
     first, second = on_two_ranks(act)
     assert (first.exit_code, second.code) == (0, 0)
-    told = sorted(line.split()[0] for line in status.read_text().splitlines())
-    assert told == ["done", "done", "exit", "pid", "pid"]
-    assert f"exit 0 {NonFiniteError.exit_code}\n" in status.read_text()
+    told = list(status.read(file))
+    assert sorted(note.what for note in told) == ["done", "done", "left", "met", "met"]
+    [left] = [note.fields for note in told if note.what == "left"]
+    assert left == {
+        "rank": 0,
+        "code": NonFiniteError.exit_code,
+        "reason": "the loss is nan",
+        "again": False,
+    }
 
 
 def test_an_error_of_one_rank_alone_names_it_and_the_other_notices(on_two_ranks):

@@ -35,7 +35,10 @@ class DeviceSection:
     name: str
     """A device entry of the framework, such as `cpu` or `cuda`."""
     count: PositiveInt = 1
-    """Devices that work on one step together."""
+    """Devices that work on one step together, on all machines."""
+    cards: list[Annotated[int, Ge(0)]] = field(default_factory=list)
+    """Which cards of each machine, by the numbers that the vendor's tools show; all that are
+    visible when left out."""
     options: object = NoOptions()
 
 
@@ -215,7 +218,30 @@ class TrainSection:
     target_top1: Fraction | None = None
     """Stop when evaluation reaches this accuracy."""
     log_every_steps: PositiveInt = 20
-    """Steps between two log lines; the loss is read from the device only then."""
+    """Steps between two log lines; the loss is read from the device only then, and several
+    devices then agree whether to stop."""
+    sync_batch_norm: bool = False
+    """Take the statistics of batch normalisation over the images of a pass on all devices, in
+    place of those of each device."""
+
+
+@options
+class DistributedSection:
+    """Several devices, with one process each; nothing here changes a result."""
+
+    timeout_s: Annotated[float, Gt(0)] = 1800.0
+    """Seconds without progress after which a process counts as hung, which ends the attempt; more
+    than compiling, a checkpoint or an exchange takes."""
+    rendezvous_s: Annotated[float, Gt(0)] = 600.0
+    """Seconds in which the processes of all machines must have met."""
+    restarts: Annotated[int, Ge(0)] = 0
+    """Times that the processes are started again, from the last checkpoint, after one of them was
+    lost: it was killed, crashed or hung, or its machine is gone."""
+    min_devices: PositiveInt | None = None
+    """Smallest number of devices to go on with, without those of lost processes; left out, a
+    restart is on as many devices as before."""
+    bind_cores: bool = False
+    """Keep each process to its own share of the machine's cores."""
 
 
 @options
@@ -323,6 +349,7 @@ class Recipe:
     optimizer: OptimizerSection | None = None
     schedule: ScheduleSection = ScheduleSection()
     train: TrainSection | None = None
+    distributed: DistributedSection = DistributedSection()
     eval: EvalSection = EvalSection()
     checkpoint: CheckpointSection = CheckpointSection()
     export: list[ExportSection] = field(default_factory=list)

@@ -43,7 +43,7 @@ def launched_world_size() -> int | None:
     return int(os.environ[WORLD_SIZE]) if WORLD_SIZE in os.environ else None
 
 
-def join(device: Device) -> FakeGroup:
+def join(device: Device, timeout_s: float) -> FakeGroup:  # noqa: ARG001
     """Meet the other processes; the one that only helps ends here."""
     assert device.name, "the device is open"
     if os.environ[RANK] == HELPER:

@@ -114,7 +114,7 @@ def main() -> None:
     import conftest  # type: ignore[import-not-found]  # it lies beside this file
 
     device = open_cpu(CpuOptions())
-    group = join(device)
+    group = join(device, 600)
     found: dict[str, Any] = {"role": os.environ["MS_ROLE"], "world_size": group.world_size}
     # 2**40 and 1 need more digits than the float32 sums of the CPU have.
     found["sum"] = group.sum([2**40 - 1 + group.rank, 1 / 3, -1.0, np.nan if group.rank else 0.0])

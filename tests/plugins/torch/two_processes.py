@@ -145,7 +145,7 @@ def main() -> None:
     device = open_cpu(CpuOptions(threads=1))
     torch.ones(8, 8).requires_grad_().sum().backward()
     threads = len(list(Path("/proc/self/task").iterdir()))
-    group = join(device)
+    group = join(device, 600)
     make_spec = conftest._make_spec
     found: dict[str, Any] = {"world_size": group.world_size, **exchange(group)}
     arrays: dict[str, Any] = {}

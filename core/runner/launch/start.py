@@ -1,16 +1,8 @@
-"""Starting one process for each device: what ``runner run`` does when a recipe asks for several.
-
-The framework's own launcher starts them, each with the arguments that the user typed. Launchers
-differ in what they make of a signal (``msrun`` kills its processes at once) and of an exit status
-(it kills the others, and waits for them), and print what they like, so all of this passes them by.
-In a file that ``RUNNER_LAUNCH_STATUS`` names, every process tells its number and that it is done,
-the one that failed its status, and the leading one the result.
-"""
+"""From a plan for several devices to the result of the processes that carry it out."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import select
 import shlex
@@ -26,11 +18,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, final
 
 from runner.entries import LaunchRequest
 from runner.errors import DeviceError, OtherRankError
+from runner.launch import status as channel
+from runner.launch.status import STATUS
+from runner.machines import Machines
 from runner.plan import check_devices, check_runnable, missing_device
 from runner.probe import probe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from runner.contracts import Availability
@@ -38,7 +33,6 @@ if TYPE_CHECKING:
     from runner.events import EventLog
     from runner.plan import Plan
 
-STATUS = "RUNNER_LAUNCH_STATUS"
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 10.0
 """Time in which a launcher may end what it has started."""
@@ -81,10 +75,13 @@ def commands(plan: Plan, arguments: Sequence[str], log_folder: Path) -> Sequence
     return launch(
         LaunchRequest(
             count=count,
+            local_count=count,
             arguments=arguments,
             device=plan.device_entry.name,
             device_options=plan.recipe.device.options,
             framework_options=plan.recipe.framework.options,
+            machines=Machines(),
+            rendezvous_s=plan.recipe.distributed.rendezvous_s,
             log_folder=log_folder,
         )
     )
@@ -150,45 +147,6 @@ def _check_count(plan: Plan, found: Availability) -> None:
         )
 
 
-def hand_over(result: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Give the result to who launched this process; return it where nobody has."""
-    if result is None or STATUS not in os.environ:
-        return result
-    _tell("result", json.dumps(result))
-    return None
-
-
-def tell_pid(rank: int) -> None:
-    """Tell who launched this process which one it is."""
-    _tell("pid", rank, os.getpid())
-
-
-def tell_done(rank: int) -> None:
-    """Tell who launched this process that the others no longer need it."""
-    _tell("done", rank)
-
-
-def tell_exit(rank: int, code: int) -> None:
-    """Tell who launched this process why the run ends."""
-    _tell("exit", rank, code)
-
-
-def status_together(code: int) -> int:
-    """Return the status that a process ends with where all end together, for this reason.
-
-    It is 0 where somebody has been told: after another one, a launcher would kill the processes
-    that end a little later.
-    """
-    return 0 if STATUS in os.environ else code
-
-
-def _tell(word: str, *values: object) -> None:
-    path = os.environ.get(STATUS)
-    if path:
-        with suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
-            file.write(f"{' '.join(map(str, (word, *values)))}\n")
-
-
 def _end_with_this_process() -> Callable[[], None]:
     """What lets the kernel interrupt a child when its parent is killed, where the kernel can."""
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -252,14 +210,14 @@ class _Launched:
                 signal.signal(number, handler)
             for watched in self._watched:
                 os.close(watched)
-        told = [pair.partition(" ") for pair in self._told("exit")]
-        lost = [rank for rank in self._ended if str(rank) not in {rank for rank, _, _ in told}]
+        told = self._told("left")
+        lost = [rank for rank in self._ended if rank not in {left["rank"] for left in told}]
         if not (code and lost):  # what the others say then is that it is gone
-            for _, _, status in told:
-                raise SystemExit(int(status))
+            for left in told:
+                raise SystemExit(left["code"])
         if code:
             self._explain(code, lost)
-        return next((json.loads(result) for result in self._told("result")), None)
+        return next((told["result"] for told in self._told("result")), None)
 
     def _explain(self, code: int, lost: Sequence[int]) -> NoReturn:
         """Leave no process behind, and say which one has failed, if one has."""
@@ -300,7 +258,7 @@ class _Launched:
             os.close(ended)
 
     def _find_ended(self) -> list[int]:
-        done = {int(rank) for rank in self._told("done")}
+        done = {told["rank"] for told in self._told("done")}
         states = {rank: _state(pid) for rank, pid in self._pids().items() if rank not in done}
         # Those that the launcher has ended because of another are not taken note of by it.
         gone = [rank for rank, state in states.items() if state == ""]
@@ -318,13 +276,11 @@ class _Launched:
             raise _EndedError(number) from None
 
     def _pids(self) -> dict[int, int]:
-        pairs = (text.split() for text in self._told("pid"))
-        return {int(rank): int(pid) for rank, pid in pairs}
+        notes = channel.read(self._status)
+        return {note.fields["rank"]: note.process for note in notes if note.what == "met"}
 
-    def _told(self, word: str) -> list[str]:
-        lines = self._status.read_text(encoding="utf-8").splitlines()
-        found = (line.partition(" ") for line in lines)
-        return [rest for first, _, rest in found if first == word]
+    def _told(self, what: str) -> list[Mapping[str, Any]]:
+        return [note.fields for note in channel.read(self._status) if note.what == what]
 
     def _end(self) -> None:
         """Let the launcher end the processes, and kill what is left of them after a while."""
