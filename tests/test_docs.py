@@ -428,6 +428,8 @@ def test_functions_on_the_way_of_data_exist():
         module, *attributes = name.split(".")
         if module == "engine":
             continue
+        if attributes[0].islower() and len(attributes) > 1:
+            module = f"{module}.{attributes.pop(0)}"
         found: Any = importlib.import_module(f"runner.{module}")
         for attribute in attributes:
             found = getattr(found, attribute)

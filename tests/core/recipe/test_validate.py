@@ -53,7 +53,7 @@ BROKEN = {
         [
             "r.yaml:2:1: unknown section 'zzz'; a recipe has summary, framework, device, "
             "precision, seed, dataset, transforms, loader, model, loss, optimizer, schedule, "
-            "train, eval, checkpoint, export, loggers, throughput, reference"
+            "train, distributed, eval, checkpoint, export, loggers, throughput, reference"
         ],
     ),
     "unknown key": (
