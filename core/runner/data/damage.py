@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class DamagedImages:
         self,
         images: NDArray[np.uint8],
         indices: NDArray[np.int64],
-        labels: NDArray[np.int64],
+        labels: NDArray[np.integer[Any]],
         damaged: Sequence[DamagedImage],
     ) -> Batch:
         """Make a batch without the damaged images in it; it may be empty.
@@ -66,7 +66,9 @@ class DamagedImages:
         if damaged:
             keep = ~np.isin(indices, [image.index for image in damaged])
             images, indices = images[keep], indices[keep]
-        return Batch(images=images, labels=labels[indices], indices=indices)
+        return Batch(
+            images=images, labels=labels[indices].astype(np.int64, copy=False), indices=indices
+        )
 
     def _note(self, image: DamagedImage) -> None:
         if self.stop:

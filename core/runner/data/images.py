@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 from runner.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from runner.data.sources import Sources
 
 IMAGE_ENDINGS = (
     ".jpg",
@@ -30,51 +29,6 @@ IMAGE_ENDINGS = (
 
 SHOWN = 5
 """Names that an error lists before it counts the rest."""
-
-
-@final
-class ImageFiles:
-    """Image files below one folder, with their labels."""
-
-    def __init__(
-        self,
-        *,
-        folder: str,
-        paths: Sequence[str],
-        labels: NDArray[np.int64],
-        classes: Sequence[str],
-        ignored_files: int = 0,
-    ) -> None:
-        assert len(paths) == len(labels), "every path has a label"
-        self._folder = folder
-        self._paths = paths
-        self._labels = labels
-        self._classes = tuple(classes)
-        self._ignored_files = ignored_files
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Class names; the position of a name is its label."""
-        return self._classes
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Labels ``[N]``."""
-        return self._labels
-
-    @property
-    def ignored_files(self) -> int:
-        """Files in the folders that are not images by their ending; hidden ones do not count."""
-        return self._ignored_files
-
-    def read(self, index: int) -> bytes:
-        """Return the bytes of a file."""
-        return Path(self.describe(index)).read_bytes()
-
-    def describe(self, index: int) -> str:
-        """Return the path of a file."""
-        # os.path.join instead of pathlib: called once per image.
-        return os.path.join(self._folder, self._paths[index])  # noqa: PTH118
 
 
 def existing_folder(path: str | Path, what: str, setting: str) -> Path:
@@ -144,20 +98,47 @@ def subfolders(folder: Path) -> list[str]:
     Raises:
         DataError: The folder cannot be listed.
     """
-    return sorted(entry.name for entry in _visible(str(folder)) if _is_folder(entry))
+    return folders_and_others(str(folder))[0]
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def folders_and_others(folder: str, noted: Sources | None = None) -> tuple[list[str], int]:
+    """Return the names of the visible folders in ``folder``, and how many other files there are.
+
+    Args:
+        folder: Where to look; not in the folders below it.
+        noted: Learns what the answer depends on.
+
+    Raises:
+        DataError: The folder cannot be listed.
+    """
+    if noted:
+        noted.note(folder)
+    names: list[str] = []
+    others = 0
+    for entry in _visible(folder):
+        if _is_folder(entry, noted):
+            names.append(entry.name)
+        else:
+            others += 1
+    return sorted(names), others
+
+
+def _is_folder(entry: os.DirEntry[str], noted: Sources | None = None) -> bool:
     try:
-        return entry.is_dir()
+        is_folder = entry.is_dir()
+        if noted and not is_folder and entry.is_symlink():
+            noted.doubt(f"{entry.path} is a link, and may lead to a folder later")
     except OSError as error:  # such as a symbolic link to its own name
         raise _unreadable(entry.path, error) from error
+    return is_folder
 
 
 def list_images(
     folder: str,
     prefix: str,
     extensions: tuple[str, ...],
+    *,
+    noted: Sources | None = None,
     visited: dict[tuple[int, int], str] | None = None,
 ) -> tuple[list[str], int]:
     """Find the image files in a folder and the folders in it.
@@ -168,6 +149,7 @@ def list_images(
         folder: Where to look.
         prefix: What to put before the names, such as ``cat/``.
         extensions: Endings of images, in lower case.
+        noted: Learns what the answer depends on.
         visited: Folders that were listed before, by device and inode.
 
     Returns:
@@ -177,7 +159,7 @@ def list_images(
         DataError: A folder cannot be listed, or symbolic links lead to one more than once.
     """
     visited = {} if visited is None else visited
-    _visit(folder, visited)
+    _visit(folder, visited, noted)
     paths: list[str] = []
     ignored = 0
     # The directory tells files from folders, so that no file has to be looked at: this finds
@@ -185,8 +167,9 @@ def list_images(
     for entry in _visible(folder):
         if entry.name.lower().endswith(extensions):
             paths.append(prefix + entry.name)
-        elif _is_folder(entry):
-            found, left = list_images(entry.path, f"{prefix}{entry.name}/", extensions, visited)
+        elif _is_folder(entry, noted):
+            below = f"{prefix}{entry.name}/"
+            found, left = list_images(entry.path, below, extensions, noted=noted, visited=visited)
             paths += found
             ignored += left
         else:
@@ -195,11 +178,13 @@ def list_images(
     return paths, ignored
 
 
-def _visit(folder: str, visited: dict[tuple[int, int], str]) -> None:
+def _visit(folder: str, visited: dict[tuple[int, int], str], noted: Sources | None) -> None:
     try:
         status = Path(folder).stat()
     except OSError as error:
         raise _unreadable(folder, error) from error
+    if noted:
+        noted.note(folder, status)
     first = visited.setdefault((status.st_dev, status.st_ino), folder)
     if first == folder:
         return

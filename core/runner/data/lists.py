@@ -6,11 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from runner.data.images import (
     SHOWN,
-    ImageFiles,
     existing_folder,
     known_extensions,
     list_images,
@@ -18,16 +15,20 @@ from runner.data.images import (
     split_folder,
     stem_of,
 )
+from runner.data.index import Listing, Part, open_image_files
+from runner.data.index_file import Key
 from runner.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence, Set
 
+    from runner.data.image_files import ImageFiles
     from runner.data.plugin import (
         ClassFoldersWithListsOptions,
         FlatValLabelOptions,
         ListFileOptions,
     )
+    from runner.data.sources import Sources
 
 MAX_UNNAMED_CLASSES = 100_000
 """A label file may skip labels; above this many classes more than it has lines, it is wrong."""
@@ -46,25 +47,29 @@ def open_class_folders_with_lists(config: ClassFoldersWithListsOptions, split: s
         DataError: A file or folder is missing, a line is malformed, or folders and labels do not
             belong together one to one, in both splits alike.
     """
+    root = existing_folder(config.root, "dataset root", "dataset.root")
     folders = {"train": config.train, "val": config.val}
     lists = {"train": config.train_list, "val": config.val_list}
-    root = existing_folder(config.root, "dataset root", "dataset.root")
-    found: dict[str, Labelled] = {}
-    for name in ("train", "val"):
-        file = root / split_folder(lists, name)
-        if name == split or file.is_file():
-            found[name] = read_list(file, f"dataset.{name}_list")
-    folder = root / split_folder(folders, split)
-    paths, labels = found[split]
-    base = _base(paths[0], [folder, root])
-    names: dict[int, str] = {}
-    for name, (its_paths, its_labels) in found.items():
-        # A split folder at the start of a path is not the class.
-        skip = folders[name] + "/"
-        for path, label in zip(its_paths, its_labels, strict=True):
-            _name_class(names, label, path.removeprefix(skip).split("/", 1)[0], lists[name])
-    classes = _classes(names, root)
-    return ImageFiles(folder=str(base), paths=paths, labels=_array(labels), classes=classes)
+    own = root / split_folder(folders, split)
+    named = [root / name for name in (*folders.values(), *lists.values())]
+
+    def read(noted: Sources) -> Listing:
+        found: dict[str, Labelled] = {}
+        for name, file_name in lists.items():
+            noted.note(root / file_name)
+            if name == split or (root / file_name).is_file():
+                found[name] = read_list(root / file_name, f"dataset.{name}_list")
+        base = _base(found[split][0][0], [own, root], noted)
+        names: dict[int, str] = {}
+        for name, (paths, labels) in found.items():
+            # A split folder at the start of a path is not the class.
+            skip = folders[name] + "/"
+            for path, label in zip(paths, labels, strict=True):
+                _name_class(names, label, path.removeprefix(skip).split("/", 1)[0], lists[name])
+        return _listing(base, _classes(names, root), *found[split])
+
+    key = Key(layout="class_folders_with_lists", paths=[root, *named], options=[split])
+    return open_image_files(key, read)
 
 
 def open_list_file(config: ListFileOptions, split: str) -> ImageFiles:
@@ -81,26 +86,32 @@ def open_list_file(config: ListFileOptions, split: str) -> ImageFiles:
     lists = {"train": config.train_list, "val": config.val_list}
     if split not in lists:
         raise DataError(f"unknown split {split!r}, expected train or val")
-    own = lists[split]
+    own, other = lists[split], lists["val" if split == "train" else "train"]
     if own is None:
         raise DataError(f"there is no list of {split} images; set dataset.{split}_list to a file")
-    paths, labels = read_list(root / Path(own).expanduser(), f"dataset.{split}_list")
-    seen = set(labels)
-    other = lists["val" if split == "train" else "train"]
-    other_file = None if other is None else root / Path(other).expanduser()
-    # With class names, an evaluation needs no list of train images.
-    needed = config.class_names is None or (other_file is not None and other_file.is_file())
-    there = None
-    if other_file is not None and needed:
-        there = set(read_list(other_file, "the other list")[1])
-    if config.class_names is not None:
-        classes = _read_names(root / Path(config.class_names).expanduser())
-        _check_below(max(labels), classes, own)
-    else:
-        classes = _numbered(seen if there is None else seen | there, own)
-    if there is not None and other is not None:
-        _check_same_labels(seen, there, own, other, classes)
-    return ImageFiles(folder=str(root), paths=paths, labels=_array(labels), classes=classes)
+    files = [_below(root, name) for name in (own, other, config.class_names)]
+
+    def read(noted: Sources) -> Listing:
+        own_file, other_file, names_file = files
+        assert own_file is not None
+        for file in filter(None, files):
+            noted.note(file)
+        paths, labels = read_list(own_file, f"dataset.{split}_list")
+        seen = set(labels)
+        there = None
+        # With class names, an evaluation needs no list of train images.
+        if other_file is not None and (names_file is None or other_file.is_file()):
+            there = set(read_list(other_file, "the other list")[1])
+        if names_file is not None:
+            classes = _read_names(names_file)
+            _check_below(max(labels), classes, own)
+        else:
+            classes = _numbered(seen if there is None else seen | there, own)
+        if there is not None and other is not None:
+            _check_same_labels(seen, there, own, other, classes)
+        return _listing(root, classes, paths, labels)
+
+    return open_image_files(Key(layout="list_file", paths=[root, *files], options=[split]), read)
 
 
 def open_flat_val_label(config: FlatValLabelOptions, split: str) -> ImageFiles:
@@ -121,30 +132,52 @@ def open_flat_val_label(config: FlatValLabelOptions, split: str) -> ImageFiles:
     root = existing_folder(config.root, "dataset root", "dataset.root")
     folder = existing_folder(root / config.val, "folder of the val images", "dataset.root")
     file = root / config.labels
-    names, numbers = read_list(file, "dataset.labels")
-    by_key = _by_key(names, numbers, file)
-    paths, ignored = list_images(str(folder), "", known_extensions(config.extensions))
-    keys = [stem_of(path) for path in paths]
-    _check_matched(keys, by_key, folder, file)
-    labels = [by_key[key] for key in keys]
-    if config.class_names is not None:
-        classes = _read_names(root / Path(config.class_names).expanduser())
-        _check_below(max(labels), classes, str(file))
-    else:
-        largest = max(labels)
-        if largest >= max(len(labels), MAX_UNNAMED_CLASSES):
-            raise DataError(
-                f"{file} has the label {largest}, but {len(labels)} lines; correct it, or set "
-                "dataset.class_names to a file with one name per line for that many classes"
-            )
-        classes = [str(label) for label in range(largest + 1)]
-    return ImageFiles(
-        folder=str(folder),
-        paths=paths,
-        labels=_array(labels),
-        classes=classes,
-        ignored_files=ignored,
+    names_file = (
+        None if config.class_names is None else root / Path(config.class_names).expanduser()
     )
+
+    def read(noted: Sources) -> Listing:
+        for path in filter(None, (file, names_file)):
+            noted.note(path)
+        by_key = _by_key(*read_list(file, "dataset.labels"), file)
+        paths, ignored = list_images(
+            str(folder), "", known_extensions(config.extensions), noted=noted
+        )
+        keys = [stem_of(path) for path in paths]
+        _check_matched(keys, by_key, folder, file)
+        labels = [by_key[key] for key in keys]
+        return _listing(folder, _classes_of(labels, file, names_file), paths, labels, ignored)
+
+    key = Key(
+        layout="flat_val_label", paths=[root, folder, file, names_file], options=config.extensions
+    )
+    return open_image_files(key, read)
+
+
+def _below(root: Path, name: str | None) -> Path | None:
+    return None if name is None else root / Path(name).expanduser()
+
+
+def _classes_of(labels: list[int], file: Path, names_file: Path | None) -> list[str]:
+    """Return the class names that a file lists, or else one for each number up to the largest."""
+    largest = max(labels)
+    if names_file is not None:
+        classes = _read_names(names_file)
+        _check_below(largest, classes, str(file))
+        return classes
+    if largest >= max(len(labels), MAX_UNNAMED_CLASSES):
+        raise DataError(
+            f"{file} has the label {largest}, but {len(labels)} lines; correct it, or set "
+            "dataset.class_names to a file with one name per line for that many classes"
+        )
+    return [str(label) for label in range(largest + 1)]
+
+
+def _listing(
+    folder: Path, classes: Sequence[str], paths: list[str], labels: list[int], ignored: int = 0
+) -> Listing:
+    part = Part(prefix="", paths=paths, labels=labels, ignored=ignored)
+    return Listing(folder=str(folder), classes=classes, parts=[part])
 
 
 def read_list(file: Path, setting: str) -> Labelled:
@@ -193,8 +226,9 @@ def _read_names(file: Path) -> list[str]:
     return names
 
 
-def _base(first: str, candidates: Sequence[Path]) -> Path:
+def _base(first: str, candidates: Sequence[Path], noted: Sources) -> Path:
     for candidate in candidates:
+        noted.note((candidate / first).parent)
         if (candidate / first).exists():
             return candidate
     tried = " and ".join(str(candidate / first) for candidate in candidates)
@@ -294,7 +328,3 @@ def _check_matched(keys: list[str], by_key: dict[str, int], folder: Path, file: 
             f"{len(missing)} images of {file} are not in {folder}: {shown(missing)}; "
             "copy them there, or remove their lines"
         )
-
-
-def _array(labels: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return np.asarray(labels, np.int64)

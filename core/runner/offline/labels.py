@@ -13,7 +13,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.data.images import IMAGE_ENDINGS, ImageFiles, list_images, shown, stem_of
+from runner.data.image_files import ImageFiles
+from runner.data.images import IMAGE_ENDINGS, list_images, shown, stem_of
 from runner.errors import DataError, StorageError, UsageError
 from runner.files import write_text
 from runner.offline.logits import check_output, check_stems

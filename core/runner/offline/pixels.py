@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runner.data.images import IMAGE_ENDINGS, ImageFiles, list_images, stem_of
+from runner.data.image_files import ImageFiles
+from runner.data.images import IMAGE_ENDINGS, list_images, stem_of
 from runner.data.loader import ImageLoader
 from runner.data.transforms import CenterCrop, Resize, crop_offset, fixed_size, output_size
 from runner.errors import DataError, StorageError, UsageError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from runner.data.images import ImageFiles
+from runner.data.image_files import ImageFiles
 from runner.data.plugin import (
     ClassFoldersOptions,
     ClassFoldersWithListsOptions,
@@ -56,7 +56,6 @@ class TestClassFolders:
     def test_labels_are_ranks_of_folder_names(self, root: Path) -> None:
         train = self.open(root)
         assert train.classes == ("cat", "dog")
-        assert train.labels.dtype == np.int64
         assert contents(train) == [
             (b"train/cat/a.jpg", 0),
             (b"train/cat/b.JPEG", 0),
