@@ -105,7 +105,7 @@ def save(
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    _check_finite(weights)
+    check_finite(weights)
     final = folder / _name(info.position.step)
     temporary = folder / f".{final.name}.tmp"
     try:
@@ -288,7 +288,12 @@ def _remove(paths: Iterable[Path]) -> list[Path]:
     return removed
 
 
-def _check_finite(weights: Mapping[str, NDArray[Any]]) -> None:
+def check_finite(weights: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse weights that cannot be continued from.
+
+    Raises:
+        NonFiniteError: One is NaN or infinite.
+    """
     import numpy as np
 
     for name, array in weights.items():

@@ -1,19 +1,33 @@
-"""Checkpoints of a run: when one is written, which ones stay, and which is the best."""
+"""Checkpoints of a run: when one is written, which ones stay, and which is the best.
+
+Saving copies everything to the host while all ranks wait, so that it is of one step. Hashing and
+writing it, which takes several times as long, is the work of a thread while training goes on. One
+checkpoint is written at a time: the next one waits for it, and so does the end of a run, however
+it ends. What goes wrong in the thread is raised there, on all ranks.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import TYPE_CHECKING, final
 
 from runner import checkpoint
 from runner.checkpoint import CheckpointInfo
+from runner.errors import RunnerError
+from runner.launch import status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from types import TracebackType
+    from typing import Any
+
+    from numpy.typing import NDArray
 
     from runner.checkpoint import Checkpoint, Position
-    from runner.contracts import Engine
+    from runner.contracts import Engine, EngineState
     from runner.events import EventLog
     from runner.ranks import Ranks
     from runner.recipe.schema import CheckpointSection
@@ -21,7 +35,10 @@ if TYPE_CHECKING:
 
 @final
 class Saver:
-    """Writes the checkpoints of one run; every rank calls it, rank 0 writes."""
+    """Writes the checkpoints of one run; every rank calls it, rank 0 writes.
+
+    A context manager that waits until the last one is written.
+    """
 
     def __init__(
         self,
@@ -56,12 +73,42 @@ class Saver:
         self._weights_kind = weights_kind
         self._recipe_text = recipe_text
         self._goes_back = False
-        self.last: Path | None = None
-        """The checkpoint that was written or continued from last."""
+        self._thread = ThreadPoolExecutor(1, "runner-checkpoint")
+        self._writing: Future[None] | None = None
+        self._events_of_thread: list[tuple[str, dict[str, Any]]] = []
+        self._last: Path | None = None
+
+    @property
+    def last(self) -> Path | None:
+        """The checkpoint that was written or continued from last; one being written is waited for.
+
+        Known on rank 0 only.
+        """
+        if self._writing:
+            wait([self._writing])
+        return self._last
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait for the last checkpoint; after an error alone, and without hiding it."""
+        try:
+            if error is None:
+                self.finish()
+            else:
+                self._wait_after_error()
+        finally:
+            self._thread.shutdown()
 
     def continue_from(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint."""
-        self.last = saved.path
+        self._last = saved.path
         self._goes_back = True
         position, top1 = saved.info.position, saved.info.position.best_top1
         ended_epoch = position.step_in_epoch == 0 and position.best_epoch == position.epoch
@@ -81,42 +128,100 @@ class Saver:
     def save(
         self, position: Position, metrics: Mapping[str, float], best_top1: float | None = None
     ) -> None:
-        """Write a checkpoint, mark it as the best if it is, and remove those that are too many.
+        """Take a checkpoint; when it is written, mark it as the best if it is, and remove some.
 
         Raises:
             NonFiniteError: A weight is NaN or infinite.
-            StorageError: It cannot be written.
+            StorageError: The one before could not be written.
             OtherRankError: One of these happened on rank 0, and this is another.
         """
+        started = time.perf_counter()
         self._engine.agree()
-        self._ranks.lead(lambda: self._write(position, metrics, best_top1))
+        self._ranks.lead(lambda: self._begin(position, dict(metrics), best_top1, started))
 
-    def _write(
-        self, position: Position, metrics: Mapping[str, float], best_top1: float | None
+    def finish(self) -> None:
+        """Wait until the last checkpoint is written. Every rank calls this.
+
+        Raises:
+            StorageError: It cannot be written.
+            OtherRankError: That happened on rank 0, and this is another.
+        """
+        self._ranks.lead(self._wait)
+
+    def tell(self) -> None:
+        """Emit the events of what has been written; does not wait."""
+        while self._events_of_thread:
+            event, fields = self._events_of_thread.pop(0)
+            self._events.emit(event, **fields)
+
+    def _wait(self) -> None:
+        """Wait for the checkpoint that is being written, and raise what went wrong."""
+        writing, self._writing = self._writing, None
+        try:
+            if writing:
+                writing.result()
+        finally:
+            self.tell()
+
+    def _wait_after_error(self) -> None:
+        try:
+            self._wait()
+        except RunnerError as error:
+            with suppress(RunnerError):  # the disk may be what failed
+                self._events.emit("warning", message=str(error))
+
+    def _begin(
+        self,
+        position: Position,
+        metrics: Mapping[str, float],
+        best_top1: float | None,
+        started: float,
     ) -> None:
+        """Copy everything, and hand it to the thread."""
+        self._wait()
+        state, weights = self._engine.state(), self._engine.weights()
+        checkpoint.check_finite(weights)
         info = CheckpointInfo(
             position=position,
             classes=self._classes,
             weights_kind=self._weights_kind,
             metrics=metrics,
+            state_values=state.values,
         )
-        state = self._engine.state()
-        self.last = path = checkpoint.save(
-            self._folder,
-            replace(info, state_values=state.values),
-            weights=self._engine.weights(),
-            state=state,
-            recipe_text=self._recipe_text,
+        stall_s = time.perf_counter() - started
+        self._writing = self._thread.submit(self._write, info, weights, state, best_top1, stall_s)
+
+    def _write(
+        self,
+        info: CheckpointInfo,
+        weights: Mapping[str, NDArray[Any]],
+        state: EngineState,
+        best_top1: float | None,
+        stall_s: float,
+    ) -> None:
+        """Write a checkpoint, on the thread."""
+        started = time.perf_counter()
+        step = info.position.step
+        self._last = path = checkpoint.save(
+            self._folder, info, weights=weights, state=state, recipe_text=self._recipe_text
         )
-        self._events.emit("checkpoint.saved", path=str(path), step=position.step)
+        write_s = round(time.perf_counter() - started, 3)
+        self._note(
+            "checkpoint.saved", path=path, step=step, stall_s=round(stall_s, 3), write_s=write_s
+        )
         if self._goes_back:  # now that there is one to go on from
             self._goes_back = False
-            for later in checkpoint.remove_later(self._folder, position.step):
+            for later in checkpoint.remove_later(self._folder, step):
                 reason = "the run went back to an earlier one"
-                self._events.emit("checkpoint.removed", path=str(later), reason=reason)
+                self._note("checkpoint.removed", path=later, reason=reason)
         if best_top1 is not None:
             checkpoint.mark_best(self._folder, path, best_top1)
         for old in checkpoint.remove_old(
             self._folder, keep=self._section.keep, keep_best=self._section.keep_best
         ):
-            self._events.emit("checkpoint.removed", path=str(old))
+            self._note("checkpoint.removed", path=old)
+        status.tell_checkpoint(path)  # after what is later has gone: it is now the latest
+
+    def _note(self, event: str, *, path: Path, **fields: Any) -> None:
+        """Keep an event for the loop's thread: listeners are called by one thread only."""
+        self._events_of_thread.append((event, {"path": str(path), **fields}))
