@@ -21,11 +21,14 @@ from runner import (
     smoke,
     verification,
 )
+from runner.consistency import RESUMABLE
 from runner.errors import DataError, RecipeError, UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
 from runner.launch import status
+from runner.launch.place import take_place
 from runner.plan import check_runnable
+from runner.ranks import telling_alone
 from runner.session import open_device, open_engine, open_split
 
 if TYPE_CHECKING:
@@ -37,19 +40,6 @@ if TYPE_CHECKING:
     from runner.predict import Prediction
     from runner.recipe import Document
     from runner.registry import Registry
-
-RESUMABLE = (
-    "loader.workers=",
-    "loader.prefetch_batches=",
-    "loader.cache_gib=",
-    "train.log_every_steps=",
-    "checkpoint.",
-    "loggers",
-    "throughput",
-    "dataset.root=",
-    "device.",
-)
-"""What may change on the way without changing what the model sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +95,14 @@ def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any
     Raises:
         SystemExit: Processes that were started for several devices have failed.
     """
-    if launch.is_needed(loaded.plan):
-        return _launch(loaded.plan, runs_dir / loaded.plan.name, request)
-    return status.hand_over(run.start(loaded.plan, loaded.plugins, runs_dir, request))
+    with telling_alone():
+        take_place(loaded.plan, request.machines)
+        resolved = _as_launched(loaded.plan)
+        needed = launch.is_needed(resolved, request.machines)
+    request = replace(request, devices=loaded.plan.recipe.device.count)
+    if needed:
+        return _launch(resolved, runs_dir / resolved.name, request)
+    return status.hand_over(run.start(resolved, loaded.plugins, runs_dir, request))
 
 
 def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[str, Any] | None:
@@ -117,23 +112,22 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         UsageError: The run is finished, or an override would change what the model sees.
         SystemExit: Processes that were started for several devices have failed.
     """
-    folder = rundir.find(path)
-    if folder.result.is_file():
-        raise UsageError(f"{folder.path} is finished, see {folder.result}; nothing to continue")
-    for text in overrides:
-        if not text.startswith(RESUMABLE):
-            keys = ", ".join(key.rstrip("=.") for key in RESUMABLE)
-            raise UsageError(
-                f"--set {text} would make another experiment of the run; only {keys} may change: "
-                "start a new run with model.weights instead"
-            )
-    manifest = folder.read_manifest()
-    loaded = plugins.load()
-    document = recipe.compose(folder.recipe, overrides, environ=os.environ)
-    resolved = plan.resolve(
-        str(manifest["recipe"]), recipe.validate(document, loaded.registry), loaded.registry
-    )
-    if launch.is_needed(resolved):
+    with telling_alone():
+        folder = rundir.find(path)
+        if folder.result.is_file() and not status.to_continue():
+            raise UsageError(f"{folder.path} is finished, see {folder.result}; nothing to continue")
+        _check_resumable(overrides)
+        manifest = folder.read_manifest()
+        loaded = plugins.load()
+        registry = loaded.registry
+        document = recipe.compose(folder.recipe, overrides, environ=os.environ)
+        checked = recipe.validate(document, registry)
+        resolved = plan.resolve(str(manifest["recipe"]), checked, registry)
+        take_place(resolved, request.machines)
+        resolved = _as_launched(resolved)
+        needed = launch.is_needed(resolved, request.machines)
+    request = replace(request, devices=checked.device.count)
+    if needed:
         request = replace(request, export=manifest["export"])
         return _launch(resolved, folder.path.parent, request)
     source = path if (path / checkpoint.INFO).is_file() else None
@@ -145,8 +139,32 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         moved = DataError(
             f"{error}; the run was started in {manifest['folder']}, where its paths begin"
         )
-        moved.rank = error.rank
+        moved.rank, moved.exit_code = error.rank, error.exit_code
         raise moved from error
+
+
+def _check_resumable(overrides: Sequence[str]) -> None:
+    for text in overrides:
+        if not text.startswith(RESUMABLE):
+            keys = ", ".join(key.rstrip("=.") for key in RESUMABLE)
+            raise UsageError(
+                f"--set {text} would make another experiment of the run; only {keys} may change: "
+                "start a new run with model.weights instead"
+            )
+
+
+def _as_launched(resolved: Plan) -> Plan:
+    """Return the plan for as many processes as a launcher has started, where these may be fewer.
+
+    Raises:
+        UsageError: They cannot share the batch.
+    """
+    asked, least = resolved.recipe.device.count, resolved.recipe.distributed.min_devices
+    ask = resolved.framework_entry.launched_world_size
+    launched = ask() if ask else None
+    if launched is None or least is None or not least <= launched < asked:
+        return resolved
+    return resolved.with_devices(launched)
 
 
 def _launch(resolved: Plan, folder: Path, request: run.Request) -> dict[str, Any] | None:
@@ -159,6 +177,7 @@ def _launch(resolved: Plan, folder: Path, request: run.Request) -> dict[str, Any
         folder,
         EventLog(request.listener),
         exporting=request.export,
+        machines=request.machines,
     )
 
 

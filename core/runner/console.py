@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, final
 
 from runner.figures import accuracy_report, percent
+from runner.launch.status import is_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,6 +96,22 @@ def _line(event: str, fields: Mapping[str, Any]) -> str | None:
     return writer(fields) if writer else None
 
 
+def _restarted(fields: Mapping[str, Any]) -> str:
+    if is_watched():  # who has started this process has printed it
+        return ""
+    place = fields["continues"]
+    return (
+        f"restart {fields['restart']} of {fields['restarts']}: {fields['reason']}; "
+        f"{'goes on from ' + place if place else 'begins again'}"
+    )
+
+
+def _from_where(fields: Mapping[str, Any]) -> str:
+    if fields["checkpoint"] is None:
+        return "from its beginning: it was ended before its first checkpoint"
+    return f"continued after step {fields['step']}"
+
+
 def _opened(fields: Mapping[str, Any]) -> str:
     """Show what is in effect; the event log has it whole."""
     shown = (
@@ -146,9 +163,20 @@ def _agreement(name: str, fields: Mapping[str, Any]) -> str:
 _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "run.launched": lambda fields: "\n".join(f"launch: {line}" for line in fields["commands"]),
     "run.started": lambda fields: f"run: {fields['folder']}",
-    "run.resumed": lambda fields: f"run: {fields['folder']}, continued after step {fields['step']}",
+    "run.resumed": lambda fields: f"run: {fields['folder']}, {_from_where(fields)}",
+    "run.waiting": lambda fields: fields["message"],
+    "run.hung": lambda fields: "\n".join(fields["processes"]),
+    "run.restarted": _restarted,
+    "run.fewer_devices": lambda fields: (
+        f"devices: {fields['found']} of the {fields['asked']} that the recipe asks for, which "
+        "share its global batch"
+    ),
     "data.opened": lambda fields: (
         f"{fields['split']}: {fields['images']} images, {fields['classes']} classes"
+    ),
+    "data.indexed": lambda fields: (
+        f"{fields['split']}: {fields['images']} images {fields['source']} in "
+        f"{fields['seconds']:.1f} s" + (f" ({fields['reason']})" if fields["reason"] else "")
     ),
     "data.ignored": lambda fields: (
         f"{fields['split']}: ignored {fields['count']} files that are no images"

@@ -283,8 +283,8 @@ class Dataset(Protocol):
         ...
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """Labels ``[N]``."""
+    def labels(self) -> NDArray[np.integer[Any]]:
+        """Labels ``[N]``, of any type of integers."""
         ...
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:

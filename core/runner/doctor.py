@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import resource
 import shutil
+import socket
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner import manifest
+from runner.launch import network
 from runner.probe import probe
 
 if TYPE_CHECKING:
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
     from runner.registry import Registry
 
 MIN_FREE_GIB = 2.0
+MIN_FILES = 256
+OWN_FILES = 128
+"""Files that a process has open beside its connections: libraries, logs, images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +48,8 @@ def examine(registry: Registry, runs_dir: Path) -> Iterator[Finding]:
     yield Finding(topic="python", ok=True, text=f"{environment['python']}, {sys.executable}")
     yield Finding(topic="machine", ok=True, text=_machine(environment))
     yield _disk(runs_dir)
+    yield _network()
+    yield _limits()
     for name, version in environment["packages"].items():
         needed = name in {"vision-runner", *manifest.OWN_PACKAGES}
         yield Finding(
@@ -80,6 +89,30 @@ def _disk(runs_dir: Path) -> Finding:
         ok=writable and free >= MIN_FREE_GIB,
         text=f"{free:.1f} GiB free for runs in {folder}{advice}",
     )
+
+
+def _network() -> Finding:
+    own = {
+        f"{address} ({name})"
+        for name, address in network.interfaces()
+        if not ipaddress.ip_address(address).is_loopback
+        and not ipaddress.ip_address(address).is_link_local
+    }
+    text = ", ".join(sorted(own)) or "no address towards other machines"
+    return Finding(topic="network", ok=True, text=f"{socket.gethostname()}: {text}")
+
+
+def _limits() -> Finding:
+    """Look at what several processes need: each has a connection to every other one."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    memory, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    locked = "any" if memory == resource.RLIM_INFINITY else f"{memory // 2**20} MiB of"
+    text = f"{files} open files in a process, {locked} locked memory, which RDMA needs"
+    if enough := files >= MIN_FILES:
+        text += f"; enough files for runs on about {files - OWN_FILES} devices"
+    else:
+        text += f"; a loader and its connections need {MIN_FILES}: ulimit -n {4 * MIN_FILES}"
+    return Finding(topic="limits", ok=enough, text=text)
 
 
 def _because(reason: str) -> str:

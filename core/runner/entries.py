@@ -113,6 +113,10 @@ class FrameworkEntry(Entry):
     launched_world_size: Callable[[], int | None] | None = None
     """Return how many processes a launcher has started this one with, as the environment tells;
     ``None`` when none has. Imports nothing."""
+    launched_local_rank: Callable[[], int | None] | None = None
+    """Return the number of this process among those of its machine, as the environment tells;
+    ``None`` if no launcher has started it, or if it only helps the others to meet. Imports
+    nothing."""
     join: Callable[[Device, float], Group] | None = None
     """Meet the other processes, once the device is open; ``None`` if the framework trains on one
     device only. Everything that is written or printed comes after it. An exchange that another
@@ -140,6 +144,14 @@ class DeviceEntry(Entry):
     """
     visible_devices: str | None = None
     """Environment variable that chooses physical cards, such as ``CUDA_VISIBLE_DEVICES``."""
+    card_environment: Mapping[str, str] = field(default_factory=dict)
+    """Further variables that make its numbers those that the vendor's tools show."""
+    interface_variables: tuple[str, ...] = ()
+    """Environment variables that tell the device's library of collective operations the network
+    interface towards other machines, such as ``NCCL_SOCKET_IFNAME``. Core sets them where there
+    are several machines, unless the user has."""
+    address_variables: tuple[str, ...] = ()
+    """The same for the address of this machine towards others."""
     is_host: bool = False
     """The machine's own processor, which is always there: named to users whose device is not."""
 

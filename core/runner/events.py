@@ -4,8 +4,13 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
 ``elapsed_s`` (since this process began the run) and the event's own fields. Names:
 
     run.launched      the commands that start one process for each device (printed only)
+    run.waiting       for whom, where machines are to meet (printed only)
+    run.restarted     why the processes are started again, and what they go on from
+    run.fewer_devices how many devices share the batch, of those that were asked for
+    run.hung          what is seen of each process when one makes no progress (printed only)
     run.started, run.resumed, run.interrupted, run.failed, run.finished
     data.opened       sizes of a split
+    data.indexed      how the images of a large split were found: listed, or in a kept index
     data.ignored      files that are in the dataset's folders but are no images
     data.damaged      an image that was skipped
     engine.opened     what is in effect: precision, memory layout, threads, ...
@@ -14,7 +19,8 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
     epoch.finished    train.loss, val.* and throughput.* of one epoch; train.images_per_s and
                       train.data_wait since the process began, without its first log window;
                       val.images_per_s over the whole evaluation, reading included
-    checkpoint.saved, checkpoint.removed
+    checkpoint.saved  once it is complete: stall_s that training waited, write_s of the thread
+    checkpoint.removed
     eval.finished     val.* of a run that only evaluates
     export.written, export.verified
     warning           something the user should know that does not stop the run

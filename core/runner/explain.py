@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import shlex
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner import recipe
 from runner.errors import DataError, RunnerError
-from runner.launch import start as launch
+from runner.launch.lines import Start, launch_lines
 from runner.plan import check_devices, check_runnable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from runner.plan import Plan
@@ -41,16 +41,16 @@ class Sizes:
     val: Size
 
 
-def as_text(plan: Plan, document: Document, *, runs_dir: Path, command: Sequence[str]) -> str:
+def as_text(plan: Plan, document: Document, start: Start) -> str:
     """Explain a plan for people."""
     sizes = _sizes(plan, document)
     sections = [
         ("recipe", _recipe(plan, document)),
         ("plugins", _plugins(plan, document)),
-        ("data and steps", _steps(plan, sizes)),
+        ("data and steps", [*_steps(plan, sizes), _threads(plan, start)]),
         ("learning rate", _learning_rate(plan, sizes)),
-        ("writes", _writes(plan, runs_dir)),
-        ("starts with", _launch(plan, runs_dir, command)),
+        ("writes", _writes(plan, start.runs_dir)),
+        ("starts with", _launch(plan, start)),
         ("values and where they come from", _values(plan, document)),
     ]
     return "\n\n".join(
@@ -60,9 +60,7 @@ def as_text(plan: Plan, document: Document, *, runs_dir: Path, command: Sequence
     )
 
 
-def as_data(
-    plan: Plan, document: Document, *, runs_dir: Path, command: Sequence[str]
-) -> dict[str, Any]:
+def as_data(plan: Plan, document: Document, start: Start) -> dict[str, Any]:
     """Explain a plan for programs (JSON)."""
     sizes = _sizes(plan, document)
     images = sizes.train.images if plan.recipe.train else None
@@ -92,8 +90,8 @@ def as_data(
             "accumulation": batch.accumulation,
         },
         "learning_rate": rates(plan, steps) if steps else None,
-        "command": "\n".join(_startable(plan, runs_dir, command)),
-        "refused": refusal(plan, runs_dir, command),
+        "command": "\n".join(_startable(plan, start)),
+        "refused": refusal(plan, start),
     }
 
 
@@ -139,38 +137,26 @@ def rates(plan: Plan, steps_per_epoch: int) -> dict[str, float]:
     return {"start": ends[0], "peak": max(ends), "end": ends[-1]}
 
 
-def launch_lines(plan: Plan, runs_dir: Path, command: Sequence[str]) -> list[str]:
-    """Return the exact commands that carry the recipe out: one, unless the user starts several.
-
-    Raises:
-        RunnerError: The framework cannot start the processes.
-    """
-    if plan.recipe.device.count == 1 or plan.framework_entry.launch is None:
-        return [shlex.join(["runner", *command])]
-    logs = runs_dir / plan.name / "launch"
-    return [launch.line(item) for item in launch.commands(plan, command, logs)]
-
-
-def refusal(plan: Plan, runs_dir: Path, command: Sequence[str]) -> str | None:
+def refusal(plan: Plan, start: Start) -> str | None:
     """Return why the recipe will be refused here, as far as can be said without a framework."""
     try:
         check_runnable(plan, training=plan.recipe.train is not None, exporting=True)
         check_devices(plan)
-        launch_lines(plan, runs_dir, command)
+        launch_lines(plan, start)
     except RunnerError as error:
         return str(error)
     return None
 
 
-def _startable(plan: Plan, runs_dir: Path, command: Sequence[str]) -> list[str]:
+def _startable(plan: Plan, start: Start) -> list[str]:
     with suppress(RunnerError):  # which is the refusal
-        return launch_lines(plan, runs_dir, command)
+        return launch_lines(plan, start)
     return []
 
 
-def _launch(plan: Plan, runs_dir: Path, command: Sequence[str]) -> Iterator[str]:
-    yield from _startable(plan, runs_dir, command)
-    reason = refusal(plan, runs_dir, command)
+def _launch(plan: Plan, start: Start) -> Iterator[str]:
+    yield from _startable(plan, start)
+    reason = refusal(plan, start)
     if reason:
         yield f"WILL BE REFUSED HERE: {reason}"
 
@@ -225,6 +211,17 @@ def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
             again = -rest % batch.devices
             repeated = f", {again} of them for the second time" if again else ""
             yield f"the last batch of each epoch has {rest + again}{repeated}"
+
+
+def _threads(plan: Plan, start: Start) -> str:
+    """Say how many threads read images, beside the cores that there are here."""
+    each = plan.recipe.loader.workers
+    processes = max(1, plan.recipe.device.count // start.machines.count)
+    cores = len(os.sched_getaffinity(0))
+    threads = f"{each} thread{'s' if each > 1 else ''}"
+    if processes > 1:
+        threads += f" in each of {processes} processes, {each * processes} on each machine"
+    return f"reads images with {threads}; this machine has {cores} core{'s' if cores > 1 else ''}"
 
 
 def _learning_rate(plan: Plan, sizes: Sizes) -> Iterator[str]:

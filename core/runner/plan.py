@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from runner.contracts import EngineSpec
@@ -149,6 +149,15 @@ class Plan:
                 f"the last batch of an epoch has {rest} images, which {count} devices cannot "
                 "share evenly; set train.last_batch: drop, or fill, which repeats a few images"
             )
+
+    def with_devices(self, count: int) -> Plan:
+        """Return the same for another number of devices.
+
+        Raises:
+            UsageError: They cannot share the batch.
+        """
+        recipe = replace(self.recipe, device=replace(self.recipe.device, count=count))
+        return replace(self, recipe=recipe, train_batch=_split_batch(recipe))
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of optimizer step ``step``."""

@@ -24,8 +24,8 @@ NAME = re.compile(r"[a-z0-9_]+")
 CALLABLES = frozenset(
     {
         *("open", "probe", "build", "export", "load", "read_weights"),
-        *("launch", "launched_world_size", "join", "rank_environment", "open_loader"),
-        *("source_options", "convert", "recognises", "translate"),
+        *("launch", "launched_world_size", "launched_local_rank", "join", "rank_environment"),
+        *("open_loader", "source_options", "convert", "recognises", "translate"),
     }
 )
 

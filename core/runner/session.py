@@ -6,13 +6,16 @@ The device comes first: without it, whether the data is there does not matter.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import os
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from runner.data.images import ImageFiles
+from runner.data.image_files import ImageFiles
 from runner.data.loader import ImageLoader
 from runner.entries import LoaderRequest
 from runner.errors import DataError, DeviceError
+from runner.launch import cards
+from runner.launch.status import is_watched
 from runner.plan import check_runnable, missing_device
 
 if TYPE_CHECKING:
@@ -41,16 +44,22 @@ class Split:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what identifies the data: sizes and a hash over classes, labels and file names."""
-        digest = hashlib.sha256("\0".join(self.classes).encode())
-        digest.update(self.dataset.labels.tobytes())
-        for index in range(len(self.dataset.labels)):
-            name = self.dataset.describe(index).rpartition("/")[2]
-            digest.update(name.encode(errors="surrogateescape"))
+        dataset = self.dataset
         return {
-            "images": len(self.dataset.labels),
+            "images": len(dataset.labels),
             "classes": len(self.classes),
-            "sha256": digest.hexdigest(),
+            "sha256": dataset.sha256() if isinstance(dataset, ImageFiles) else _sha256(dataset),
         }
+
+
+def _sha256(dataset: Dataset) -> str:
+    """Return what ``ImageFiles.sha256`` does, for images of any kind."""
+    digest = hashlib.sha256("\0".join(dataset.classes).encode())
+    digest.update(dataset.labels.astype("int64").tobytes())
+    for index in range(len(dataset.labels)):
+        name = dataset.describe(index).rpartition("/")[2]
+        digest.update(name.encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def open_split(
@@ -79,6 +88,9 @@ def open_split(
     )
     loader = (plan.dataset_entry.open_loader or _core_loader)(request)
     split = Split(name=name, dataset=dataset, loader=loader)
+    if isinstance(dataset, ImageFiles) and dataset.index:
+        images = len(dataset.labels)
+        events.emit("data.indexed", split=name, images=images, **asdict(dataset.index))
     events.emit(
         "data.opened",
         split=name,
@@ -126,8 +138,12 @@ def open_device(plan: Plan) -> Device:
         PluginError: The framework is not installed.
         MissingDeviceError: The device is not there.
         DeviceError: It cannot do what its options ask.
+        UsageError: The chosen cards are not among those that are visible.
     """
     check_runnable(plan, training=False)
+    if not is_watched():  # who has started this process has chosen them otherwise
+        section = plan.recipe.device
+        os.environ.update(cards.environment(plan.device_entry, section.cards, os.environ))
     try:
         return plan.device_entry.open(plan.recipe.device.options)
     except DeviceError as error:

@@ -1,10 +1,16 @@
-"""Stopping politely: SIGINT and SIGTERM ask the loop to save and leave.
+"""Stopping politely: SIGINT, SIGTERM and SIGHUP ask the loop to save and leave.
 
 Python's own handlers do this where they are called. Some frameworks install handlers of their own
 in C, again and again: then the signals are blocked in every thread, and one thread waits for them.
 The mask has to be in place before any library starts threads, NumPy included, because a thread
 without it receives the signal; so a command that trains holds the signals back while it finds out
 which framework it uses.
+
+SIGHUP, which a terminal sends when it closes, is left alone where it is ignored, as under nohup.
+
+A process that a launcher has started may be asked several times with one intention: by a terminal
+or a batch system that signals everybody, and by the launcher in turn. There a signal that comes
+soon after the first is the same request.
 
 Commands that do not train leave the signals alone: with such a framework, Ctrl-C then ends them
 in whatever way the framework has chosen, and there is nothing to save.
@@ -19,19 +25,25 @@ import _thread
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
+
+from runner.launch import status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 NUDGE = signal.SIGURG
 """What makes the main thread look up from a call that waits; ignored where nobody handles it."""
 GRACE_S = 5.0
 """Time in which an interrupted process may end by itself, its ``finally`` blocks included."""
+REPEAT_S = 10.0
+"""Time in which a further signal to a launched process is the same request. Launchers and batch
+systems kill after 30 s or more."""
 
 
 @final
@@ -40,29 +52,43 @@ class StopRequest:
     """Whether a signal asks the loop to save and leave; the loop looks at it after every step."""
 
     signal_number: int | None = None
+    repeat_s: float = 0.0
+    """Seconds after the first signal in which others are the same request."""
+    _first: float = 0.0
+
+    def takes(self, number: int) -> bool:
+        """Note a signal; ``False`` if it has to have its usual effect."""
+        now = time.monotonic()
+        if self.signal_number is None:
+            self.signal_number, self._first = int(number), now
+            return True
+        return now - self._first < self.repeat_s
 
 
 @final
 class Signals:
-    """SIGINT and SIGTERM from the start of a run to its end, as a context manager.
+    """SIGINT, SIGTERM and SIGHUP from the start of a run to its end, as a context manager.
 
     They are held back until ``release`` or ``watch`` says how they are received. Within
     ``polite`` the first signal only asks; a second one, and any outside of it, has its usual
-    effect: SIGINT raises ``KeyboardInterrupt``, SIGTERM ends the process.
+    effect: SIGINT raises ``KeyboardInterrupt``, SIGTERM and SIGHUP end the process.
 
     Outside the main thread nothing is done: Python delivers signals to that thread alone.
     """
 
     def __init__(self) -> None:
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        self._numbers = SIGNALS[1:] if ignored else SIGNALS
         self._mask: set[int | signal.Signals] | None = None
         self._watcher: threading.Thread | None = None
         self._former_nudge: Any = None
         self._request: StopRequest | None = None
+        self._asked = False
 
     def __enter__(self) -> Signals:
         """Hold the signals back."""
         if threading.current_thread() is threading.main_thread():
-            self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
         return self
 
     def __exit__(
@@ -71,7 +97,10 @@ class Signals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let them through as they were before."""
+        """Let them through as they were before; not any more where they have ended the run."""
+        if self._asked:
+            for number in self._numbers:
+                signal.signal(number, signal.SIG_IGN)
         if self._watcher is not None:
             watcher, self._watcher = self._watcher, None
             assert watcher.ident is not None
@@ -84,7 +113,8 @@ class Signals:
         """Receive the signals with Python's handlers."""
         if self._mask is not None:
             mask, self._mask = self._mask, None
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            # who has started a launched process holds them back for its launcher, not for this
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask.difference(self._numbers))
 
     def watch(self) -> None:
         """Receive the signals in a thread; those that start later inherit the mask."""
@@ -94,26 +124,33 @@ class Signals:
             self._watcher.start()
 
     @contextmanager
-    def polite(self) -> Iterator[StopRequest]:
-        """Let the first signal ask, in place of its usual effect."""
-        request = StopRequest()
+    def polite(self, *, launched: bool = False) -> Iterator[StopRequest]:
+        """Let the first signal ask, in place of its usual effect.
+
+        Args:
+            launched: A launcher has started this process, so one request may be several signals.
+        """
+        request = StopRequest(repeat_s=REPEAT_S if launched else 0.0)
+        handlers = _Handlers(request, self._numbers)
         if self._watcher is not None:
             self._request = request
-            try:
-                yield request
-            finally:
-                self._request = None
         elif threading.current_thread() is threading.main_thread():
-            with _handled(request):
-                yield request
-        else:
+            handlers.install()
+        try:
             yield request
+        finally:
+            # The same request may come again until the process has left.
+            self._asked = launched and request.signal_number is not None
+            if not self._asked:
+                self._request = None
+                handlers.restore()
 
     def _wait(self) -> None:
-        while not self._only_wakes(found := signal.sigwaitinfo(SIGNALS)):
-            request, self._request = self._request, None
-            if request is not None:
-                request.signal_number = found.si_signo
+        while not self._only_wakes(found := signal.sigwaitinfo(self._numbers)):
+            if found.si_signo == signal.SIGTERM and found.si_pid == os.getpid():
+                _end_without_the_others()
+            request = self._request
+            if request is not None and request.takes(found.si_signo):
                 continue
             if found.si_signo == signal.SIGINT:
                 # Not by a signal: the handler of the operating system is the framework's.
@@ -121,7 +158,7 @@ class Signals:
                 main = threading.main_thread().ident
                 assert main is not None
                 signal.pthread_kill(main, NUDGE)
-                again = signal.sigtimedwait(SIGNALS, GRACE_S)
+                again = signal.sigtimedwait(self._numbers, GRACE_S)
                 if again is not None and self._only_wakes(again):
                     return
             os.write(2, b"interrupted\n")
@@ -132,23 +169,43 @@ class Signals:
         return self._watcher is None and found.si_pid == os.getpid()
 
 
-@contextmanager
-def _handled(request: StopRequest) -> Iterator[None]:
-    """Answer the first signal with Python's handlers, and restore the former ones."""
-    previous: dict[int, Any] = {}
+def _end_without_the_others() -> NoReturn:
+    """End a process whose framework sends it a signal of its own, which is not a request to stop.
 
-    def restore() -> None:
-        for number, handler in previous.items():
+    MindSpore does this where a group of processes is lost: this one may wait for the others, so
+    that it would never come to save anything.
+    """
+    reason = (
+        "the framework ends this process, as it does when it has lost the others; their output "
+        "says why"
+    )
+    status.tell_left(None, 1, reason, again=True, follows=True)
+    os.write(2, f"error: {reason}\n".encode())
+    os._exit(1)
+
+
+@final
+class _Handlers:
+    """Python's handlers, which answer the first signal."""
+
+    def __init__(self, request: StopRequest, numbers: Sequence[int]) -> None:
+        self._request = request
+        self._numbers = numbers
+        self._former: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Put them in place of the former ones."""
+        self._former = {number: signal.signal(number, self._handle) for number in self._numbers}
+
+    def restore(self) -> None:
+        """Put the former ones back."""
+        former, self._former = self._former, {}
+        for number, handler in former.items():
             signal.signal(number, handler)
-        previous.clear()
 
-    def handle(number: int, _frame: FrameType | None) -> None:
-        request.signal_number = number
-        restore()
-
-    for number in SIGNALS:
-        previous[number] = signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        restore()
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        taken = self._request.takes(number)
+        if not taken or not self._request.repeat_s:
+            self.restore()
+        if not taken:
+            signal.raise_signal(number)

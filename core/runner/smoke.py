@@ -43,7 +43,7 @@ def shorten(recipe: Recipe, registry: Registry) -> Recipe:
         optimizer = replace(optimizer, learning_rate=optimizer.learning_rate * share)
     return replace(
         recipe,
-        device=replace(recipe.device, count=1),
+        device=replace(recipe.device, count=1, cards=recipe.device.cards[:1]),
         dataset=DatasetSection(name="synthetic", options=options),
         # weights of another number of classes would not fit
         model=replace(recipe.model, weights=None),

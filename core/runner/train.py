@@ -12,7 +12,7 @@ from runner import checkpoint
 from runner.checkpoint import Position
 from runner.contracts import EpochMetrics
 from runner.errors import InterruptedRunError, NonFiniteError
-from runner.evaluate import evaluate
+from runner.evaluate import Agreement, evaluate
 from runner.rates import StepRates, Throughput, Window, records
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Trainer:
         self._steps_per_epoch = plan.steps_per_epoch(len(train.dataset.labels))
         # who takes part, who is told, and who can stop it
         self._ranks = ranks
+        self._progress = ranks.progress
         self._saver = saver
         self._events = events
         self._finished_epoch = finished_epoch
@@ -81,6 +82,7 @@ class Trainer:
         self._stop = stop
         # where the run stands
         self._position = Position(step=0, epoch=0, step_in_epoch=0)
+        self._saved: Position | None = None
         self._metrics: dict[str, float] = {}
         # what has not been read from the device yet
         self._pending: list[Deferred[StepResult]] = []
@@ -115,13 +117,15 @@ class Trainer:
             for text in self._rates.too_short(self._steps_per_epoch, self._section.epochs):
                 self._events.emit("warning", message=text)
         reached = self._reached_target()
-        while self._position.epoch < self._section.epochs and not reached:
-            self._train_epoch(self._position.epoch)
-            self._finish_epoch(self._position.epoch)
-            self._stop.agree()
-            if self._stop.signal_number is not None:
-                self._save_and_leave()
-            reached = self._reached_target()
+        # It does not end before the last checkpoint is written, and who waits is told why first.
+        with self._saver, self._ranks.telling():
+            while self._position.epoch < self._section.epochs and not reached:
+                self._train_epoch(self._position.epoch)
+                self._finish_epoch(self._position.epoch)
+                self._stop.agree()
+                if self._stop.signal_number is not None:
+                    self._save_and_leave()
+                reached = self._reached_target()
         position = self._position
         return FitResult(
             metrics=self._metrics | self._rates.of_run(),
@@ -143,6 +147,7 @@ class Trainer:
             world_size=self._ranks.world_size,
         )
         self._rates.begin_epoch()
+        self._show_training()
         self._window.restart()
         with closing(batches):
             for batch in self._window.timed(batches):
@@ -152,7 +157,8 @@ class Trainer:
                     self._log(rate)
                 if self._saver.is_due(step):
                     self._close_window()
-                    self._saver.save(self._position, self._metrics)
+                    self._save()
+                    self._show_training()
                     self._window.restart()
                 if self._stop.signal_number is not None:
                     self._save_and_leave()
@@ -167,6 +173,7 @@ class Trainer:
             position, step=position.step + 1, step_in_epoch=position.step_in_epoch + 1
         )
         self._window.end_step(len(batch.labels), rate)
+        self._progress.mark()
         if self._rates.ends_warm_up():
             self._engine.synchronize()
             self._window.settle()
@@ -177,6 +184,8 @@ class Trainer:
         images, seconds = self._add_throughput()
         self._window.restart()
         self._stop.agree()
+        self._show_training()
+        self._saver.tell()
         self._events.emit(
             "train.step",
             step=self._position.step,
@@ -188,6 +197,16 @@ class Trainer:
             learning_rate=rate,
             images_per_s=round(images / seconds, 3),
         )
+
+    def _save(self, best_top1: float | None = None) -> None:
+        self._progress.begin(f"saving step {self._position.step}")
+        self._saver.save(self._position, self._metrics, best_top1)
+        self._saved = self._position
+        self._progress.mark()
+
+    def _show_training(self) -> None:
+        position = self._position
+        self._progress.begin(f"training, epoch {position.epoch + 1} step {position.step_in_epoch}")
 
     def _close_window(self) -> None:
         """Read what is pending, so that the window's time covers the work of its images."""
@@ -309,16 +328,18 @@ class Trainer:
         self._finished_epoch(EpochMetrics(epoch=finished, step=position.step, values=self._metrics))
         last = finished == self._section.epochs or self._reached_target()
         if last or self._saver.is_due_after(finished, is_best=best_top1 is not None):
-            self._saver.save(self._position, self._metrics, best_top1)
+            self._save(best_top1)
 
     def _evaluate(self) -> Evaluation:
         self._stop.agree()
+        images = len(self._val.dataset.labels)
         evaluation = evaluate(
             self._engine,
             self._val.loader,
             self._plan.recipe.eval.batch_size,
             ranks=self._ranks,
             stopped=lambda: self._stop.signal_number is not None,
+            agreement=Agreement(self._stop.agree, self._section.log_every_steps, images),
         )
         return evaluation or self._save_and_leave()
 
@@ -334,7 +355,9 @@ class Trainer:
 
     def _save_and_leave(self) -> NoReturn:
         self._read_losses()
-        self._saver.save(self._position, self._metrics)
+        if self._saved != self._position:
+            self._save()
+        self._saver.finish()
         number, path = self._stop.signal_number or 0, self._saver.last
         message = f"stopped by signal {number} after step {self._position.step}"
         if path:  # which only rank 0 has written

@@ -60,6 +60,7 @@ NPU = DeviceTraits(
     distributed_backend="hccl",
     group_environment={"HCCL_WHITELIST_DISABLE": "1"},  # otherwise it needs a file of addresses
     visible_devices=VISIBLE_DEVICES,
+    address_variables=("HCCL_IF_IP",),
     channels_last=False,
     pinned_memory=True,
     explain_absence=explain_absence,

@@ -100,7 +100,8 @@ class Project:
         return sorted(self.path.glob("runs/*/*/checkpoints/step_*"))
 
     def run_folder(self, name: str = "colours") -> Path:
-        [folder] = (self.path / "runs" / name).iterdir()
+        folders = (self.path / "runs" / name).iterdir()
+        [folder] = (path for path in folders if path.suffix != ".launch")
         return folder
 
     def events(self, folder: Path | None = None) -> list[dict[str, Any]]:

@@ -1,17 +1,22 @@
-"""SIGINT, SIGTERM and SIGKILL on a real process, and what resume makes of it."""
+"""SIGINT, SIGTERM, SIGHUP and SIGKILL on a real process, and what resume makes of it."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import threading
+import time
 
 import pytest
 from safetensors.numpy import load_file
 
-from runner import checkpoint
+from runner import checkpoint, signals
+from runner.launch import status
 from runner.signals import Signals
+from runner.testing import fake_group
 from runner.train import Trainer
 
 PYTHON: dict[str, str] = {}
@@ -44,6 +49,79 @@ def test_a_polite_signal_saves_and_says_how_to_continue(project, number, handler
     outcome = project.runner("resume", project.run_folder(), "--json")
     assert outcome.code == 0
     assert outcome.json["steps"] == 36
+
+
+@both
+def test_a_request_that_is_repeated_to_a_launched_process_is_one_request(project, handlers):
+    launched = {fake_group.RANK: "0", fake_group.WORLD_SIZE: "1"}
+    process = project.start("run", slow_recipe(project), **handlers, **launched)
+    project.wait_for(project.checkpoints)
+    process.send_signal(signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        time.sleep(0.2)
+        process.send_signal(number)
+    _, err = process.communicate(timeout=150)
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT), err
+    assert "continue with: runner resume runs/colours/" in err
+    assert [event["event"] for event in project.events()][-2:] == ["run.interrupted", "run.failed"]
+
+
+@pytest.fixture
+def handlers_put_back():
+    """Put the handlers back that a launched process has no use for when it leaves."""
+    former = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers_put_back")
+def test_a_launched_process_that_leaves_is_not_asked_again():
+    with Signals() as held:
+        held.release()
+        with held.polite(launched=True) as request:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            assert request.signal_number == signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("handlers_put_back")
+def test_a_launched_process_that_does_not_leave_is_ended(monkeypatch):
+    monkeypatch.setattr(signals, "REPEAT_S", 1e-9)
+
+    def ask_twice():
+        with held.polite(launched=True):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with Signals() as held:
+        held.release()
+        with pytest.raises(KeyboardInterrupt):
+            ask_twice()
+
+
+def test_a_terminal_that_closes_asks_as_well(project):
+    process = project.start("run", slow_recipe(project))
+    project.wait_for(project.checkpoints)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=150)
+    assert process.returncode == 128 + signal.SIGHUP
+    assert "continue with: runner resume runs/colours/" in err
+
+
+@both
+def test_nohup_keeps_its_meaning(project, handlers):
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = project.start("run", slow_recipe(project), **handlers)
+    finally:
+        signal.signal(signal.SIGHUP, former)
+    project.wait_for(project.checkpoints)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=150)
+    assert process.returncode == 0, err
 
 
 @both
@@ -128,5 +206,31 @@ def test_a_signal_while_the_last_epoch_ends_is_not_lost(project, monkeypatch):
         outcome = project.run()
     assert outcome.code == 128 + signal.SIGTERM, outcome.err
     assert not (project.run_folder() / "result.json").exists()
+    saved = [event["step"] for event in project.events() if event["event"] == "checkpoint.saved"]
+    assert saved == [12, 24, 36]  # each once
     again = project.runner("resume", project.run_folder(), "--json")
     assert (again.code, again.json["steps"]) == (0, 36)
+
+
+def test_a_framework_that_ends_its_process_does_not_ask_it_to_stop(tmp_path):
+    program = """
+import os, signal, threading
+from runner.signals import Signals
+with Signals() as signals:
+    signals.watch()
+    with signals.polite(launched=True):
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait()
+"""
+    told = tmp_path / "status"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, status.STATUS: str(told)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the framework ends this process, as it does when it has ")
+    [left] = map(json.loads, told.read_text(encoding="utf-8").splitlines())
+    assert (left["what"], left["again"], left["follows"]) == ("left", True, True)

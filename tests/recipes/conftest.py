@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from runner import commands, explain, plugins, recipe
+from runner.launch.lines import Start
 from runner.plan import Plan, resolve
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def explained() -> Callable[[str], str]:
 
     def make(name: str) -> str:
         loaded = commands.load(name, allow_unset=True)
-        command = ["run", name]
-        return explain.as_text(loaded.plan, loaded.document, runs_dir=Path("runs"), command=command)
+        start = Start(command=["run", name], runs_dir=Path("runs"))
+        return explain.as_text(loaded.plan, loaded.document, start)
 
     return make
 

@@ -13,7 +13,8 @@ import pytest
 import typer
 
 from runner import commands
-from runner.cli import _overrides, app
+from runner.cli import app
+from runner.cli.options import overrides
 from runner.recipe.validate import KINDS, sections
 
 if TYPE_CHECKING:
@@ -186,14 +187,14 @@ def planned(line: str) -> Plan | None:
     recipe = given.get("recipe") or given.get("source")
     if not recipe or "/" in recipe or recipe.isupper():
         return None
-    overrides = _overrides(
+    changes = overrides(
         given["set_"],
-        given.get("framework", ""),
-        given.get("device", ""),
-        given.get("devices", 0),
-        given.get("precision", ""),
+        framework=given.get("framework", ""),
+        device=given.get("device", ""),
+        devices=given.get("devices", ""),
+        precision=given.get("precision", ""),
     )
-    return commands.load(recipe, overrides, allow_unset=True).plan
+    return commands.load(recipe, changes, allow_unset=True).plan
 
 
 @pytest.mark.parametrize("line", COMMANDS)

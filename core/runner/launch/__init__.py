@@ -1,6 +1,6 @@
 """Several devices: starting one process for each, and watching over them.
 
-``start`` begins with a plan and ends with a result, in as many attempts as the recipe allows;
-``watch`` follows one attempt; ``status`` and ``progress`` are how the processes tell what happens
-to them, and are all that they import of this.
+``start`` begins with a plan and ends with a result, in as many ``attempts`` as the recipe allows;
+``watch`` follows one attempt. ``begin``, ``status`` and ``progress`` are how the processes tell
+what happens to them.
 """

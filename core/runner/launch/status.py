@@ -5,14 +5,19 @@ exit status (it kills the others, and waits for them), and print what they like,
 passes them by. ``RUNNER_LAUNCH_STATUS`` names a file to which every process appends JSON, one
 object on a line, with its own process number and:
 
-    begun       the file that its standard error goes to, if it is one
+    begun       the file that its standard error goes to, if it is one, and its number among the
+                processes of its machine; none in a process that only helps the others to meet
     met         its rank and its host, once all have met
     folder      the run folder, from every rank
     checkpoint  a checkpoint that rank 0 has written
     done        its rank: the others no longer need it
-    left        its rank, if known, why it leaves, the exit status that this asks for, and whether
-                it is worth to start again
+    left        its rank, if known, why it leaves, the exit status that this asks for, whether it
+                is worth to start again, whether it leaves because another process is gone, and
+                whether all have agreed to leave
     result      the result of the run, from rank 0
+
+Who started the processes prints an error that a process has met on its own, or before all have
+met, from what this tells; one that all have agreed on is printed by rank 0.
 
 Where the variable is not set, nobody has to be told.
 """
@@ -33,6 +38,11 @@ if TYPE_CHECKING:
 STATUS = "RUNNER_LAUNCH_STATUS"
 CONTINUE = "RUNNER_LAUNCH_CONTINUE"
 """Names the run folder, or the checkpoint, that the processes of a further attempt go on from."""
+RESTARTED = "RUNNER_LAUNCH_RESTARTED"
+"""Fields of the event ``run.restarted`` (JSON), which has led to this attempt."""
+
+LOCAL_COUNT = "RUNNER_LAUNCH_LOCAL_COUNT"
+"""How many processes this machine has."""
 
 
 def is_watched() -> bool:
@@ -48,9 +58,28 @@ def to_continue() -> str:
     return os.environ.get(CONTINUE, "")
 
 
-def tell_begun() -> None:
-    """Tell that this process begins, and where its output goes."""
-    _tell("begun", log=_output())
+def local_count() -> int | None:
+    """Return how many processes this machine has; ``None`` if nobody tells."""
+    text = os.environ.get(LOCAL_COUNT)
+    return int(text) if text else None
+
+
+def restarted() -> Mapping[str, Any] | None:
+    """Return the fields of the event ``run.restarted``, for the run's log; ``None`` at first.
+
+    Who started the processes has printed it.
+    """
+    text = os.environ.get(RESTARTED)
+    return json.loads(text) if text else None
+
+
+def tell_begun(local_rank: int | None = None) -> None:
+    """Tell that this process begins, and where its output goes.
+
+    Args:
+        local_rank: Its number among the processes of its machine; ``None`` if it only helps.
+    """
+    _tell("begun", log=_output(), local_rank=local_rank)
 
 
 def tell_met(rank: int) -> None:
@@ -73,7 +102,15 @@ def tell_done(rank: int) -> None:
     _tell("done", rank=rank)
 
 
-def tell_left(rank: int | None, code: int, reason: str, *, again: bool) -> None:
+def tell_left(
+    rank: int | None,
+    code: int,
+    reason: str,
+    *,
+    again: bool,
+    follows: bool = False,
+    agreed: bool = False,
+) -> None:
     """Tell why this process leaves before the end.
 
     Args:
@@ -82,8 +119,18 @@ def tell_left(rank: int | None, code: int, reason: str, *, again: bool) -> None:
         reason: A line for people.
         again: Whether the next attempt may succeed: another process was lost, or this one broke
             in a way that nobody has foreseen.
+        follows: Another process is gone, which is why this one leaves.
+        agreed: All leave together for this reason, and rank 0 prints it.
     """
-    _tell("left", rank=rank, code=code, reason=reason, again=again)
+    _tell(
+        "left",
+        rank=rank,
+        code=code,
+        reason=reason,
+        again=again,
+        follows=follows,
+        agreed=agreed,
+    )
 
 
 def hand_over(result: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -110,14 +157,20 @@ class Note:
     what: str
     process: int
     fields: Mapping[str, Any]
+    end: int
+    """Where the line ends in the file, in bytes."""
 
 
-def read(path: Path) -> Iterator[Note]:
-    """Yield what the processes have told so far; a line that is still being written waits."""
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            fields = json.loads(line)
-            yield Note(what=fields.pop("what"), process=fields.pop("process"), fields=fields)
+def read(path: Path, start: int = 0) -> Iterator[Note]:
+    """Yield what the processes have told, from a position on; a line being written waits."""
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            if line.endswith(b"\n"):
+                start += len(line)
+                fields = json.loads(line)
+                what, process = fields.pop("what"), fields.pop("process")
+                yield Note(what=what, process=process, fields=fields, end=start)
 
 
 def _output() -> str | None:

@@ -29,6 +29,7 @@ ARGUMENTS = {
     ("framework", "read_weights"): 1,
     ("framework", "launch"): 1,
     ("framework", "launched_world_size"): 0,
+    ("framework", "launched_local_rank"): 0,
     ("framework", "join"): 2,
     ("framework", "rank_environment"): 1,
     ("device", "probe"): 0,
@@ -179,7 +180,7 @@ def _check_split(place: str, split: Dataset, samples: int) -> None:
     import numpy as np
 
     classes, labels = list(split.classes), split.labels
-    assert labels.dtype == np.int64, f"{place}: labels are {labels.dtype}, not int64"
+    assert labels.dtype.kind in "iu", f"{place}: labels are {labels.dtype}, not integers"
     assert labels.ndim == 1, f"{place}: labels have the shape {labels.shape}, not (N,)"
     assert len(labels), f"{place}: there is no image"
     assert len(set(classes)) == len(classes), f"{place}: class names are not unique"

@@ -70,7 +70,7 @@ class FakeOptions:
     hang_at_step: Step = None
     """Step that takes an hour, and says so on standard error."""
     on_rank: Step = None
-    """The only process that fails or loses its loss; all when left out."""
+    """The only process that fails, hangs or loses its loss; all when left out."""
     seconds_per_step: Annotated[float, Ge(0)] = 0.0
     """Time that each step waits."""
 
@@ -217,7 +217,9 @@ def runner_register_frameworks() -> Sequence[FrameworkEntry]:
             weight_suffixes=(".npz",),
             launch=fake_group.launch,
             launched_world_size=fake_group.launched_world_size,
+            launched_local_rank=fake_group.launched_local_rank,
             join=fake_group.join,
+            rank_environment=fake_group.rank_environment,
             takes_signals=os.environ.get("RUNNER_FAKE_SIGNALS") == "1",
         )
     ]

@@ -131,14 +131,14 @@ class FakeEngine:
         """Take one step; fail, overflow or break down where the options say so."""
         if self._optimizer is None:
             raise ValueError("the engine was opened without an optimizer, so it cannot train")
-        if self._steps == self._options.hang_at_step:
+        misbehaves = self._options.on_rank in (None, self._rank)
+        if misbehaves and self._steps == self._options.hang_at_step:
             sys.stderr.write("the fake framework hangs\n")
             sys.stderr.flush()
             time.sleep(3600)
         time.sleep(self._options.seconds_per_step)
         if self._takes_signals:
             _take_signals()
-        misbehaves = self._options.on_rank in (None, self._rank)
         if misbehaves and self._steps_here == self._options.fail_after_steps:
             raise RuntimeError(f"the fake framework fails after {self._steps_here} steps, as asked")
         size = self._spec.micro_batch_size

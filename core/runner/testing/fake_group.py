@@ -1,9 +1,17 @@
-"""Several processes of the fake framework: a group over a socket, and the launcher that starts it.
+"""Several processes of the fake framework: a group over sockets, and the launcher that starts it.
 
     python -m runner.testing.fake_group 2 run recipe.yaml --devices 2
 
 starts two processes, and as some frameworks do one more that helps them to meet: it runs the same
-program as far as ``join``, and ends there.
+program as far as ``join``, and ends there. The launchers of several machines, which may be one and
+the same, are told of each other by environment variables:
+
+    RUNNER_FAKE_WORLD_SIZE: Processes on all machines together.
+    RUNNER_FAKE_FIRST_RANK: Rank of the first process of this machine; the first machine has the
+        helper.
+    RUNNER_FAKE_SOCKET: Where rank 0 listens, a path or ``host:port``; a new path when unset.
+    RUNNER_FAKE_LOGS: Folder for what each process prints; all print what the launcher does when
+        unset.
 """
 
 from __future__ import annotations
@@ -15,27 +23,52 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING, TextIO, final
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TextIO, final
 
 from runner.entries import Command
+from runner.errors import OtherRankError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from runner.contracts import Device
-    from runner.entries import LaunchRequest
+    from runner.entries import LaunchRequest, RankPlace
 
-RANK, WORLD_SIZE, SOCKET = "RUNNER_FAKE_RANK", "RUNNER_FAKE_WORLD_SIZE", "RUNNER_FAKE_SOCKET"
+WORLD_SIZE, FIRST_RANK = "RUNNER_FAKE_WORLD_SIZE", "RUNNER_FAKE_FIRST_RANK"
+SOCKET, LOGS = "RUNNER_FAKE_SOCKET", "RUNNER_FAKE_LOGS"
+RANK, LOCAL_RANK = "RUNNER_FAKE_RANK", "RUNNER_FAKE_LOCAL_RANK"
 HELPER = "helper"
 """What RUNNER_FAKE_RANK says in the process that takes no part."""
 TIMEOUT_S = 60.0
-GONE = "a process of the group is gone"
+"""Time in which the processes must have met."""
+RETRY_S = 0.02
+GONE = "a process of the group is gone, or does not answer"
 
 
 def launch(request: LaunchRequest) -> Sequence[Command]:
-    """Return the command that starts the processes."""
+    """Return the command that starts the processes of this machine."""
     program = (sys.executable, "-m", "runner.testing.fake_group")
-    return [Command(arguments=[*program, str(request.count), *request.arguments])]
+    machines, environment = request.machines, {LOGS: str(request.log_folder)}
+    if machines.port is not None:
+        environment |= {
+            WORLD_SIZE: str(request.count),
+            FIRST_RANK: str(machines.rank * request.local_count),
+            SOCKET: machines.endpoint,
+        }
+    arguments = [*program, str(request.local_count), *request.arguments]
+    return [Command(arguments=arguments, environment=environment)]
+
+
+def rank_environment(place: RankPlace) -> Mapping[str, str]:
+    """Return what makes a process a rank that has no launcher."""
+    return {
+        RANK: str(place.rank),
+        LOCAL_RANK: str(place.local_rank),
+        WORLD_SIZE: str(place.world_size),
+        SOCKET: place.machines.endpoint,
+    }
 
 
 def launched_world_size() -> int | None:
@@ -43,22 +76,31 @@ def launched_world_size() -> int | None:
     return int(os.environ[WORLD_SIZE]) if WORLD_SIZE in os.environ else None
 
 
-def join(device: Device, timeout_s: float) -> FakeGroup:  # noqa: ARG001
+def launched_local_rank() -> int | None:
+    """Return the number of this process on its machine; ``None`` for the one that helps."""
+    return int(os.environ[LOCAL_RANK]) if LOCAL_RANK in os.environ else None
+
+
+def join(device: Device, timeout_s: float) -> FakeGroup:
     """Meet the other processes; the one that only helps ends here."""
     assert device.name, "the device is open"
     if os.environ[RANK] == HELPER:
         raise SystemExit(0)
-    return FakeGroup(int(os.environ[RANK]), int(os.environ[WORLD_SIZE]), os.environ[SOCKET])
+    rank, world_size = int(os.environ[RANK]), int(os.environ[WORLD_SIZE])
+    return FakeGroup(rank, world_size, os.environ[SOCKET], timeout_s)
 
 
 @final
 class FakeGroup:
     """Processes that send lines of JSON to rank 0 and get its answer."""
 
-    def __init__(self, rank: int, world_size: int, path: str) -> None:
+    def __init__(
+        self, rank: int, world_size: int, place: str, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self.rank = rank
         self.world_size = world_size
-        self._peers = self._accept(path) if rank == 0 else [_connect(path)]
+        self._timeout_s = timeout_s
+        self._peers = self._accept(place) if rank == 0 else [self._file(_connect(place))]
         if rank == 0:
             self._peers.sort(key=lambda peer: int(_read(peer)[0]))
         else:
@@ -82,32 +124,43 @@ class FakeGroup:
         for peer in self._peers:
             peer.close()
 
-    def _accept(self, path: str) -> list[TextIO]:
-        with socket.socket(socket.AF_UNIX) as server:
+    def _accept(self, place: str) -> list[TextIO]:
+        with _socket(place) as server:
             server.settimeout(TIMEOUT_S)
-            server.bind(path)
+            if server.family == socket.AF_INET:
+                server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(_address(place))
             server.listen()
-            return [_file(server.accept()[0]) for _ in range(self.world_size - 1)]
+            return [self._file(server.accept()[0]) for _ in range(self.world_size - 1)]
+
+    def _file(self, connection: socket.socket) -> TextIO:
+        connection.settimeout(self._timeout_s)
+        with connection:  # the file keeps it open
+            return connection.makefile("rw", encoding="utf-8")
 
 
-def _connect(path: str) -> TextIO:
+def _socket(place: str) -> socket.socket:
+    return socket.socket(socket.AF_UNIX if "/" in place else socket.AF_INET)
+
+
+def _address(place: str) -> str | tuple[str, int]:
+    host, _, port = place.rpartition(":")
+    return place if "/" in place else (host, int(port))
+
+
+def _connect(place: str) -> socket.socket:
     deadline = time.monotonic() + TIMEOUT_S
     while True:
-        connection = socket.socket(socket.AF_UNIX)
+        connection = _socket(place)
         try:
-            connection.connect(path)
+            connection.connect(_address(place))
         except OSError:
             connection.close()
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.02)
+            time.sleep(RETRY_S)
         else:
-            return _file(connection)
-
-
-def _file(connection: socket.socket) -> TextIO:
-    with connection:  # the file keeps it open
-        return connection.makefile("rw", encoding="utf-8")
+            return connection
 
 
 def _write(peer: TextIO, values: Sequence[float]) -> None:
@@ -115,35 +168,26 @@ def _write(peer: TextIO, values: Sequence[float]) -> None:
         peer.write(json.dumps(list(values)) + "\n")
         peer.flush()
     except OSError as error:
-        raise RuntimeError(GONE) from error
+        raise OtherRankError(GONE) from error
 
 
 def _read(peer: TextIO) -> list[float]:
     try:
         line = peer.readline()
     except OSError as error:
-        raise RuntimeError(GONE) from error
+        raise OtherRankError(GONE) from error
     if not line:
-        raise RuntimeError(GONE)
+        raise OtherRankError(GONE)
     values: list[float] = json.loads(line)
     return values
 
 
 def main() -> int:
     """Start the processes; when one fails, kill the others. Signals do to it what they do."""
-    count, *arguments = sys.argv[1:]
-    with tempfile.TemporaryDirectory(prefix="fake-group-") as folder:
-        common = {**os.environ, WORLD_SIZE: count, SOCKET: f"{folder}/socket"}
-        children = [
-            subprocess.Popen(
-                [sys.executable, "-m", "runner", *arguments],
-                env={**common, RANK: rank},
-                start_new_session=True,  # as msrun does
-            )
-            for rank in (HELPER, *map(str, range(int(count))))
-        ]
+    with tempfile.TemporaryDirectory(prefix="fake-group-") as folder, ExitStack() as stack:
+        children = _start(int(sys.argv[1]), sys.argv[2:], Path(folder), stack)
         try:
-            while any(child.poll() is None for child in children):
+            while None in [child.poll() for child in children]:
                 if any(child.returncode for child in children):
                     time.sleep(1)  # the others may be about to fail as well
                     return 1
@@ -155,6 +199,35 @@ def main() -> int:
             for child in children:
                 child.kill()
                 child.wait()
+
+
+def _start(
+    count: int, arguments: Sequence[str], folder: Path, stack: ExitStack
+) -> list[subprocess.Popen[bytes]]:
+    first = int(os.environ.get(FIRST_RANK, "0"))
+    common = {WORLD_SIZE: str(count), SOCKET: str(folder / "socket"), **os.environ}
+    places: list[Mapping[str, str]] = [
+        {RANK: str(first + number), LOCAL_RANK: str(number)} for number in range(count)
+    ]
+    if first == 0:
+        places = [{RANK: HELPER}, *places]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "runner", *arguments],
+            env={**common, **place},
+            stdout=(output := _output(place[RANK], stack)),
+            stderr=output,
+            start_new_session=True,  # as msrun does
+        )
+        for place in places
+    ]
+
+
+def _output(rank: str, stack: ExitStack) -> IO[bytes] | None:
+    """Open the file that a process prints to, if it has one of its own."""
+    if LOGS not in os.environ:
+        return None
+    return stack.enter_context((Path(os.environ[LOGS]) / f"rank_{rank}.log").open("wb"))
 
 
 if __name__ == "__main__":

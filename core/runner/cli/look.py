@@ -1,0 +1,168 @@
+"""The commands that only look, and translate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path  # noqa: TC003  typer evaluates the annotations
+from typing import Annotated, Optional
+
+import typer
+
+from runner.cli.options import (
+    RUNS,
+    DeviceOption,
+    DevicesOption,
+    FrameworkOption,
+    JsonOption,
+    NnodesOption,
+    NodeRankOption,
+    PrecisionOption,
+    RdzvOption,
+    RecipeArgument,
+    RunsDirOption,
+    SetOption,
+    SmokeOption,
+    machines,
+    overrides,
+)
+
+
+class Kind(str, Enum):
+    """What ``runner list`` can list."""
+
+    frameworks = "frameworks"
+    devices = "devices"
+    datasets = "datasets"
+    models = "models"
+    optimizers = "optimizers"
+    exporters = "exporters"
+    predictors = "predictors"
+    loggers = "loggers"
+    importers = "importers"
+    recipes = "recipes"
+
+
+def explain(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    framework: FrameworkOption = "",
+    device: DeviceOption = "",
+    devices: DevicesOption = "",
+    precision: PrecisionOption = "",
+    smoke: SmokeOption = False,
+    nnodes: NnodesOption = "",
+    node_rank: NodeRankOption = None,
+    rdzv: RdzvOption = "",
+    runs_dir: RunsDirOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the whole plan of a recipe; no framework is imported."""
+    from runner import commands
+    from runner import explain as explanation
+    from runner.launch.lines import Start
+
+    rank = 0 if nnodes and node_rank is None else node_rank  # all of them are shown
+    meeting = machines(nnodes, rank, rdzv, smoke=smoke)
+    changes = overrides(
+        set_,
+        framework=framework,
+        device=device,
+        devices=devices,
+        precision=precision,
+        nodes=meeting.count,
+    )
+    loaded = commands.load(recipe, changes, shortened=smoke, allow_unset=True)
+    command = [word for word in ["run", *sys.argv[2:]] if word != "--json"]
+    start = Start(command=command, runs_dir=runs_dir, machines=meeting)
+    if as_json:
+        print(json.dumps(explanation.as_data(loaded.plan, loaded.document, start), indent=2))
+    else:
+        print(explanation.as_text(loaded.plan, loaded.document, start))
+
+
+def list_plugins(as_json: JsonOption = False) -> None:
+    """List the plugins, their state, and what they register."""
+    from runner import listing, plugins
+
+    registry = plugins.load().registry
+    if as_json:
+        print(json.dumps(listing.plugins_data(registry), indent=2))
+    else:
+        print(listing.plugins_table(registry))
+
+
+def list_(kind: Kind, as_json: JsonOption = False) -> None:
+    """List the models, datasets, devices, ... that recipes can name, or the recipes."""
+    from runner import listing, plugins
+
+    registry = plugins.load().registry
+    if kind is Kind.recipes:
+        from runner.recipe import list_recipes
+
+        found = list_recipes(registry)
+        if as_json:
+            data = [
+                {"name": item.name, "path": str(item.path), "summary": item.summary}
+                for item in found
+            ]
+            print(json.dumps(data, indent=2))
+        else:
+            for item in found:
+                print(f"{item.name:<28} {item.summary}")
+        return
+    name = kind.value.removesuffix("s")
+    if as_json:
+        print(json.dumps(listing.entries_data(registry, name), indent=2))
+    else:
+        print(listing.entries_table(registry, name))
+
+
+def doctor(runs_dir: RunsDirOption = RUNS, as_json: JsonOption = False) -> None:
+    """Examine this machine: packages, plugins, devices, disk."""
+    from dataclasses import asdict
+
+    from runner import doctor as examination
+    from runner import plugins
+
+    findings = []
+    for finding in examination.examine(plugins.load().registry, runs_dir):
+        findings.append(finding)
+        if not as_json:
+            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.topic:<8} {finding.text}")
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def import_args(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="COMMAND", help="The other program's command line, after -- or in quotes."
+        ),
+    ],
+    importer: Annotated[str, typer.Option(help="Read it as this importer does.")] = "",
+    output: Annotated[Optional[Path], typer.Option(help="Write the recipe to a file.")] = None,  # noqa: UP045
+    as_json: JsonOption = False,
+) -> None:
+    """Translate a command line of a program that a recipe replaces."""
+    from dataclasses import asdict
+
+    from runner import import_args as importing
+
+    imported = importing.carry_out(words, importer=importer, output=output)
+    if as_json:
+        print(json.dumps(asdict(imported), indent=2))
+    else:
+        print(importing.as_text(imported))
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from runner import plugins
+    from runner.recipe import json_schema
+
+    print(json.dumps(json_schema(plugins.load().registry), indent=2))

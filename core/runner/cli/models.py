@@ -1,0 +1,210 @@
+"""The commands that work with a model: evaluate, predict, export, verify, measure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from runner.cli.options import (
+    DeviceOption,
+    DevicesOption,
+    FrameworkOption,
+    JsonOption,
+    PrecisionOption,
+    SetOption,
+    SmokeOption,
+    overrides,
+)
+from runner.errors import DataError, UsageError
+
+
+class Format(str, Enum):
+    """How ``runner predict`` prints."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+def evaluate(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="A run, a checkpoint, an artifact, a weights file, or a folder of such files.",
+        ),
+    ],
+    recipe: Annotated[str, typer.Option(help="The recipe, for weights that carry none.")] = "",
+    set_: SetOption = None,
+    device: DeviceOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a model over the whole validation split."""
+    from runner import commands
+    from runner.console import Console
+    from runner.report import evaluation_line
+
+    results = []
+    changes = overrides(set_, device=device)
+    for result in commands.evaluate(path, changes, recipe_name=recipe or None, listener=Console()):
+        results.append(result)
+        if not as_json:
+            print(evaluation_line(result))
+    if as_json:
+        print(json.dumps(results, indent=2))
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A checkpoint, a run or an artifact.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of images.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 1,
+    format_: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    output: Annotated[Optional[Path], typer.Option(help="Write to a file.")] = None,  # noqa: UP045
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one pass.")] = 32,
+    set_: SetOption = None,
+    device: DeviceOption = "",
+) -> None:
+    """Predict the classes of image files."""
+    from runner import commands
+    from runner import predict as prediction
+
+    writers = {
+        Format.table: prediction.as_table,
+        Format.csv: prediction.as_csv,
+        Format.json: prediction.as_json,
+    }
+    found = commands.predict(
+        model, images, overrides(set_, device=device), top=top, batch_size=batch_size
+    )
+    text = writers[format_](found)
+    if output:
+        from runner.files import write_output
+
+        write_output(output, text)
+    else:
+        sys.stdout.write(text)
+    failed = [item for item in found if item.error]
+    if failed:
+        raise DataError(f"{len(failed)} of {len(found)} images could not be read, see the output")
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run (its best one).")],
+    format_: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--format", help="An exporter; those of the recipe when left out."),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for the artifacts; the run's exports when left out."),
+    ] = None,
+    set_: SetOption = None,
+    device: DeviceOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Export a trained model, verify it and evaluate it."""
+    from runner import commands
+    from runner.console import Console
+    from runner.export import check_all
+
+    records = commands.export_checkpoint(
+        checkpoint,
+        overrides(set_, device=device),
+        formats=format_ or [],
+        output=output,
+        listener=Console(),
+    )
+    if as_json:
+        print(json.dumps(records, indent=2))
+    check_all(records)
+
+
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="A folder that `runner export` wrote.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare an exported model with the live model's stored answers."""
+    from dataclasses import asdict
+
+    from runner import commands
+    from runner.verification import check
+
+    read, result = commands.verify(artifact)
+    if as_json:
+        print(json.dumps({"passed": result.passed, **asdict(result)}, indent=2))
+    check(read, result)
+    if not as_json:
+        print(
+            f"{artifact}: agrees with the live model on {result.images} stored images; "
+            f"same pixels, largest difference {result.max_difference:.1e} "
+            f"(allowed {result.tolerance:g}), same class for {result.same_top1}"
+        )
+
+
+def bench(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|MODEL", help="A recipe, or an artifact, a checkpoint or a run."
+        ),
+    ],
+    steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Steps in each of the 5 windows, 10; of a model calls, 100."),
+    ] = None,
+    warmup: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Steps before the first that counts; 5, of a model 200."),
+    ] = None,
+    batch_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Of a model; 1, or what an artifact is fixed to."),
+    ] = None,
+    set_: SetOption = None,
+    framework: FrameworkOption = "",
+    device: DeviceOption = "",
+    devices: DevicesOption = "",
+    precision: PrecisionOption = "",
+    smoke: SmokeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure images per second: a recipe's loader, training and inference, or a trained model."""
+    from runner import bench as benchmark
+    from runner import bench_model, commands
+    from runner.console import Console
+    from runner.events import EventLog
+
+    changes = overrides(
+        set_, framework=framework, device=device, devices=devices, precision=precision
+    )
+    if bench_model.is_model(recipe):
+        if smoke:
+            raise UsageError("--smoke shortens a recipe: it has no effect on a trained model")
+        result = bench_model.bench(
+            Path(recipe),
+            changes,
+            batch_size=batch_size,
+            steps=steps or bench_model.STEPS,
+            warmup=warmup or bench_model.WARMUP,
+            listener=Console(),
+        )
+        print(json.dumps(result, indent=2) if as_json else bench_model.as_table(result))
+        return
+    if batch_size:
+        raise UsageError(
+            "--batch-size is for a trained model; of a recipe, set train.batch_size and "
+            "eval.batch_size"
+        )
+    loaded = commands.load(recipe, changes, shortened=smoke)
+    result = benchmark.bench(
+        loaded.plan,
+        EventLog(Console()),
+        steps=steps or benchmark.STEPS,
+        warmup=warmup or benchmark.WARMUP,
+    )
+    print(json.dumps(result, indent=2) if as_json else benchmark.as_table(result))

@@ -1,0 +1,163 @@
+"""The commands that carry a recipe out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path  # noqa: TC003  typer evaluates the annotations
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runner.cli.options import (
+    RUNS,
+    DeviceOption,
+    DevicesOption,
+    FrameworkOption,
+    JsonOption,
+    NnodesOption,
+    NodeRankOption,
+    PrecisionOption,
+    RdzvOption,
+    RecipeArgument,
+    RunsDirOption,
+    SetOption,
+    SmokeOption,
+    machines,
+    overrides,
+)
+
+if TYPE_CHECKING:
+    from runner.machines import Machines
+
+
+def run(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    framework: FrameworkOption = "",
+    device: DeviceOption = "",
+    devices: DevicesOption = "",
+    precision: PrecisionOption = "",
+    smoke: SmokeOption = False,
+    nnodes: NnodesOption = "",
+    node_rank: NodeRankOption = None,
+    rdzv: RdzvOption = "",
+    runs_dir: RunsDirOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Do what a recipe says: train, evaluate, export and verify."""
+    meeting = machines(nnodes, node_rank, rdzv, smoke=smoke)
+    changes = overrides(
+        set_,
+        framework=framework,
+        device=device,
+        devices=devices,
+        precision=precision,
+        nodes=meeting.count,
+    )
+    _carry_out(
+        recipe,
+        changes,
+        meeting=meeting,
+        smoke=smoke,
+        runs_dir=runs_dir,
+        as_json=as_json,
+        export=True,
+    )
+
+
+def train(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    framework: FrameworkOption = "",
+    device: DeviceOption = "",
+    devices: DevicesOption = "",
+    precision: PrecisionOption = "",
+    smoke: SmokeOption = False,
+    nnodes: NnodesOption = "",
+    node_rank: NodeRankOption = None,
+    rdzv: RdzvOption = "",
+    runs_dir: RunsDirOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Train and evaluate a recipe, without its exports."""
+    meeting = machines(nnodes, node_rank, rdzv, smoke=smoke)
+    changes = overrides(
+        set_,
+        framework=framework,
+        device=device,
+        devices=devices,
+        precision=precision,
+        nodes=meeting.count,
+    )
+    _carry_out(
+        recipe,
+        changes,
+        meeting=meeting,
+        smoke=smoke,
+        runs_dir=runs_dir,
+        as_json=as_json,
+        export=False,
+    )
+
+
+def resume(
+    run_folder: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
+    set_: SetOption = None,
+    devices: DevicesOption = "",
+    nnodes: NnodesOption = "",
+    node_rank: NodeRankOption = None,
+    rdzv: RdzvOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Continue an interrupted run at its exact sample."""
+    from runner.signals import Signals
+
+    meeting = machines(nnodes, node_rank, rdzv)
+    changes = overrides(set_, devices=devices, nodes=meeting.count)
+    with Signals() as signals:  # before anything below starts threads
+        from runner import commands
+        from runner.console import Console
+        from runner.run import Request
+
+        request = Request(
+            command=sys.argv[1:], listener=Console(), signals=signals, machines=meeting
+        )
+        result = commands.resume(run_folder, changes, request)
+    _print_run(result, as_json=as_json)
+
+
+def _carry_out(
+    recipe: str,
+    changes: list[str],
+    *,
+    meeting: Machines,
+    smoke: bool,
+    runs_dir: Path,
+    as_json: bool,
+    export: bool,
+) -> None:
+    from runner.signals import Signals
+
+    with Signals() as signals:  # before anything below starts threads
+        from runner import commands
+        from runner.console import Console
+        from runner.run import Request
+
+        loaded = commands.load(recipe, changes, shortened=smoke)
+        request = Request(
+            command=sys.argv[1:],
+            listener=Console(),
+            export=export,
+            signals=signals,
+            machines=meeting,
+        )
+        result = commands.start(loaded, runs_dir, request)
+    _print_run(result, as_json=as_json)
+
+
+def _print_run(result: dict[str, Any] | None, *, as_json: bool) -> None:
+    from runner.report import summary
+
+    if result is not None:  # that of rank 0, when several processes work together
+        print(json.dumps(result, indent=2) if as_json else summary(result))

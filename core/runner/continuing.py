@@ -1,0 +1,152 @@
+"""The run folder that all processes work for, and what a further attempt goes on from."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner import checkpoint, consistency, recipe, rundir
+from runner.errors import StorageError, UsageError
+from runner.launch import status
+from runner.rundir import RunDir
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from runner.checkpoint import Checkpoint
+    from runner.ranks import Ranks
+    from runner.recipe.schema import Recipe
+    from runner.registry import Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What an earlier attempt of the same command has left."""
+
+    folder: RunDir
+    saved: bool
+    """Whether it has written a checkpoint, so that the latest of the run is one of its own."""
+
+
+def earlier(ranks: Ranks) -> Earlier | None:
+    """Return what an earlier attempt has left; ``None`` if this is the first.
+
+    All ranks call this together and follow the lowest one that was told.
+
+    Raises:
+        UsageError: What it was told is no run any more.
+    """
+    text = status.to_continue()
+    if ranks.lowest(bool(text)) is None:
+        return None
+    own = ranks.everyone(lambda: rundir.find(Path(text)) if text else None)
+    told = ranks.lowest(own is not None)
+    assert told is not None
+    saved = ranks.lowest(own is not None and own.path != Path(text)) is not None
+    path = ranks.share_text(str(own.path) if own else "", told)
+    return Earlier(folder=RunDir(Path(path)), saved=saved)
+
+
+def meet_in(folder: RunDir | None, ranks: Ranks) -> RunDir:
+    """Make sure that every rank sees the run folder, and tell who has started it.
+
+    Args:
+        folder: The run folder by this rank's own path; ``None`` if it knows none and follows that
+            of rank 0.
+        ranks: The processes of the run, which all call this together.
+
+    Raises:
+        StorageError: A rank does not see the folder of rank 0.
+    """
+    if ranks.group is not None:
+        path = ranks.share_text(str(folder.path.absolute()) if folder else "", 0)
+        folder = folder or RunDir(Path(path))
+        _look_for_a_mark(folder, path, ranks)
+    assert folder is not None
+    status.tell_folder(folder.path)
+    return folder
+
+
+def _look_for_a_mark(folder: RunDir, path: str, ranks: Ranks) -> None:
+    """Let rank 0 put down a file of a new name, and every rank look for it.
+
+    A folder of this name may well be there where it is not the same one.
+    """
+    mark = ranks.share_text(f".seen-{secrets.token_hex(8)}", 0)
+    ranks.lead(lambda: _create(folder.path / mark))
+    try:
+        ranks.everyone(lambda: _check_seen(folder.path / mark, path))
+    finally:
+        if ranks.leads:
+            (folder.path / mark).unlink(missing_ok=True)
+
+
+def _create(path: Path) -> None:
+    try:
+        path.touch()
+    except OSError as error:
+        raise StorageError(f"cannot write into {path.parent}: {error.strerror}") from error
+
+
+def _check_seen(mark: Path, path: str) -> None:
+    if not mark.exists():
+        raise StorageError(
+            f"{mark.parent} is not the run folder {path} of rank 0: expected a file system that "
+            "all machines share; choose a place on one with --runs-dir"
+        )
+
+
+def saved_state(folder: RunDir, source: Path | None, ranks: Ranks) -> Checkpoint | None:
+    """Read a checkpoint on every rank, or the latest of a run; ``None`` if it has none yet.
+
+    Rank 0 decides which: what a shared file system lists may be a little older elsewhere.
+
+    Raises:
+        CheckpointError: It is damaged, or a rank does not see it.
+    """
+    chosen = ranks.lead(lambda: str(_chosen(folder, source) or ""))
+    name = ranks.share_text(chosen or "", 0)
+    return ranks.everyone(lambda: checkpoint.load(folder.path / name)) if name else None
+
+
+def check_recipe(folder: RunDir, checked: Recipe, registry: Registry) -> None:
+    """Refuse to go on in a run folder with a recipe that was changed since it was made.
+
+    Raises:
+        UsageError: A value differs that makes another experiment.
+    """
+    document = recipe.compose(folder.recipe, (), environ=os.environ)
+    begun = recipe.validate(document, registry)
+    before, here = (consistency.values(item, consistency.RESUMABLE) for item in (begun, checked))
+    found = [f"{key}: {old} -> {new}" for key, old, new in consistency.changes(before, here)]
+    if found:
+        raise UsageError(
+            f"the recipe was changed after the run {folder.path} had begun: "
+            f"{'; '.join(found)}; change it back, or start a new run"
+        )
+
+
+def changes(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two manifests and may change the numbers of a run."""
+    before = {"loader": {}, "world_size": 1, **before}  # older runs have none
+    found = [
+        f"{part}.{key}: {before[part].get(key)} -> {here[part].get(key)}"
+        for part in ("engine", "device", "data", "loader")
+        for key in sorted({*before[part], *here[part]})
+        if before[part].get(key) != here[part].get(key)
+    ]
+    if before["world_size"] != here["world_size"]:
+        found.append(f"world_size: {before['world_size']} -> {here['world_size']}")
+    return found
+
+
+def _chosen(folder: RunDir, source: Path | None) -> Path | None:
+    # one that was left half-way is put back
+    found = checkpoint.listing(folder.checkpoints)[-1:]
+    if source is None:
+        return found[0].relative_to(folder.path) if found else None
+    return source.resolve().relative_to(folder.path.resolve())

@@ -1,0 +1,117 @@
+"""Batch scripts for SLURM."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.errors import UsageError
+from runner.launch.slurm import PORTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+WARNING_S = 120
+"""Seconds before the end of its time in which a job is asked to save and leave."""
+SCRIPT = """\
+#!/bin/bash
+{directives}
+
+# {title}
+# On each node, one task starts the processes for its devices and watches them. When the time of
+# the job ends, or it gives way to another one, the run saves a checkpoint and leaves with status
+# 143; the job is then queued again under the same number, finds its run, and continues it.
+
+set -u
+python={python}
+runs={runs}/slurm-$SLURM_JOB_ID
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$(({first} + SLURM_JOB_ID % {ports}))
+
+run=$(ls -d "$runs"/*/*/manifest.json 2>/dev/null | sort | tail -n 1)
+run=${{run%/manifest.json}}
+if [ -z "$run" ]; then
+  command=({command} --runs-dir "$runs")
+elif [ -e "$run/result.json" ]; then
+  echo "$run is finished"
+  exit 0
+else
+  command=(resume "$run")
+fi
+
+srun --nodes={nodes} --ntasks-per-node=1 \\
+  --cpus-per-task="${{SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}}" \\
+  --kill-on-bad-exit=0 --wait=0 \\
+  "$python" -m runner "${{command[@]}}" --nnodes {nnodes} --rdzv "$head:$port"
+status=$?
+if [ "$status" -eq 143 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a batch script is for."""
+
+    name: str
+    """Name of the recipe, and of the job."""
+    arguments: Sequence[str]
+    """Arguments of ``runner`` that start it, without machines and run folders."""
+    nodes: int
+    least: int | None
+    """Nodes that are enough to go on; ``None`` if all are needed."""
+    devices: int
+    """Devices of all nodes."""
+    runs_dir: Path
+    options: Sequence[str] = ()
+    """Options of ``sbatch``, such as ``--partition=gpu``."""
+
+
+def script(job: Job) -> str:
+    """Return the batch script of a job.
+
+    Raises:
+        UsageError: An option of ``sbatch`` is none, or one that the script decides.
+    """
+    own = {
+        "--job-name": job.name,
+        "--nodes": str(job.nodes),
+        "--ntasks-per-node": "1",
+        "--signal": f"TERM@{WARNING_S}",
+        "--requeue": "",
+        "--open-mode": "append",
+    }
+    fixed = ("--nodes", "--ntasks-per-node", "--ntasks", "--array")
+    for option in job.options:
+        name = option.partition("=")[0]
+        if not option.startswith("--") or any(letter.isspace() for letter in option):
+            raise UsageError(
+                f"--sbatch {option!r}: expected one long option of sbatch with its value behind "
+                "'=', such as --sbatch=--partition=gpu"
+            )
+        if name in fixed:
+            raise UsageError(
+                f"--sbatch {option}: the script decides {name}, which follows from --nnodes; "
+                "leave it out"
+            )
+        if name == "--no-requeue":
+            own.pop("--requeue", None)
+        own.pop(name, None)
+    lines = [*(f"{name}={value}" if value else name for name, value in own.items()), *job.options]
+    machines = f"{job.nodes} node{'s' if job.nodes > 1 else ''}"
+    return SCRIPT.format(
+        directives="\n".join(f"#SBATCH {line}" for line in lines),
+        title=f"{job.name} on {job.devices} devices of {machines}.",
+        python=shlex.quote(sys.executable),
+        runs=shlex.quote(str(job.runs_dir)),
+        first=PORTS[0],
+        ports=len(PORTS),
+        command=shlex.join(job.arguments),
+        nodes=job.nodes,
+        nnodes=job.nodes if job.least is None else f"{job.least}:{job.nodes}",
+    )

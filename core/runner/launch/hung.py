@@ -1,0 +1,151 @@
+"""Processes that make no progress."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from runner.launch import progress
+from runner.launch.failures import Failure
+from runner.launch.processes import STATES, STOPPED, state, waits_in
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from runner.launch.told import Process, Told
+    from runner.recipe.schema import DistributedSection
+
+WAITS = "waiting"
+"""What the activity of a process begins with that waits for others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What is seen of one process."""
+
+    process: Process
+    seconds: float
+    """Since it has shown progress."""
+    marks: int
+    activity: str
+    state: str
+    """The kernel's letter."""
+    place: str
+    """Where in the kernel it sleeps; "" if that is not known."""
+
+    def __str__(self) -> str:
+        """Describe it in one line."""
+        process = self.process
+        who = "a process that has not met the others"
+        who = who if process.rank is None else f"rank {process.rank}"
+        doing = STATES.get(self.state, self.state) + (f" in {self.place}" if self.place else "")
+        activity = f"{self.activity}, " if self.activity else ""
+        return f"{who} (process {process.number}): {activity}{doing}, {self.ago}"
+
+    @property
+    def ago(self) -> str:
+        """For how long there was no progress."""
+        return f"{self.seconds:.0f} s without progress"
+
+
+@final
+class Watch:
+    """Looks from time to time whether the processes of one attempt make progress."""
+
+    def __init__(
+        self, status: Path, section: DistributedSection, local_count: int, *, alone: bool
+    ) -> None:
+        """Prepare to look.
+
+        Args:
+            status: The file that the processes tell in.
+            section: Seconds that they may take.
+            local_count: How many of them there are.
+            alone: Whether there are none on other machines.
+        """
+        self._status = status
+        self._section = section
+        self._local_count = local_count
+        self._alone = alone
+        self._period = min(1.0, section.timeout_s / 4)
+        self._next = 0.0
+
+    def look(self, told: Told) -> tuple[Failure, Sequence[Sight]] | None:
+        """Return what hangs, and what is seen of each process; ``None`` if all is well."""
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        self._next = now + self._period
+        sights = [self._see(process, now) for process in self._of_interest(told)]
+        if all(sight.seconds < self._allowed(sight.process) for sight in sights):
+            return None
+        return self._judge(sights), sorted(sights, key=lambda sight: sight.process.rank or 0)
+
+    def _of_interest(self, told: Told) -> list[Process]:
+        """Return those that have to go on: not one that only helps the others to meet."""
+        working = [process for process in told.processes.values() if told.works(process)]
+        if len(told.ranks) == self._local_count:
+            return [process for process in working if process.rank is not None]
+        known = [p for p in working if p.rank is not None or p.local_rank is not None]
+        return known or working
+
+    def _allowed(self, process: Process) -> float:
+        before = self._section.rendezvous_s if process.rank is None else 0.0
+        return before + self._section.timeout_s
+
+    def _see(self, process: Process, now: float) -> Sight:
+        seen = progress.look(self._status, process.number)
+        last = max(process.since, seen.time) if seen else process.since
+        return Sight(
+            process=process,
+            seconds=now - last,
+            marks=seen.marks if seen else 0,
+            activity=seen.activity if seen else "",
+            state=state(process.number),
+            place=waits_in(process.number),
+        )
+
+    def _judge(self, sights: Sequence[Sight]) -> Failure:
+        suspect = find_suspect(sights)
+        allowed = f"distributed.timeout_s allows {self._section.timeout_s:g} s"
+        if suspect is None or suspect.process.rank is None:
+            longest = max(sights, key=lambda sight: sight.seconds)
+            place = f" on {longest.process.host}" if longest.process.host else ""
+            return Failure(
+                reason=f"the run hangs{place}: {longest.ago}, {allowed}",
+                words=True,
+                follows=suspect is None and not self._alone,
+            )
+        process = suspect.process
+        doing = f" ({suspect.activity})" if suspect.activity else ""
+        stopped = " and is stopped" if suspect.state in STOPPED else ""
+        return Failure(
+            reason=f"hangs{doing}{stopped}: {suspect.ago}, {allowed}",
+            rank=process.rank,
+            host=process.host,
+            log=str(process.log) if process.log else None,
+            lost=[] if process.rank is None else [process.rank],
+        )
+
+
+def find_suspect(sights: Sequence[Sight]) -> Sight | None:
+    """Return the one process that the others wait for; ``None`` if nothing tells which it is.
+
+    It is one that was stopped, has not met the others, has come less far than all of them, is the
+    only one that does not say that it waits, or the only one that is not where several others are.
+    """
+    fewest = min(sight.marks for sight in sights)
+    [(common, times)] = Counter(sight.place for sight in sights).most_common(1)
+    for found in (
+        [sight for sight in sights if sight.state in STOPPED],
+        [sight for sight in sights if sight.process.rank is None],
+        [sight for sight in sights if sight.marks == fewest],
+        [sight for sight in sights if not sight.activity.startswith(WAITS)],
+        [sight for sight in sights if times > 1 and sight.place != common],
+    ):
+        if len(found) == 1 and (len(sights) > 1 or found[0].state in STOPPED):
+            return found[0]
+    return None

@@ -1,0 +1,57 @@
+"""The place of a process that somebody else has started for one device."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from runner.errors import UsageError
+from runner.launch import network, slurm
+from runner.launch.status import is_watched
+
+if TYPE_CHECKING:
+    from runner.machines import Machines
+    from runner.plan import Plan
+
+
+def take_place(plan: Plan, machines: Machines) -> None:
+    """Set the environment that makes this process a rank, where SLURM has started all of them.
+
+    Raises:
+        UsageError: The tasks do not fit the recipe or the framework, or the machines are named
+            beside a launcher that has started this process and knows them.
+    """
+    entry = plan.framework_entry
+    launched = entry.launched_world_size() if entry.launched_world_size else None
+    if launched is not None:
+        if machines.several and not is_watched() and slurm.step(os.environ) is None:
+            raise UsageError(
+                f"a launcher has started {launched} processes, and knows the machines: leave out "
+                "--nnodes, --node-rank and --rdzv; or run the command itself, without a launcher"
+            )
+        return
+    place = slurm.place(os.environ, plan.recipe.device.count)
+    if place is None:
+        return
+    if entry.rank_environment is None:
+        raise UsageError(
+            f"srun has started {place.world_size} tasks, one for each device, and {entry.name} "
+            "needs its own launcher: start one task on each node, with srun --ntasks-per-node=1"
+        )
+    if machines.several:
+        raise UsageError(
+            f"srun has started {place.world_size} tasks, one for each device, which know their "
+            "machines: leave out --nnodes, --node-rank and --rdzv"
+        )
+    address = network.address_towards(place.machines.host)
+    place = replace(
+        place,
+        machines=replace(place.machines, address=address, interface=network.interface_of(address)),
+    )
+    found = {
+        **slurm.threads(os.environ),
+        **network.environment(plan.device_entry, place.machines, os.environ),
+        **entry.rank_environment(place),
+    }
+    os.environ.update(found)

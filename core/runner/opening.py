@@ -1,0 +1,232 @@
+"""A plan with everything open that a run needs, on each of its processes."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from runner import consistency, manifest, weights
+from runner.console import RankConsole
+from runner.errors import UsageError
+from runner.events import EventLog
+from runner.launch import start as launch
+from runner.launch import status
+from runner.launch.begin import begin
+from runner.launch.progress import Progress
+from runner.machines import Machines
+from runner.observers import Loggers
+from runner.plan import check_runnable
+from runner.ranks import Ranks, telling_alone
+from runner.session import check_same_classes, open_device, open_engine, open_split
+from runner.signals import Signals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Any
+
+    from runner.contracts import Group
+    from runner.events import Listener
+    from runner.plan import Plan
+    from runner.plugins import Plugins
+    from runner.session import Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a command asks of a run, beyond its recipe."""
+
+    command: Sequence[str]
+    """The command line, for the manifest."""
+    listener: Listener | None = None
+    export: bool = True
+    """Whether to write the artifacts that the recipe lists; a run that continues does what it was
+    started with."""
+    signals: Signals | None = None
+    """SIGINT, SIGTERM and SIGHUP, held back since before NumPy was imported."""
+    machines: Machines = field(default_factory=Machines)
+    """Those that the run is spread over."""
+    devices: int | None = None
+    """Devices that the recipe asks for; a launcher may have started fewer processes."""
+
+
+@final
+class Opened:
+    """A plan with device, data and engine open, on this process as one of some.
+
+    A context manager that closes loaders, the event log and the group.
+    """
+
+    def __init__(self, plan: Plan, plugins: Plugins, request: Request, asked: str) -> None:
+        """Prepare to open a plan.
+
+        Args:
+            plan: The recipe.
+            plugins: What is installed.
+            request: What a command asks beyond it.
+            asked: What all processes are to do.
+        """
+        self.plan = plan
+        self.plugins = plugins
+        self.request = request
+        self._asked = asked
+        self.stack = ExitStack()
+        """What is closed at the end."""
+        self.started = time.monotonic()
+
+    def __enter__(self) -> Opened:
+        with ExitStack() as stack:
+            with telling_alone():
+                self._prepare(stack)
+            with telling_alone(joins=True):
+                group = self._join()
+            self.ranks = stack.enter_context(Ranks(group, self._progress))
+            with self.ranks.telling():
+                self._open(stack)
+            self.stack = stack.pop_all()
+        return self
+
+    def _prepare(self, stack: ExitStack) -> None:
+        """Open the device.
+
+        What is written, printed or bound comes after ``join``, where a process may stay.
+        """
+        plan, request = self.plan, self.request
+        self._training = plan.recipe.train is not None
+        check_runnable(plan, training=self._training, exporting=request.export)
+        if launch.is_needed(plan):
+            raise UsageError(
+                f"the recipe asks for {plan.recipe.device.count} devices, and this is one "
+                "process alone; use runner.commands, or set device.count to 1"
+            )
+        begin(plan)
+        self.signals = request.signals or stack.enter_context(Signals())
+        if plan.framework_entry.takes_signals:
+            self.signals.watch()
+        else:
+            self.signals.release()
+        self._progress = Progress()
+        self._progress.begin("opening the device")
+        self.device = open_device(plan)
+
+    def _open(self, stack: ExitStack) -> None:
+        plan, leads, progress = self.plan, self.ranks.leads, self.ranks.progress
+        self.events = EventLog(self.request.listener if leads else RankConsole(self.ranks.rank))
+        stack.callback(self.events.close)
+        self.observers = self.plugins.observers(self._observer_failed)
+        self.loggers = Loggers(self._logger_failed)
+        stack.callback(self.loggers.close)
+        if self.ranks.group:
+            consistency.check_process(consistency.describe(plan, self._asked), self.ranks)
+        self._tell_fewer_devices()
+        progress.begin("opening the data")
+        self.ranks.everyone(lambda: self._open_data(stack))
+        if self.ranks.group:
+            consistency.check_data(self.splits(), self.ranks)
+        # Processes may exchange something here: one that fails cannot tell the others.
+        progress.begin("building the engine")
+        self.engine = open_engine(
+            plan,
+            self.device,
+            len(self.val.classes),
+            self.events,
+            training=self._training,
+            group=self.ranks.group,
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stack.__exit__(kind, error, traceback)
+
+    def _tell_fewer_devices(self) -> None:
+        asked = self.request.devices
+        if asked is not None and asked > self.ranks.world_size and self.ranks.leads:
+            self.events.emit("run.fewer_devices", asked=asked, found=self.ranks.world_size)
+
+    def _join(self) -> Group | None:
+        recipe, entry = self.plan.recipe, self.plan.framework_entry
+        join, ask = entry.join, entry.launched_world_size
+        # A launcher may start a process beside the only one that trains, and it stays in `join`.
+        alone = recipe.device.count == 1 and (ask is None or ask() is None)
+        if join is None or alone:
+            return None
+        self._progress.begin("meeting the other processes")
+        timeout_s = recipe.distributed.timeout_s
+        # who has started this process knows more of what hangs, so the group waits longer
+        return join(self.device, 2 * timeout_s if status.is_watched() else timeout_s)
+
+    def _open_data(self, stack: ExitStack) -> None:
+        splits = {}
+        for name in ("train", "val") if self._training else ("val",):
+            splits[name] = open_split(self.plan, name, self.events)
+            stack.callback(splits[name].loader.close)
+        self.val = splits["val"]
+        self.train = splits.get("train")
+        if self.train:
+            check_same_classes(self.train, self.val)
+            self.plan.check_shares(len(self.train.dataset.labels))
+
+    def load_initial_weights(self) -> None:
+        """Load the weights that the recipe names, the same on every rank.
+
+        Raises:
+            UsageError: There are none, and the recipe does not train any either.
+            CheckpointError: They cannot be read or do not fit.
+        """
+        table = self.ranks.everyone(self._load_named_weights)
+        if table:
+            consistency.check_process(table, self.ranks)
+
+    def _load_named_weights(self) -> consistency.Table:
+        named = self.plan.recipe.model.weights
+        if named:
+            self.ranks.progress.begin("reading weights")
+            path = Path(named).expanduser()
+            registry = self.plugins.registry
+            found = weights.read(path, self.plan.framework_entry, registry)
+            self.engine.load_weights(found)
+            return consistency.describe_weights(found) if self.ranks.group else {}
+        if not self.train and not self.plan.smoke:
+            raise UsageError(
+                "the recipe does not train, and names no weights to evaluate; "
+                "add --set model.weights=PATH"
+            )
+        return {}
+
+    def splits(self) -> list[Split]:
+        """Return the splits that are open."""
+        return [split for split in (self.train, self.val) if split]
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what this process runs on (JSON)."""
+        return manifest.describe(
+            self.plan,
+            self.plugins.registry.plugins,
+            device=self.device,
+            engine=self.engine,
+            splits=self.splits(),
+            command=self.request.command,
+            export=self.request.export,
+            world_size=self.ranks.world_size,
+        )
+
+    def _logger_failed(self, name: str, error: Exception) -> None:
+        self.events.emit(
+            "warning",
+            message=f"logger {name!r} failed and writes nothing more of this run: "
+            f"{type(error).__name__}: {error}",
+        )
+
+    def _observer_failed(self, plugin: str, hook: str, error: Exception) -> None:
+        self.events.emit(
+            "warning",
+            message=f"plugin {plugin!r} failed in {hook} and observes this run no longer: "
+            f"{type(error).__name__}: {error}",
+        )

@@ -1,0 +1,81 @@
+"""Two machines, which are this one twice: each console tells what has happened on the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from runner import checkpoint
+
+SLOW = ("--set", "framework.seconds_per_step=0.05")
+ONCE = ("--set", "distributed.restarts=1")
+
+
+def test_both_start_again_and_end_with_the_weights_of_one_process(project, launched, alone):
+    first, second = launched.on_machines("--json", *SLOW, *ONCE)
+    project.wait_for(project.checkpoints)
+    os.kill(launched.rank(3), signal.SIGKILL)
+    ended, other = launched.finish(first), launched.finish(second)
+    assert (ended.code, other.code) == (0, 0), ended.err + other.err
+    for console in (ended.err, other.err):
+        assert "restart 1 of 1: rank 3 on " in console
+    launched.assert_weights_of(alone)
+    assert json.loads(ended.out)["world_size"] == 4
+    assert other.out == ""
+    logs = {path.parent.name for path in project.path.glob("runs/colours/*.launch/attempt_1")}
+    assert [name.rpartition("-")[2] for name in sorted(logs)] == ["node0.launch", "node1.launch"]
+
+
+def test_a_rank_that_hangs_on_the_other_machine_is_named_on_both(project, launched):
+    first, second = launched.on_machines(*SLOW, "--set", "distributed.timeout_s=3")
+    project.wait_for(project.checkpoints)
+    os.kill(launched.rank(2), signal.SIGSTOP)
+    for ended in (launched.finish(first), launched.finish(second)):
+        assert ended.code == 1
+        [error] = ended.errors
+        assert error.startswith("error: rank 2 on ")
+        assert "is stopped" in error
+        assert "node1.launch/attempt_0/rank_2.log" in error
+    assert launched.none_left()
+
+
+def test_a_signal_to_either_saves_one_checkpoint_on_both(project, launched):
+    first, second = launched.on_machines(*SLOW)
+    project.wait_for(project.checkpoints)
+    second.send_signal(signal.SIGHUP)  # as when its terminal is closed
+    ended, other = launched.finish(first), launched.finish(second)
+    assert (ended.code, other.code) == (128 + signal.SIGHUP, 128 + signal.SIGHUP)
+    for left in (ended, other):
+        [error] = left.errors
+        assert error.startswith("error: stopped by signal 1 after step ")
+    [interrupted] = [e for e in project.events() if e["event"] == "run.interrupted"]
+    saved = checkpoint.load(project.path / interrupted["checkpoint"])
+    assert saved.info.position.step % 4 == 0  # where losses are logged
+
+
+@pytest.mark.slow
+def test_one_machine_goes_on_without_the_other_where_it_may(project, launched):
+    first, second = launched.on_machines(*SLOW, *ONCE, "--json", "--nnodes", "1:2")
+    project.wait_for(project.checkpoints)
+    second.kill()
+    launched.finish(second)
+    ended = launched.finish(first)
+    assert ended.code == 0, ended.err
+    assert "devices: 2 of the 4 that the recipe asks for" in ended.err
+    assert json.loads(ended.out)["world_size"] == 2
+
+
+def test_a_machine_that_fails_alone_ends_the_others_with_its_words_and_status(project, launched):
+    fails = ("--set", "framework.fail_after_steps=6", "--set", "framework.on_rank=3")
+    first, second = launched.on_machines(*fails)
+    for ended in (launched.finish(first), launched.finish(second)):
+        assert ended.code == 1
+        [error] = ended.errors
+        assert error.startswith("error: rank 3 on ")
+        assert "RuntimeError: the fake framework fails after 6 steps" in error
+        path = error.partition("what it has printed is in ")[2].partition(";")[0]
+        assert "Traceback" in Path(path).read_text()
