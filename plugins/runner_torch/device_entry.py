@@ -50,6 +50,9 @@ def device_entry(
         probe=partial(probe, traits),
         open=partial(_open, traits, configure),
         visible_devices=traits.visible_devices,
+        card_environment=traits.card_environment,
+        interface_variables=traits.interface_variables,
+        address_variables=traits.address_variables,
     )
 
 

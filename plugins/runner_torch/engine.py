@@ -22,15 +22,17 @@ from runner.framework.engine import (
     out_of_memory,
 )
 from runner_torch.autoload import torch
+from runner_torch.batch_norm import synchronize
 from runner_torch.device import TorchDevice, set_deterministic
 from runner_torch.ema import WeightAverage
-from runner_torch.group import check_all_used, gone, is_exchange
+from runner_torch.group import check_all_used
 from runner_torch.losses import check_output, main_logits, training_loss
 from runner_torch.messages import ONE_VALUE, reason
 from runner_torch.optimizers import describe_optimizer, parameter_groups
 from runner_torch.options import TorchOptions
 from runner_torch.pixels import Pixels
 from runner_torch.precision import autocast, casts_whole_network, check_compiled, prepare
+from runner_torch.rehearsal import head, unchanged
 from runner_torch.results import DeferredCounts, DeferredStep, count
 from runner_torch.scaling import loss_scale
 from runner_torch.state import load_optimizer_state, optimizer_state
@@ -85,7 +87,7 @@ class TorchEngine:
         self._parallel = None
         if self._group is not None and self._optimizer is not None:
             self._parallel = self._group.data_parallel(self._network)
-        self._all_used = False
+        self._rehearsed = False
         self._pixels = Pixels(spec, device, self._memory_format)
         self._unchecked = {True, False}
         self._random_states: dict[str, torch.Tensor] = {}
@@ -97,6 +99,9 @@ class TorchEngine:
         module = build_model(spec, torch.nn.Module).to(self._device.torch_device)
         if group is not None:
             group.broadcast_in_place(module)
+            if spec.sync_batch_norm:
+                native = self._device.traits.native_sync_batch_norm
+                module = synchronize(module, native=native)
             if group.rank:
                 sequence = np.random.SeedSequence([spec.seed, group.rank])
                 torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
@@ -118,7 +123,8 @@ class TorchEngine:
         """
         images, size = len(batch.labels), self._spec.micro_batch_size
         try:
-            return self._train_step(batch, learning_rate)
+            with contextlib.nullcontext() if self._group is None else self._group.exchanging():
+                return self._train_step(batch, learning_rate)
         except torch.OutOfMemoryError as error:
             setting = "train.micro_batch_size"
             raise out_of_memory(
@@ -128,10 +134,6 @@ class TorchEngine:
             if not str(error).startswith(ONE_VALUE):
                 raise
             raise one_value_per_channel(images, size) from error
-        except RuntimeError as error:
-            if self._parallel is None or not is_exchange(error):
-                raise
-            raise gone(error) from error
 
     def _train_step(self, batch: Batch, learning_rate: float) -> DeferredStep:
         optimizer = self._optimizer
@@ -141,10 +143,9 @@ class TorchEngine:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
+        if self._parallel is not None and not self._rehearsed:
+            self._rehearse(batch)
         loss = self._backward(batch)
-        if self._parallel is not None and not self._all_used:
-            check_all_used(self._module, self._spec.model.name)
-            self._all_used = True
         self._loss_scale.unscale(optimizer)
         if self._spec.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._module.parameters(), self._spec.clip_grad_norm)
@@ -152,6 +153,17 @@ class TorchEngine:
         if self._average is not None:
             self._average.update()
         return DeferredStep(loss, skipped)
+
+    def _rehearse(self, batch: Batch) -> None:
+        """Take a pass that leaves nothing behind but the order in which gradients are exchanged.
+
+        Torch chooses it anew after the first pass, as they come. More than two are added in another
+        order then, and a run that continues has a first pass where an undisturbed one has none.
+        """
+        with unchanged(self._module, self._device):
+            self._backward(head(batch, self._spec.micro_batch_size))
+            check_all_used(self._module, self._spec.model.name)
+        self._rehearsed = True
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         total, size = len(batch.labels), self._spec.micro_batch_size
@@ -322,6 +334,7 @@ class TorchEngine:
             "micro_batch_size": self._spec.micro_batch_size,
             "optimizer": None if optimizer is None else describe_optimizer(optimizer),
             "ema_decay": self._spec.ema_decay,
+            "sync_batch_norm": self._spec.sync_batch_norm and self._group is not None,
             "group": None if self._group is None else self._group.describe(),
         }
 

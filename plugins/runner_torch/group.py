@@ -9,6 +9,8 @@ import contextlib
 import gc
 import inspect
 import os
+import threading
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, final
@@ -20,13 +22,19 @@ from runner_torch.launch import unless_set
 from runner_torch.messages import reason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from typing import Any
 
     from runner.contracts import Device
 
 HOST_BACKEND = "gloo"
+PLACE = ("MASTER_ADDR", "MASTER_PORT")
+"""Variables that say where the processes meet."""
+TIMED_OUT = ("Timed out", "timed out", "timeout")
+"""How back-ends say that an exchange took too long."""
+GRACE_S = 2.0
+"""Time in which those that wait in vain, too, say so."""
 
 
 def join(device: Device, timeout_s: float) -> TorchGroup:
@@ -41,21 +49,41 @@ def join(device: Device, timeout_s: float) -> TorchGroup:
     import torch.distributed.nn.functional
 
     traits = device.traits
+    _check_environment()
     os.environ.update(unless_set(traits.group_environment))
     own = "" if traits.is_host else f",{traits.kind}:{traits.distributed_backend}"
     backend = f"cpu:{HOST_BACKEND}{own}"
     try:
         torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     except (RuntimeError, ValueError) as error:
+        place = ":".join(os.environ[name] for name in PLACE)
         raise DeviceError(
-            f"the processes have not met with back-end {backend}, or one has ended without the "
-            f"others: {reason(error)}; the output of each process says what happened to it"
+            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has not met the others at "
+            f"{place} with back-end {backend}, or one has ended meanwhile: {reason(error)}; the "
+            "output of each process says what happened to it"
         ) from error
     return TorchGroup(
         rank=torch.distributed.get_rank(),
         world_size=torch.distributed.get_world_size(),
         backend=backend,
+        timeout_s=timeout_s,
     )
+
+
+def _check_environment() -> None:
+    """Refuse an environment that names some of what a launcher sets, and not all.
+
+    Raises:
+        DeviceError: A variable is missing, so no launcher has set the others for this process.
+    """
+    missing = [name for name in PLACE if name not in os.environ]
+    if missing:
+        raise DeviceError(
+            f"RANK and WORLD_SIZE are set, as a launcher does for each process, and "
+            f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not, so this process "
+            "cannot find the others; start it with torchrun, which sets all of them, or remove "
+            "RANK and WORLD_SIZE from the environment"
+        )
 
 
 @final
@@ -66,6 +94,8 @@ class TorchGroup:
     rank: int
     world_size: int
     backend: str
+    timeout_s: float
+    """Seconds after which an exchange fails that another process takes no part in."""
     _networks: list[DataParallel] = field(default_factory=list)
 
     def describe(self) -> dict[str, Any]:
@@ -89,24 +119,37 @@ class TorchGroup:
             OtherRankError: A process is gone.
         """
         gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        try:
+        with self.exchanging():
             torch.distributed.all_gather(gathered, tensor)
-        except RuntimeError as error:
-            raise gone(error) from error
         return torch.stack(gathered)
+
+    @contextlib.contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """Explain what fails because of another process.
+
+        Raises:
+            OtherRankError: A process is gone, or has not taken part in time.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_exchange(error):
+                raise
+            raise failed_exchange(error, self) from error
 
     def data_parallel(self, network: torch.nn.Module) -> DataParallel:
         """Wrap a network so that its gradients are averaged, while the backward pass goes on.
 
         Its parameters must be equal on all processes, and each must take part in every pass.
         """
-        parallel = DataParallel(network)
+        with self.exchanging():
+            parallel = DataParallel(network)
         self._networks.append(parallel)
         return parallel
 
     def broadcast_in_place(self, module: torch.nn.Module) -> None:
         """Give all processes the weights and buffers of rank 0."""
-        with torch.no_grad():
+        with torch.no_grad(), self.exchanging():
             for tensor in (*module.parameters(), *module.buffers()):
                 torch.distributed.broadcast(tensor, 0)
 
@@ -194,9 +237,40 @@ def is_exchange(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 
-def gone(error: RuntimeError) -> OtherRankError:
-    """Say that a process is gone, which is how an exchange fails."""
-    return OtherRankError(
-        f"a process of the group is gone, or the connection to it ({reason(error)}); its own "
-        "output says why, and runner resume continues the run"
-    )
+def failed_exchange(error: RuntimeError, group: TorchGroup) -> OtherRankError:
+    """Explain an error of an exchange: another process is gone, or takes no part."""
+    late = any(word in str(error) for word in TIMED_OUT)
+    absent = _absent(group) if late else []
+    if not late:
+        found = "a process of the group is gone, or the connection to it"
+        fix = "its own output says why, and runner resume continues the run"
+    else:
+        ranks = " and ".join(f"rank {rank}" for rank in absent) or "the other processes"
+        found = f"waited {group.timeout_s:g} s for {ranks} in vain"
+        fix = (
+            "look whether it hangs or cannot be reached, raise distributed.timeout_s if it needs "
+            "longer, and continue the run with runner resume"
+        )
+    return OtherRankError(f"{found} ({reason(error)}); {fix}")
+
+
+def _absent(group: TorchGroup) -> list[int]:
+    """Return the ranks that do not wait as this one does, as far as it can be found out.
+
+    Each that has waited in vain says so in the store where all have met. The store may be out of
+    reach as well, and its calls have no limit of time: so a thread looks, and is left to itself.
+    """
+    found: list[int] = []
+
+    def look() -> None:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        keys = {rank: f"waits/{rank}" for rank in range(group.world_size)}
+        with contextlib.suppress(RuntimeError):  # who kept the store is gone
+            store.set(keys[group.rank], "")
+            time.sleep(GRACE_S)
+            found.extend(rank for rank, key in keys.items() if not store.check([key]))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(2 * GRACE_S)
+    return found

@@ -5,6 +5,7 @@ Nothing here imports torch, so that a plan can show its command line where it is
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from runner_torch.traits import available_cores
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from runner.entries import LaunchRequest
+    from runner.entries import LaunchRequest, RankPlace
+    from runner.machines import Machines
 
 
 def launch(request: LaunchRequest) -> Sequence[Command]:
@@ -28,16 +30,55 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
     """
     check_index(getattr(request.device_options, "index", 0), request.count)
     # torchrun by its module name: its script may be that of another environment
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    processes = ["--nproc-per-node", str(request.count)]
+    launcher = [sys.executable, "-m", "torch.distributed.run"]
+    processes = ["--nproc-per-node", str(request.local_count)]
+    # each process prints to files of its own, and core restarts them
+    watched = ["--max-restarts", "0", "--redirects", "3", "--log-dir", str(request.log_folder)]
     # It sets one thread for each process otherwise, and warns.
-    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // request.count))}
+    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // request.local_count))}
+    arguments = [*launcher, *_meeting(request), *processes, *watched]
     return [
         Command(
-            arguments=[*launcher, *processes, "-m", "runner", *request.arguments],
-            environment=unless_set(threads),
+            # after "--", or torchrun would look for abbreviations of its own options in ours
+            arguments=[*arguments, "-m", "--", "runner", *request.arguments],
+            environment=unless_set({**threads, **_network(request.machines)}),
         )
     ]
+
+
+def _meeting(request: LaunchRequest) -> list[str]:
+    """Return the options that say which machines meet, where, and for how long they wait."""
+    machines, seconds = request.machines, math.ceil(request.rendezvous_s)
+    if machines.port is None:
+        # or the processes look the name of this machine up, which not every network knows
+        return ["--standalone", "--local-addr", "127.0.0.1"]
+    return [
+        *("--nnodes", str(machines.count), "--node-rank", str(machines.rank)),
+        *("--master-addr", machines.host, "--master-port", str(machines.port)),
+        *("--rdzv-conf", f"timeout={seconds}"),
+    ]
+
+
+def _network(machines: Machines) -> Mapping[str, str]:
+    """Return how the processes of several machines reach each other."""
+    if not (machines.several and machines.interface):
+        return {}
+    # gloo looks its own host name up otherwise, which may be an address of this machine alone
+    return {"GLOO_SOCKET_IFNAME": machines.interface}
+
+
+def rank_environment(place: RankPlace) -> Mapping[str, str]:
+    """Return what torch reads; an implementation of ``FrameworkEntry.rank_environment``."""
+    machines = place.machines
+    return {
+        "RANK": str(place.rank),
+        "WORLD_SIZE": str(place.world_size),
+        "LOCAL_RANK": str(place.local_rank),
+        "LOCAL_WORLD_SIZE": str(place.local_world_size),
+        "MASTER_ADDR": machines.host,
+        "MASTER_PORT": str(machines.port),
+        **unless_set(_network(machines)),
+    }
 
 
 def check_index(index: int, processes: int) -> None:
@@ -63,6 +104,12 @@ def launched_world_size() -> int | None:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     return None
+
+
+def launched_local_rank() -> int | None:
+    """Return the number of this process among those that torchrun has started on its machine."""
+    place = local_place()
+    return None if place is None else place.rank
 
 
 @final

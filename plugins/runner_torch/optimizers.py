@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from runner.framework.weight_decay import not_decayed
 from runner_torch.autoload import torch
+from runner_torch.precision import BATCH_NORMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -14,10 +15,7 @@ if TYPE_CHECKING:
     from runner.framework.options import AdamWOptions, SgdOptions
 
 NORM_LAYERS = (
-    torch.nn.BatchNorm1d,
-    torch.nn.BatchNorm2d,
-    torch.nn.BatchNorm3d,
-    torch.nn.SyncBatchNorm,
+    BATCH_NORMS,
     torch.nn.GroupNorm,
     torch.nn.LayerNorm,
     torch.nn.InstanceNorm1d,

@@ -22,7 +22,12 @@ from runner.framework.options import (
 from runner.hooks import hookimpl
 from runner.options import NoOptions
 from runner_torch.device_entry import FRAMEWORK, REQUIRES, device_entry, probe
-from runner_torch.launch import launch, launched_world_size
+from runner_torch.launch import (
+    launch,
+    launched_local_rank,
+    launched_world_size,
+    rank_environment,
+)
 from runner_torch.options import (
     CompiledOptions,
     CpuOptions,
@@ -84,6 +89,8 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         weight_suffixes=(".pth", ".pt", ".tar"),
         launch=launch,
         launched_world_size=launched_world_size,
+        launched_local_rank=launched_local_rank,
+        rank_environment=rank_environment,
         join=_join,
     )
 

@@ -36,10 +36,18 @@ class DeviceTraits:
     """Environment of processes that train together, where the user has not set it."""
     visible_devices: str | None = None
     """Environment variable that chooses physical cards."""
+    card_environment: Mapping[str, str] = field(default_factory=dict)
+    """Further variables that make its numbers those that the vendor's tools show."""
+    interface_variables: tuple[str, ...] = ()
+    """Environment variables that take the network interface towards other machines."""
+    address_variables: tuple[str, ...] = ()
+    """Environment variables that take the address of this machine towards others."""
     channels_last: bool
     """Convolutions are at least as fast on channels-last tensors."""
     pinned_memory: bool
     """Copies from page-locked host memory do not block."""
+    native_sync_batch_norm: bool = False
+    """There are kernels for torch's own ``SyncBatchNorm``; this plugin's is used otherwise."""
     explain_absence: Callable[[], str] = field(default=lambda: "it reports no device")
     """Say why ``is_available()`` answered no."""
     describe: Callable[[int], Mapping[str, Any]] = field(default=_nothing)
@@ -103,8 +111,11 @@ CUDA = DeviceTraits(
     kind="cuda",
     distributed_backend="nccl",
     visible_devices="CUDA_VISIBLE_DEVICES",
+    card_environment={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # by speed otherwise
+    interface_variables=("NCCL_SOCKET_IFNAME",),
     channels_last=True,
     pinned_memory=True,
+    native_sync_batch_norm=True,
     explain_absence=_explain_no_cuda,
     describe=_describe_cuda,
 )

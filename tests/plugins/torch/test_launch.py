@@ -8,31 +8,52 @@ from types import SimpleNamespace
 
 import pytest
 
-from runner.entries import LaunchRequest
+from runner.entries import LaunchRequest, RankPlace
 from runner.errors import DeviceError, UsageError
-from runner_torch.launch import LocalPlace, launch, launched_world_size, local_place
+from runner.launch import cards, network
+from runner.machines import Machines
+from runner_torch.device_entry import device_entry
+from runner_torch.launch import (
+    LocalPlace,
+    launch,
+    launched_world_size,
+    local_place,
+    rank_environment,
+)
 from runner_torch.options import CpuOptions, CudaOptions, TorchOptions
 from runner_torch.traits import CUDA, available_cores
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
+WATCHED = ("--max-restarts", "0", "--redirects", "3", "--log-dir", "logs")
+CUDA_ENTRY = device_entry(CUDA, summary="GPU", config=CudaOptions, install="")
+SECOND_OF_TWO = Machines(
+    count=2, rank=1, host="10.0.0.7", port=29500, address="10.0.0.8", interface="eth1"
+)
 
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing was launched."""
-    for name in VARIABLES:
+    for name in (*VARIABLES, "GLOO_SOCKET_IFNAME"):
         monkeypatch.delenv(name, raising=False)
 
 
 def request_for(
-    count: int, device: str = "cpu", options: CpuOptions | CudaOptions | None = None
+    count: int,
+    device: str = "cpu",
+    options: CpuOptions | CudaOptions | None = None,
+    machines: Machines | None = None,
 ) -> LaunchRequest:
+    machines = machines or Machines()
     return LaunchRequest(
         count=count,
-        arguments=["train", "quickstart"],
+        local_count=machines.share(count),
+        arguments=["train", "quickstart", "--rdzv", "a:1"],
         device=device,
         device_options=options or CpuOptions(),
         framework_options=TorchOptions(),
+        machines=machines,
+        rendezvous_s=90.5,
         log_folder=Path("logs"),
     )
 
@@ -46,12 +67,70 @@ def test_torchrun_starts_the_processes_and_they_share_the_cores() -> None:
     (command,) = launch(request_for(2))
     assert command.arguments == [
         sys.executable,
-        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "runner", "train", "quickstart"),
+        *("-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
+        *("--nproc-per-node", "2", *WATCHED),
+        *("-m", "--", "runner", "train", "quickstart", "--rdzv", "a:1"),
     ]
     assert command.environment == {"OMP_NUM_THREADS": str(max(1, available_cores() // 2))}
     (command,) = launch(request_for(4 * available_cores()))
     assert command.environment == {"OMP_NUM_THREADS": "1"}
+
+
+def test_on_several_machines_each_starts_its_own_processes() -> None:
+    (command,) = launch(request_for(4, machines=SECOND_OF_TWO))
+    assert command.arguments == [
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", "1"),
+        *("--master-addr", "10.0.0.7", "--master-port", "29500", "--rdzv-conf", "timeout=91"),
+        *("--nproc-per-node", "2", *WATCHED),
+        *("-m", "--", "runner", "train", "quickstart", "--rdzv", "a:1"),
+    ]
+    threads = str(max(1, available_cores() // 2))
+    assert command.environment == {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": "eth1"}
+
+
+def test_the_launcher_leaves_the_arguments_of_the_processes_alone() -> None:
+    run = pytest.importorskip("torch.distributed.run")
+    for machines in (Machines(), SECOND_OF_TWO):
+        (command,) = launch(request_for(4, machines=machines))
+        words = [*command.arguments[3:]]
+        parsed = run.parse_args(words)
+        assert (parsed.module, parsed.training_script) == (True, "runner")
+        assert parsed.training_script_args == ["train", "quickstart", "--rdzv", "a:1"]
+        assert parsed.max_restarts == 0
+        if machines.several:
+            assert (parsed.nnodes, parsed.node_rank, parsed.master_port) == ("2", 1, 29500)
+
+
+def test_the_interface_that_the_user_has_chosen_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
+    (command,) = launch(request_for(4, machines=SECOND_OF_TWO))
+    assert "GLOO_SOCKET_IFNAME" not in command.environment
+
+
+def test_a_batch_system_can_make_a_process_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = RankPlace(
+        rank=3, world_size=4, local_rank=1, local_world_size=2, machines=SECOND_OF_TWO
+    )
+    found = rank_environment(place)
+    assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("10.0.0.7", "29500")
+    assert found["GLOO_SOCKET_IFNAME"] == "eth1"
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    assert launched_world_size() == 4
+    assert local_place() == LocalPlace(rank=1, processes=2)
+
+
+def test_nccl_is_told_the_interface_towards_other_machines() -> None:
+    assert network.environment(CUDA_ENTRY, SECOND_OF_TWO, {}) == {"NCCL_SOCKET_IFNAME": "eth1"}
+    assert network.environment(CUDA_ENTRY, SECOND_OF_TWO, {"NCCL_SOCKET_IFNAME": "ib0"}) == {}
+    assert network.environment(CUDA_ENTRY, Machines(), {}) == {}
+
+
+def test_cards_have_the_numbers_that_nvidia_smi_shows() -> None:
+    assert cards.environment(CUDA_ENTRY, [2, 0], {}) == {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": "2,0",
+    }
 
 
 def test_threads_that_the_user_has_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:

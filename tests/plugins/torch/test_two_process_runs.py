@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import re
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import pytest
 
-from runner import checkpoint
-
 pytest.importorskip("torch")
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.plugins.conftest import RecipeFolder
 
 RECIPE = """
 summary: Two processes
@@ -32,102 +35,113 @@ train: {epochs: 2, batch_size: 8, log_every_steps: 4, ema_decay: 0.9}
 eval: {batch_size: 2}
 checkpoint: {every_steps: 2, keep: 2}
 """
-
-
-def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
-    (folder / "two.yaml").write_text(RECIPE, encoding="utf-8")
-    return subprocess.Popen(
-        [sys.executable, "-m", "runner", *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "RUNNER_PLUGINS": "torch,data", "PYTHONWARNINGS": "default"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run_folder(folder: Path) -> Path:
-    [found] = (path.parent for path in folder.glob("runs/two/*/events.jsonl"))
-    return found
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("runs/two/*/checkpoints/step_*"))
-
-
-def events(folder: Path, name: str) -> list[dict[str, object]]:
-    lines = (run_folder(folder) / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == name]
-
-
-def files(path: Path) -> dict[str, bytes]:
-    names = (checkpoint.WEIGHTS, checkpoint.STATE)
-    return {name: (path / name).read_bytes() for name in names}
-
-
-def worker(folder: Path, rank: int) -> int:
-    """The number of the process of a rank, which works in the folder."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            variables = set((process / "environ").read_bytes().split(b"\0"))
-            if b"RANK=%d" % rank in variables and (process / "cwd").readlink() == folder:
-                return int(process.name)
-    raise AssertionError(f"rank {rank} does not run")
-
-
-def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 200
-    while not checkpoints(folder):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+ENVIRONMENT = {"RUNNER_PLUGINS": "torch,data", "PYTHONWARNINGS": "default"}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(make_recipe_folder: Callable[..., RecipeFolder]) -> RecipeFolder:
     """The folder in which a run of two processes has come to its end."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    process = start(folder, "train", "two.yaml", "--json")
+    folder = make_recipe_folder(RECIPE, **ENVIRONMENT)
+    process = folder.start("train", "two.yaml", "--json")
     out, err = process.communicate()
     assert process.returncode == 0, out + err
     assert "Warning" not in err
-    assert json.loads(out) == json.loads((run_folder(folder) / "result.json").read_text("utf-8"))
+    assert json.loads(out) == folder.result
     return folder
 
 
-def test_two_processes_leave_what_one_leaves(undisturbed: Path) -> None:
-    result = json.loads((run_folder(undisturbed) / "result.json").read_text(encoding="utf-8"))
+def test_two_processes_leave_what_one_leaves(undisturbed: RecipeFolder) -> None:
+    result = undisturbed.result
     assert result["world_size"] == 2
     assert result["steps"] == 24
     assert result["metrics"]["val.count"] == 7  # which two cannot share evenly
-    assert len(events(undisturbed, "train.step")) == 6
-    assert len(events(undisturbed, "epoch.finished")) == 2
-    [opened] = events(undisturbed, "engine.opened")
+    assert len(undisturbed.events("train.step")) == 6
+    assert len(undisturbed.events("epoch.finished")) == 2
+    [opened] = undisturbed.events("engine.opened")
     assert opened["micro_batch_size"] == 4
     assert opened["group"] == {"world_size": 2, "backend": "cpu:gloo"}
-    assert [path.name for path in undisturbed.iterdir()] == ["two.yaml", "runs"]
 
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
 def test_a_disturbed_run_says_why_and_continues_to_the_same_weights(
-    undisturbed: Path, tmp_path: Path, by: signal.Signals
+    undisturbed: RecipeFolder,
+    make_recipe_folder: Callable[..., RecipeFolder],
+    by: signal.Signals,
 ) -> None:
-    process = start(tmp_path, "train", "two.yaml")
-    wait_for_checkpoint(tmp_path, process)
-    os.kill(worker(tmp_path, 1) if by == signal.SIGKILL else process.pid, by)
+    folder = make_recipe_folder(RECIPE, **ENVIRONMENT)
+    process = folder.start("train", "two.yaml")
+    folder.wait_for_checkpoint(process)
+    os.kill(folder.worker("RANK=1") if by == signal.SIGKILL else process.pid, by)
     _, err = process.communicate()
     if by == signal.SIGKILL:
         assert process.returncode == 1
-        assert err.splitlines()[-1].startswith("error: rank 1 ended without saying why")
-        assert "rank 0: error: a process of the group is gone" in err
+        assert re.match(r"error: rank 1 on \S+ was killed by SIGKILL", err.splitlines()[-1])
     else:
         assert process.returncode == 128 + signal.SIGINT
         assert err.splitlines()[-1].startswith("error: stopped by signal 2 after step ")
         assert "Traceback" not in err
-    disturbed = run_folder(tmp_path)
-    assert not (disturbed / "result.json").exists()
-    resumed = start(tmp_path, "resume", disturbed)
+    assert not (folder.run / "result.json").exists()
+    folder.finish("resume", folder.run)
+    assert len(folder.events("run.resumed")) == 1
+    assert folder.last_files() == undisturbed.last_files()
+
+
+def torchrun(folder: RecipeFolder, *arguments: str | Path) -> subprocess.Popen[str]:
+    """Start two processes of ``runner`` with torchrun alone."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return folder.start_program(*launcher, "-m", "--", "runner", *arguments)
+
+
+def test_torchrun_alone_starts_stops_and_continues_a_run(
+    undisturbed: RecipeFolder, make_recipe_folder: Callable[..., RecipeFolder]
+) -> None:
+    """It passes SIGTERM on, and all ranks leave after one checkpoint."""
+    folder = make_recipe_folder(RECIPE, **ENVIRONMENT)
+    process = torchrun(folder, "train", "two.yaml")
+    folder.wait_for_checkpoint(process)
+    process.terminate()
+    _, err = process.communicate()
+    assert process.returncode != 0
+    assert "error: stopped by signal 15 after step " in err
+    [interrupted] = folder.events("run.interrupted")
+    assert interrupted["checkpoint"] == str(folder.checkpoints()[-1].relative_to(folder.path))
+    resumed = torchrun(folder, "resume", folder.run)
     out, err = resumed.communicate()
     assert resumed.returncode == 0, out + err
-    assert len(events(tmp_path, "run.resumed")) == 1
-    assert files(checkpoints(tmp_path)[-1]) == files(checkpoints(undisturbed)[-1])
+    assert folder.last_files() == undisturbed.last_files()
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_under_torchrun_alone_is_named_in_time(
+    make_recipe_folder: Callable[..., RecipeFolder],
+) -> None:
+    """Nobody else watches it, so the others' exchanges have a limit."""
+    folder = make_recipe_folder(RECIPE, **ENVIRONMENT)
+    process = torchrun(folder, "train", "two.yaml", "--set", "distributed.timeout_s=20")
+    folder.wait_for_checkpoint(process)
+    hanging = folder.worker("RANK=1")
+    os.kill(hanging, signal.SIGSTOP)
+    assert process.stderr is not None
+    [line] = islice((line for line in process.stderr if "in vain" in line), 1)
+    os.kill(hanging, signal.SIGCONT)  # or torchrun waits for it in turn
+    process.communicate()
+    assert line.startswith("rank 0: error: waited 20 s for rank 1 in vain")
+    assert process.returncode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_four_processes_that_were_killed_continue_to_the_same_weights(
+    make_recipe_folder: Callable[..., RecipeFolder],
+) -> None:
+    """Of more than two gradients the sum depends on the order, which must be that of before."""
+    settings = ("--devices", "4", "--set", "train.batch_size=16")
+    straight, folder = (make_recipe_folder(RECIPE, **ENVIRONMENT) for _ in range(2))
+    straight.finish("train", "two.yaml", *settings)
+    process = folder.start("train", "two.yaml", *settings)
+    folder.wait_for_checkpoint(process)
+    os.kill(folder.worker("RANK=3"), signal.SIGKILL)
+    process.communicate()
+    assert not (folder.run / "result.json").exists()
+    folder.finish("resume", folder.run)
+    assert folder.last_files() == straight.last_files()

@@ -1,4 +1,4 @@
-"""What test_group.py runs in each of two processes; ``train`` also in one alone.
+"""What test_group.py runs in each of several processes; ``train`` also in one alone.
 
 Each process leaves what it found in ``rank<number>.json`` and its weights in
 ``rank<number>.npz``, in the working directory.
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
+import warnings
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runner import Batch, ModelEntry
-from runner.errors import PluginError
+from runner.errors import OtherRankError, PluginError
 from runner.recipe.schema import PrecisionSection
 from runner_torch.autoload import torch
 from runner_torch.device import open_cpu
@@ -42,19 +46,20 @@ def share(batch: Batch, group: TorchGroup | None) -> Batch:
 
 def train(
     make_spec: Callable[..., EngineSpec],
-    model: ModelEntry,
+    model: ModelEntry | str,
     batches: Sequence[Batch],
     device: TorchDevice,
     group: TorchGroup | None = None,
+    passes: int = 2,
     **changes: Any,
 ) -> tuple[list[float], TorchEngine]:
-    """Take a step on this process's share of each batch, in two passes; return losses and engine.
+    """Take a step on this process's share of each batch, in passes; return losses and engine.
 
     Every rank begins with other weights, of which those of rank 0 must become everybody's.
     """
     rank, size = (group.rank, group.world_size) if group else (0, 1)
-    passes = len(batches[0].labels) // size // 2
-    spec = make_spec(model=model, seed=1 + rank, micro_batch_size=passes, group=group, **changes)
+    images = len(batches[0].labels) // size // passes
+    spec = make_spec(model=model, seed=1 + rank, micro_batch_size=images, group=group, **changes)
     engine = TorchEngine(spec, device)
     losses = [engine.train_step(share(batch, group), RATE).read().loss for batch in batches]
     engine.agree()
@@ -139,6 +144,55 @@ def overflow_on_one(
     return [result.skipped, again.skipped, engine.report()["loss_scale"]["scale"]]
 
 
+def train_with_batch_norm(conftest: Any, device: TorchDevice, group: TorchGroup) -> dict[str, Any]:
+    """Take statistics over one process or all, in one pass for each; return losses and weights."""
+    batches, spec = conftest._make_batches(4, images=8, size=8), conftest._make_spec
+    lower = PrecisionSection(compute="bf16", level="O3")
+    arrays: dict[str, Any] = {}
+    for name, steps, changes in (
+        ("apart", 4, {}),
+        ("one step apart", 1, {}),
+        ("synced", 4, {"sync_batch_norm": True, "ema_decay": 0.9}),
+        ("synced O3", 4, {"sync_batch_norm": True, "precision": lower}),
+    ):
+        losses, engine = train(
+            spec, conftest.tiny_entry(), batches[:steps], device, group, passes=1, **changes
+        )
+        arrays |= {f"{name} {key}": array for key, array in engine.weights().items()}
+        arrays |= {f"{name} average {k}": v for k, v in engine.evaluation_weights().items()}
+        arrays[f"{name} losses"] = group.sum([loss / group.world_size for loss in losses])
+        arrays[f"{name} logits"] = engine.predict(batches[0].images)
+    return arrays
+
+
+def continue_with_many(conftest: Any, device: TorchDevice, group: TorchGroup) -> dict[str, Any]:
+    """Train a network whose gradients are exchanged in another order after the first step."""
+    batches = conftest._make_batches(2, images=4 * group.world_size, size=48)
+    _, engine = train(conftest._make_spec, "mobilenet_v2", batches, device, group, passes=1)
+    continues = continue_training(engine, engine._spec, batches[0], device, group)
+    return {"continues": continues, "random": engine.state().tensors["random/cpu"].shape}
+
+
+def wait_in_vain(group: TorchGroup) -> str:
+    """Exchange something that rank 1 takes no part in."""
+    short = replace(group, timeout_s=3)
+    limit = timedelta(seconds=short.timeout_s)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.11 has no other name for it
+        torch.distributed.distributed_c10d._set_pg_timeout(limit, torch.distributed.group.WORLD)
+    group.sum([0.0])
+    if group.rank == 1:
+        while len(list(Path().glob("waited*"))) < group.world_size - 1:
+            time.sleep(0.1)
+        return ""
+    try:
+        short.sum([1.0])
+    except OtherRankError as error:
+        Path(f"waited{group.rank}").touch()
+        return str(error)
+    return "nothing"
+
+
 def main() -> None:
     import conftest  # type: ignore[import-not-found]  # it lies beside this file
 
@@ -146,9 +200,13 @@ def main() -> None:
     torch.ones(8, 8).requires_grad_().sum().backward()
     threads = len(list(Path("/proc/self/task").iterdir()))
     group = join(device, 600)
+    if sys.argv[1:] == ["many"]:
+        found = {**continue_with_many(conftest, device, group), "waited": wait_in_vain(group)}
+        Path(f"rank{group.rank}.json").write_text(json.dumps(found), encoding="utf-8")
+        return
     make_spec = conftest._make_spec
-    found: dict[str, Any] = {"world_size": group.world_size, **exchange(group)}
-    arrays: dict[str, Any] = {}
+    found = {"world_size": group.world_size, **exchange(group)}
+    arrays = train_with_batch_norm(conftest, device, group)
     batches = conftest._make_batches(4, images=8, size=8)
     noisy = {"ema_decay": 0.9, "optimizer": "adamw"}
     for name, model, changes in (

@@ -75,6 +75,11 @@ class State:
             return physical
         return sum(int(part) < physical for part in visible.split(",") if part.strip())
 
+    def number(self, index: int) -> int:
+        """Return the machine's number of a visible card."""
+        visible = os.environ.get(self.visible_devices)
+        return index if visible is None else int(visible.split(",")[index])
+
     def index(self, device: object) -> int:
         """Return which card a device, string, number or ``None`` means."""
         if isinstance(device, str):
@@ -120,7 +125,11 @@ class State:
             "calls": dict(self.calls),
             "options": dict(self.options),
             "cards": {
-                str(index): {"peak": card.peak, "operations": dict(card.operations)}
+                str(index): {
+                    "number": self.number(index),
+                    "peak": card.peak,
+                    "operations": dict(card.operations),
+                }
                 for index, card in self.cards.items()
                 if card.operations
             },

@@ -1,0 +1,21 @@
+"""What tells torch_npu's libraries about cards and network; nothing of the vendor's is imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from runner import plugins
+from runner.launch import cards, network
+from runner.machines import Machines
+
+if TYPE_CHECKING:
+    from runner.entries import DeviceEntry
+
+
+def test_hccl_is_told_the_address_of_this_machine_and_which_cards_to_use():
+    found = plugins.load(environ={}).registry.find("device", "npu", "torch")
+    entry = cast("DeviceEntry", found.entry)
+    machines = Machines(count=2, rank=1, host="10.0.0.7", port=1, address="10.0.0.8")
+    assert network.environment(entry, machines, {}) == {"HCCL_IF_IP": "10.0.0.8"}
+    assert network.environment(entry, machines, {"HCCL_IF_IP": "10.1.0.8"}) == {}
+    assert cards.environment(entry, [0, 2], {}) == {"ASCEND_RT_VISIBLE_DEVICES": "0,2"}
