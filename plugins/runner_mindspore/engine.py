@@ -21,8 +21,10 @@ from runner.framework.engine import (
 )
 from runner.framework.loss import check_labels
 from runner_mindspore.autoload import ADJUSTMENTS, Tensor, ms, nn
+from runner_mindspore.batch_norm import synchronize
 from runner_mindspore.device import MindSporeDevice
 from runner_mindspore.ema import WeightAverage
+from runner_mindspore.group import is_exchange
 from runner_mindspore.losses import check_output, training_loss
 from runner_mindspore.messages import is_out_of_memory, reason
 from runner_mindspore.nets import fresh_net, running_statistics, seeded_dropouts
@@ -50,14 +52,23 @@ MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
 class DeferredStep:
     """The result of a step, still on the device."""
 
-    def __init__(self, losses: Sequence[Tensor], finite: Tensor) -> None:
+    def __init__(
+        self, losses: Sequence[Tensor], finite: Tensor, group: MindSporeGroup | None
+    ) -> None:
         self._losses = losses
         self._finite = finite
+        self._group = group
 
     def read(self) -> StepResult:
-        """Wait for the device and return the result."""
-        loss = np.sum([loss.asnumpy() for loss in self._losses], dtype=np.float32)
-        return StepResult(loss=float(loss), skipped=not self._finite.asnumpy().all())
+        """Wait for the device and return the result.
+
+        Raises:
+            OtherRankError: Another process took no part in the step.
+        """
+        with contextlib.nullcontext() if self._group is None else self._group.exchanging():
+            loss = np.sum([loss.asnumpy() for loss in self._losses], dtype=np.float32)
+            finite = self._finite.asnumpy().all()
+        return StepResult(loss=float(loss), skipped=not finite)
 
 
 @final
@@ -105,6 +116,9 @@ class MindSporeEngine:
         self._evaluated = self._net if self._average is None else self._average.net
         for net in self._nets():
             device.cast(net, spec.precision)
+        if self._group is not None and spec.sync_batch_norm:
+            native = device.traits.native_sync_batch_norm
+            synchronize(self._net, self._group.world_size, native=native)
         pixels = HostPixels if device.traits.is_host else DevicePixels
         self._pixels = pixels(spec.mean, spec.std)
         self._evaluate = Evaluate(self._pixels.cell, self._evaluated, spec.num_classes)
@@ -139,8 +153,13 @@ class MindSporeEngine:
         Raises:
             DataError: A label is not one of the classes.
             DeviceError: The device is out of memory.
+            OtherRankError: Another process took no part in the step.
             UsageError: Batch normalisation has a single value per channel.
         """
+        with contextlib.nullcontext() if self._group is None else self._group.exchanging():
+            return self._train_step(batch, learning_rate)
+
+    def _train_step(self, batch: Batch, learning_rate: float) -> DeferredStep:
         training, size = self._training, self._spec.micro_batch_size
         if training is None:
             raise ValueError("this engine only evaluates: its spec has no optimizer")
@@ -154,13 +173,13 @@ class MindSporeEngine:
             losses = [self._pass(training.accumulate, batch, start)[0] for start in starts]
             finite = training.finish(rate)
         self._steps += 1
-        return DeferredStep(losses, finite)
+        return DeferredStep(losses, finite, self._group)
 
     def _pass(self, cell: nn.Cell, batch: Batch, start: int, *rate: Tensor) -> tuple[Tensor, ...]:
         """Run one pass, over the images from ``start`` on, and return what follows the output."""
         part = slice(start, start + self._spec.micro_batch_size)
         labels = self._labels(batch.labels[part])
-        self._draw(start, len(labels))
+        self._draw(start, len(labels), len(batch.labels))
         share = Tensor(len(labels) / len(batch.labels), ms.float32)
         images = self._pixels.tensor(batch.images[part])
         _, *results = self._call(cell, images, labels, share, *rate, training=True)
@@ -169,11 +188,18 @@ class MindSporeEngine:
             self._check_single(len(batch.labels))
         return tuple(results)
 
-    def _draw(self, start: int, images: int) -> None:
-        """Draw dropout masks, as a function of the seed, the step, the pass and the process."""
+    def _draw(self, start: int, images: int, share: int) -> None:
+        """Draw dropout masks, as a function of the seed, the step and the place in the batch.
+
+        Args:
+            start: First image of the pass, among those of this process.
+            images: Images of the pass.
+            share: Images of the step on this process; the first ranks have the first images.
+        """
         rank = 0 if self._group is None else self._group.rank
         key = [self._spec.seed, self._steps]
-        random = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, start, rank]))
+        counter = [0, 0, rank * share + start, 0]
+        random = np.random.Generator(np.random.Philox(key=key, counter=counter))
         for cell in self._dropouts:
             cell.draw(random, images)
 
@@ -232,7 +258,7 @@ class MindSporeEngine:
                 setting = "train.micro_batch_size" if training else "eval.batch_size"
                 name = self._device.name
                 raise out_of_memory(reason(error), name, count, setting) from error
-            if training in self._unchecked:
+            if training in self._unchecked and not is_exchange(error):
                 self._check_output_alone(images, training=training)
             raise
         self._check_once(results[0], count, training=training)
@@ -316,6 +342,9 @@ class MindSporeEngine:
         if section.compute == "fp32":
             return {"compute": "fp32"}
         batch_norm = section.effective_batch_norm
+        synchronized = self._group is not None and self._spec.sync_batch_norm
+        if synchronized and not self._device.traits.native_sync_batch_norm:
+            batch_norm = "fp32"
         return {"compute": section.compute, "level": section.level, "batch_norm": batch_norm}
 
     def agree(self) -> None:
@@ -349,6 +378,8 @@ class MindSporeEngine:
             "micro_batch_size": self._spec.micro_batch_size,
             "optimizer": None if optimizer is None else describe_optimizer(optimizer),
             "ema_decay": self._spec.ema_decay,
+            "sync_batch_norm": self._spec.sync_batch_norm and self._group is not None,
+            "group": None if self._group is None else self._group.describe(),
             "adjustments": list(ADJUSTMENTS),
         }
 

@@ -5,6 +5,7 @@ Nothing here imports MindSpore, so that a plan can show its command line where i
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -29,7 +30,6 @@ PORTS = range(20000, 30000)
 QUIET_START = {"MS_SUBMODULE_LOG_v": "{DISTRIBUTED:3}"}
 """Environment without which every attempt to reach the scheduler while it starts is a warning."""
 RANK_TABLE_ENVIRONMENT = {
-    "HCCL_CONNECT_TIMEOUT": "600",
     "DEPLOY_MODE": "0",
     "GE_USE_STATIC_MEMORY": "1",
 }
@@ -52,13 +52,17 @@ def _msrun(request: LaunchRequest) -> Command:
     python = _interpreter()
     traits = by_kind(request.device)
     own = traits.group_environment if traits else {}
+    machines = request.machines
     return Command(
         arguments=[
             "msrun",
             f"--worker_num={request.count}",
-            f"--local_worker_num={request.count}",
-            "--master_addr=127.0.0.1",
-            f"--master_port={_free_port(request.log_folder)}",
+            f"--local_worker_num={request.local_count}",
+            f"--master_addr={machines.host}",
+            f"--master_port={machines.port or _free_port(request.log_folder)}",
+            # it gives ranks in the order of arrival otherwise
+            *([f"--node_rank={machines.rank}"] if machines.several else []),
+            f"--cluster_time_out={math.ceil(request.rendezvous_s)}",
             f"--log_dir={request.log_folder}",
             "--join=True",
             *(["--bind_core=True"] if traits and traits.bind_cores else []),
@@ -111,6 +115,11 @@ def _free_port(folder: Path) -> int:
 
 
 def _with_rank_table(request: LaunchRequest, path: Path) -> Sequence[Command]:
+    if request.machines.several:
+        raise UsageError(
+            f"{path} says which machines there are and what each does: leave out --nnodes, "
+            "--node-rank and --rdzv"
+        )
     traits = by_kind(request.device)
     if traits is None or traits.distributed_backend != "hccl":
         raise UsageError(
@@ -132,6 +141,7 @@ def _with_rank_table(request: LaunchRequest, path: Path) -> Sequence[Command]:
                 "RANK_ID": card.rank_id,
                 "DEVICE_ID": card.device_id,
                 **RANK_TABLE_ENVIRONMENT,
+                "HCCL_CONNECT_TIMEOUT": str(math.ceil(request.rendezvous_s)),
             },
             host=server,
         )
@@ -149,3 +159,13 @@ def launched_world_size() -> int | None:
     if "RANK_TABLE_FILE" in os.environ and "RANK_ID" in os.environ:
         return int(os.environ["RANK_SIZE"])
     return None
+
+
+def launched_local_rank() -> int | None:
+    """Return the number of this process among those of its machine, which that of its card is.
+
+    msrun's scheduler has none, though msrun numbers it as well.
+    """
+    if launched_world_size() is None or os.environ.get("MS_ROLE") == "MS_SCHED":
+        return None
+    return int(os.environ["DEVICE_ID"]) if "DEVICE_ID" in os.environ else None

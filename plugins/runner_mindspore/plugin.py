@@ -81,6 +81,12 @@ def _launched_world_size() -> int | None:
     return launched_world_size()
 
 
+def _launched_local_rank() -> int | None:
+    from runner_mindspore.launch import launched_local_rank
+
+    return launched_local_rank()
+
+
 def _join(device: Device, timeout_s: float) -> Group:
     from runner_mindspore.group import join
 
@@ -101,6 +107,7 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         weight_suffixes=(".ckpt",),
         launch=_launch,
         launched_world_size=_launched_world_size,
+        launched_local_rank=_launched_local_rank,
         join=_join,
         takes_signals=True,
     )
@@ -156,6 +163,9 @@ def runner_register_devices() -> Iterable[DeviceEntry]:
         probe=partial(_probe, GPU),
         open=_open_gpu,
         visible_devices=GPU.visible_devices,
+        card_environment=GPU.card_environment,
+        interface_variables=GPU.interface_variables,
+        address_variables=GPU.address_variables,
     )
     yield DeviceEntry(
         name=ASCEND.kind,
@@ -167,6 +177,9 @@ def runner_register_devices() -> Iterable[DeviceEntry]:
         probe=partial(_probe, ASCEND),
         open=_open_ascend,
         visible_devices=ASCEND.visible_devices,
+        card_environment=ASCEND.card_environment,
+        interface_variables=ASCEND.interface_variables,
+        address_variables=ASCEND.address_variables,
     )
 
 

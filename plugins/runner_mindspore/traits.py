@@ -32,10 +32,21 @@ class DeviceTraits:
     """MindSpore's library of collective operations, such as ``hccl``."""
     visible_devices: str | None = None
     """Environment variable that chooses physical cards."""
+    card_environment: Mapping[str, str] = field(default_factory=dict)
+    """Further variables that make its numbers those that the vendor's tools show."""
+    interface_variables: tuple[str, ...] = ()
+    """Environment variables that take the network interface towards other machines."""
+    address_variables: tuple[str, ...] = ()
+    """Environment variables that take the address of this machine towards others."""
     bind_cores: bool = False
     """msrun binds each process to the cores that are nearest to its card."""
     group_environment: Mapping[str, str] = field(default_factory=dict)
     """Environment of processes that train together, where the user has not set it."""
+    exchange_timeout: str = ""
+    """Environment variable that takes the seconds after which an exchange fails; "" if there is
+    none."""
+    native_sync_batch_norm: bool = False
+    """MindSpore has a kernel for ``nn.SyncBatchNorm`` on this kind."""
     needs: str = ""
     """What must be installed beside MindSpore."""
     writes_air: bool = False
@@ -81,11 +92,12 @@ CPU = DeviceTraits(
         # Seconds until the scheduler notices that a process is gone; 45 by default. Other kinds
         # of device use the same time for more than that.
         "MS_NODE_TIMEOUT": "10",
-        # Seconds that a process waits for another one in a sum. By default it fails after about
-        # 15, which evaluating or saving can take; if the other one has died, msrun ends this one.
-        "MS_CPU_COMM_OP_TIMEOUT": "86400",
+        # Seconds until a process notices that the scheduler is gone; 30 by default. One that lives
+        # on where the next attempt begins would register there.
+        "MS_HEARTBEAT_RETRY_TIMEOUT": "10",
         "MS_SUBMODULE_LOG_v": "{DISTRIBUTED:3,DEVICE:3}",  # nothing but steps of the start
     },
+    exchange_timeout="MS_CPU_COMM_OP_TIMEOUT",  # 15 by default, less than evaluating can take
     not_computed={
         "bf16": "MindSpore has no bf16 kernels for convolution and batch normalisation on the CPU"
     },
@@ -97,6 +109,8 @@ GPU = DeviceTraits(
     target="GPU",
     distributed_backend="nccl",
     visible_devices="CUDA_VISIBLE_DEVICES",
+    card_environment={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # by speed otherwise
+    interface_variables=("NCCL_SOCKET_IFNAME",),
     needs="CUDA 11 with cuDNN 8",
     not_computed={"bf16": "MindSpore's GPU kernels for convolution have no bf16"},
     describe=_describe_gpu,
@@ -107,8 +121,11 @@ ASCEND = DeviceTraits(
     target="Ascend",
     distributed_backend="hccl",
     visible_devices="ASCEND_RT_VISIBLE_DEVICES",
+    address_variables=("HCCL_IF_IP",),
     needs="CANN and the NPU driver",
     bind_cores=True,
+    exchange_timeout="HCCL_EXEC_TIMEOUT",
+    native_sync_batch_norm=True,
     writes_air=True,
     hardware_bf16=_ascend_has_bf16,
     describe=_describe_ascend,

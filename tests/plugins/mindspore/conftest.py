@@ -151,12 +151,12 @@ def device() -> MindSporeDevice:
     return open_cpu(CpuOptions())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_batches() -> MakeBatches:
     return _make_batches
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_spec() -> MakeSpec:
     return _make_spec
 
@@ -184,7 +184,7 @@ def tiny() -> Any:
     return tiny_net()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tiny() -> MakeEntry:
     """Make a model entry for the tiny network."""
     return tiny_entry

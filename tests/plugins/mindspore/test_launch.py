@@ -7,18 +7,29 @@ import os
 import shutil
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from runner import plugins
 from runner.entries import Command, LaunchRequest
 from runner.errors import UsageError
+from runner.launch import cards, network
+from runner.machines import Machines
 from runner.options import NoOptions
 from runner_mindspore import rank_table
 from runner_mindspore.launch import launch, launched_world_size
 from runner_mindspore.options import MindSporeOptions
 
+if TYPE_CHECKING:
+    from runner.entries import DeviceEntry
+
 LAUNCH_VARIABLES = ("MS_ROLE", "MS_WORKER_NUM", "RANK_TABLE_FILE", "RANK_SIZE", "RANK_ID")
+SECOND_OF_TWO = Machines(
+    count=2, rank=1, host="10.0.0.7", port=29500, address="10.0.0.8", interface="eth1"
+)
 OWN_BIN = Path(sys.executable).parent
 
 
@@ -26,14 +37,20 @@ OWN_BIN = Path(sys.executable).parent
 def own_environment(monkeypatch):
     """This environment's programs are found first, and nothing was launched."""
     monkeypatch.setenv("PATH", f"{OWN_BIN}{os.pathsep}{os.environ['PATH']}")
-    for name in (*LAUNCH_VARIABLES, "MS_NODE_TIMEOUT", "MS_CPU_COMM_OP_TIMEOUT"):
+    for name in (*LAUNCH_VARIABLES, "MS_NODE_TIMEOUT", "MS_HEARTBEAT_RETRY_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("MS_SUBMODULE_LOG_v", raising=False)
 
 
-def request_for(device: str = "ascend", count: int = 8, **options: str) -> LaunchRequest:
+def request_for(
+    device: str = "ascend", count: int = 8, machines: Machines | None = None, **options: str
+) -> LaunchRequest:
+    machines = machines or Machines()
     return LaunchRequest(
         count=count,
+        local_count=machines.share(count),
+        machines=machines,
+        rendezvous_s=90.5,
         arguments=["train", "recipes/resnext152_ascend.yaml"],
         device=device,
         device_options=NoOptions(),
@@ -59,6 +76,7 @@ def test_msrun_starts_eight_ascend_cards():
         "--worker_num=8",
         "--local_worker_num=8",
         "--master_addr=127.0.0.1",
+        "--cluster_time_out=91",
         "--log_dir=logs",
         "--join=True",
         "--bind_core=True",
@@ -67,12 +85,38 @@ def test_msrun_starts_eight_ascend_cards():
     assert command.environment == {"MS_SUBMODULE_LOG_v": "{DISTRIBUTED:3}"}
 
 
+def test_on_several_machines_each_starts_its_own_processes():
+    (command,) = launch(request_for("cpu", 4, SECOND_OF_TWO))
+    assert command.arguments == [
+        "msrun",
+        "--worker_num=4",
+        "--local_worker_num=2",
+        "--master_addr=10.0.0.7",
+        "--master_port=29500",
+        "--node_rank=1",
+        "--cluster_time_out=91",
+        "--log_dir=logs",
+        "--join=True",
+        *("python", "-m", "runner", "train", "recipes/resnext152_ascend.yaml"),
+    ]
+
+
+def test_the_libraries_are_told_the_way_to_other_machines():
+    registry = plugins.load(environ={}).registry
+    found = registry.entries("device", "mindspore")
+    entries = {item.entry.name: cast("DeviceEntry", item.entry) for item in found}
+    assert network.environment(entries["ascend"], SECOND_OF_TWO, {}) == {"HCCL_IF_IP": "10.0.0.8"}
+    assert network.environment(entries["gpu"], SECOND_OF_TWO, {}) == {"NCCL_SOCKET_IFNAME": "eth1"}
+    assert network.environment(entries["cpu"], SECOND_OF_TWO, {}) == {}
+    assert cards.environment(entries["ascend"], [4, 5], {}) == {"ASCEND_RT_VISIBLE_DEVICES": "4,5"}
+
+
 def test_on_the_cpu_cores_are_shared_and_times_are_set():
     (command,) = launch(request_for("cpu", 2))
     assert "--worker_num=2" in command.arguments
     assert not [word for word in command.arguments if word.startswith("--bind")]
     assert command.environment["MS_NODE_TIMEOUT"] == "10"
-    assert command.environment["MS_CPU_COMM_OP_TIMEOUT"] == "86400"
+    assert command.environment["MS_HEARTBEAT_RETRY_TIMEOUT"] == "10"
 
 
 def test_what_the_user_has_set_stays(monkeypatch):
@@ -102,14 +146,7 @@ def test_the_port_is_free_and_the_same_when_asked_again():
 
 def test_runs_with_other_folders_use_other_ports():
     request = request_for()
-    other = LaunchRequest(
-        count=request.count,
-        arguments=request.arguments,
-        device=request.device,
-        device_options=request.device_options,
-        framework_options=request.framework_options,
-        log_folder=Path("other"),
-    )
+    other = replace(request, log_folder=Path("other"))
     assert port(launch(request)[0]) != port(launch(other)[0])
 
 
@@ -153,7 +190,7 @@ def test_rank_table_gives_each_process_its_card(table_file):
         "RANK_SIZE": "16",
         "RANK_ID": "9",
         "DEVICE_ID": "1",
-        "HCCL_CONNECT_TIMEOUT": "600",
+        "HCCL_CONNECT_TIMEOUT": "91",  # distributed.rendezvous_s, in whole seconds
         "DEPLOY_MODE": "0",
         "GE_USE_STATIC_MEMORY": "1",
     }
@@ -171,6 +208,12 @@ def test_rank_table_must_be_there_and_fit(table_file, tmp_path):
         launch(request_for(launcher="rank_table", rank_table=str(table_file)))
     with pytest.raises(UsageError, match="rank tables are for the cards of device ascend"):
         launch(request_for("cpu", 16, launcher="rank_table", rank_table=str(table_file)))
+    with pytest.raises(UsageError, match=r"says which machines there are .* leave out --nnodes"):
+        launch(
+            request_for(
+                "ascend", 16, SECOND_OF_TWO, launcher="rank_table", rank_table=str(table_file)
+            )
+        )
 
 
 @pytest.mark.parametrize(

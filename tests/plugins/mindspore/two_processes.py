@@ -1,4 +1,4 @@
-"""What test_group.py runs in each of two processes; ``train`` also in one alone.
+"""What test_group.py runs in each of two processes; ``Trained`` also in one alone.
 
 Each process leaves what it found in ``rank<number>.json`` and its weights in
 ``rank<number>.npz``, in the working directory.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from runner import Batch
+from runner.contracts import EngineState
+from runner.errors import OtherRankError
 from runner_mindspore.autoload import Tensor, ms, nn
 from runner_mindspore.device import open_cpu
 from runner_mindspore.engine import MindSporeEngine
@@ -27,6 +30,12 @@ if TYPE_CHECKING:
     from runner import ModelEntry
     from runner.contracts import EngineSpec
     from runner_mindspore.device import MindSporeDevice
+
+IMAGES = 8
+"""Of a batch, over all processes."""
+STEPS = 20
+HALF = 10
+LEARNING_RATE = 0.1
 
 
 class Reduce(nn.Cell):
@@ -78,36 +87,103 @@ def exchange(group: MindSporeGroup) -> dict[str, Any]:
     return found
 
 
-def train(
-    make_spec: Callable[..., EngineSpec],
-    model: ModelEntry,
-    batches: Sequence[Batch],
-    device: MindSporeDevice,
-    group: MindSporeGroup | None = None,
-) -> tuple[list[float], dict[str, Any]]:
-    """Take a step on this process's share of each batch; return losses and weights.
+class Trained:
+    """An engine that has taken steps on this process's share of some batches.
 
-    Every rank begins with other weights, of which those of rank 0 must become everybody's.
+    With another seed for each rank they begin with other weights, of which those of rank 0 must
+    become everybody's.
     """
-    rank, size = (group.rank, group.world_size) if group else (0, 1)
-    images = len(batches[0].labels) // size
-    spec = make_spec(
-        model=model,
-        framework_options=MindSporeOptions(mode="graph"),
-        seed=1 + rank,
-        micro_batch_size=images // 2,
-        group=group,
+
+    def __init__(
+        self,
+        make_spec: Callable[..., EngineSpec],
+        model: ModelEntry,
+        device: MindSporeDevice,
+        group: MindSporeGroup | None = None,
+        *,
+        mode: Literal["graph", "pynative"] = "graph",
+        saved: Path | None = None,
+        **changes: Any,
+    ) -> None:
+        self._group = group
+        self._rank, self._size = (group.rank, group.world_size) if group else (0, 1)
+        options = MindSporeOptions(mode=mode)
+        spec = make_spec(model=model, framework_options=options, group=group, **changes)
+        self.engine = MindSporeEngine(spec, device)
+        if saved:
+            restore(self.engine, saved)
+
+    def steps(self, batches: Sequence[Batch]) -> list[float]:
+        """Take a step on each batch, and return the losses of all processes together."""
+        images = IMAGES // self._size
+        part = slice(self._rank * images, (self._rank + 1) * images)
+        losses = []
+        for batch in batches:
+            share = Batch(
+                images=batch.images[part], labels=batch.labels[part], indices=batch.indices[part]
+            )
+            losses.append(self.engine.train_step(share, LEARNING_RATE).read().loss)
+        self.engine.agree()
+        if self._group is None:
+            return losses
+        return self._group.sum([loss / self._size for loss in losses])
+
+
+def save(engine: MindSporeEngine, folder: Path) -> None:
+    """Write weights and state, as a checkpoint does."""
+    folder.mkdir()
+    state = engine.state()
+    np.savez(folder / "weights.npz", **engine.weights())
+    np.savez(folder / "state.npz", **state.tensors)
+    (folder / "state.json").write_text(json.dumps(state.values), encoding="utf-8")
+
+
+def restore(engine: MindSporeEngine, folder: Path) -> None:
+    """Read what ``save`` wrote."""
+    with np.load(folder / "weights.npz") as weights, np.load(folder / "state.npz") as state:
+        engine.load_weights(dict(weights))
+        tensors = dict(state)
+    written = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    engine.load_state(EngineState(tensors=tensors, values=written))
+
+
+def train_all(
+    group: MindSporeGroup, device: MindSporeDevice, conftest: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train in several ways; return losses and weights by name."""
+    batches = conftest._make_batches(STEPS, images=IMAGES, size=8)
+    model, make_spec = conftest.tiny_entry(dropout=0.2), conftest._make_spec
+    losses: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+
+    def keep(name: str, trained: Trained, of: Sequence[Batch]) -> None:
+        losses[name] = trained.steps(of)
+        arrays.update({f"{name} {key}": array for key, array in trained.engine.weights().items()})
+
+    trained = Trained(make_spec, model, device, group, micro_batch_size=IMAGES // 2)
+    keep("first half", trained, batches[:HALF])
+    if group.rank == 0:
+        save(trained.engine, Path("two"))
+    keep("second half", trained, batches[HALF:])
+    resumed = Trained(
+        make_spec, model, device, group, micro_batch_size=IMAGES // 2, saved=Path("one")
     )
-    engine = MindSporeEngine(spec, device)
-    losses = []
-    for batch in batches:
-        part = slice(rank * images, (rank + 1) * images)
-        share = Batch(
-            images=batch.images[part], labels=batch.labels[part], indices=batch.indices[part]
+    keep("resumed", resumed, batches[HALF:])
+    whole = conftest.tiny_entry()
+    modes: Sequence[tuple[Literal["graph", "pynative"], int]] = [("graph", STEPS), ("pynative", 3)]
+    for mode, count in modes:
+        trained = Trained(
+            make_spec,
+            whole,
+            device,
+            group,
+            mode=mode,
+            micro_batch_size=IMAGES // 2,
+            sync_batch_norm=True,
+            seed=1 + group.rank,
         )
-        losses.append(engine.train_step(share, 0.1).read().loss)
-    engine.agree()
-    return losses, engine.weights()
+        keep(f"synchronized {mode}", trained, batches[:count])
+    return losses, arrays
 
 
 def main() -> None:
@@ -115,19 +191,17 @@ def main() -> None:
 
     device = open_cpu(CpuOptions())
     group = join(device, 600)
-    found: dict[str, Any] = {"role": os.environ["MS_ROLE"], "world_size": group.world_size}
+    found: dict[str, Any] = {
+        "role": os.environ["MS_ROLE"],
+        "world_size": group.world_size,
+        "described": group.describe(),
+    }
     # 2**40 and 1 need more digits than the float32 sums of the CPU have.
     found["sum"] = group.sum([2**40 - 1 + group.rank, 1 / 3, -1.0, np.nan if group.rank else 0.0])
     for name, mode in (("graph", ms.GRAPH_MODE), ("pynative", ms.PYNATIVE_MODE)):
         ms.set_context(mode=mode)
         found[name] = exchange(group)
-    arrays: dict[str, Any] = {}
-    batches = conftest._make_batches(4, images=8, size=8)
-    for norm in ("plain", "norm"):
-        model = conftest.tiny_entry(norm=norm == "norm")
-        losses, weights = train(conftest._make_spec, model, batches, device, group)
-        found[f"{norm} losses"] = group.sum([loss / group.world_size for loss in losses])
-        arrays |= {f"{norm} {name}": array for name, array in weights.items()}
+    found["losses"], arrays = train_all(group, device, conftest)
     np.savez(f"rank{group.rank}.npz", **arrays)
     if group.rank == 1:
         time.sleep(1)
@@ -137,5 +211,26 @@ def main() -> None:
     Path(f"rank{group.rank}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
+def wait_in_vain() -> None:
+    """Meet, and let rank 1 take no part in the step of rank 0."""
+    import conftest
+
+    device = open_cpu(CpuOptions())
+    group = join(device, 3)
+    [batch] = conftest._make_batches(1, images=4, size=8)
+    model = conftest.tiny_entry(norm=False)
+    trained = Trained(conftest._make_spec, model, device, group)
+    if group.rank == 0:
+        try:
+            trained.engine.train_step(batch, LEARNING_RATE).read()
+        except OtherRankError as error:
+            Path("error").write_text(str(error), encoding="utf-8")
+        finally:
+            Path("end").touch()
+    while not Path("end").exists():
+        time.sleep(0.1)
+    os._exit(0)  # MindSpore would wait for what has failed
+
+
 if __name__ == "__main__":
-    main()
+    wait_in_vain() if sys.argv[1:] == ["in_vain"] else main()
