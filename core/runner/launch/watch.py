@@ -135,6 +135,9 @@ class Watcher:
             self._fail(failure, 0.0)
         if told.result is not None and self._deadline is None:
             self._deadline = time.monotonic() + LEAVE_S
+        if self._deadline is not None and all(map(_is_gone, told.processes)):
+            # a launcher may wait minutes for one of another machine that is gone
+            self._deadline = min(self._deadline, time.monotonic() + LOST_S)
         self._pass_signal_on()
         self._ask_other_machines()
 
@@ -269,3 +272,7 @@ class Watcher:
     @property
     def _launcher_log(self) -> Path:
         return self._attempt.log_folder / LAUNCHER_LOG
+
+
+def _is_gone(process: int) -> bool:
+    return processes.state(process) in processes.GONE
