@@ -23,7 +23,7 @@ demo: $(VENV)/.vision-runner
 	$(BIN)/runner run recipes/quickstart.yaml
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow' -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' -rs
 
 test-slow: $(VENV)/.vision-runner
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -rs

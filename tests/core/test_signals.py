@@ -53,7 +53,8 @@ def test_a_polite_signal_saves_and_says_how_to_continue(project, number, handler
 
 @both
 def test_a_request_that_is_repeated_to_a_launched_process_is_one_request(project, handlers):
-    launched = {fake_group.RANK: "0", fake_group.WORLD_SIZE: "1"}
+    place = str(project.path / "socket")
+    launched = {fake_group.RANK: "0", fake_group.WORLD_SIZE: "1", fake_group.SOCKET: place}
     process = project.start("run", slow_recipe(project), **handlers, **launched)
     project.wait_for(project.checkpoints)
     process.send_signal(signal.SIGTERM)

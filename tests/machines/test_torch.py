@@ -134,6 +134,7 @@ def test_a_cut_cable_is_reported_in_time_by_both_and_resume_goes_on(folder, undi
     assert_as_undisturbed(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_machine_stops_both_with_one_checkpoint(folder, undisturbed):
     started = folder.start("train", "two.yaml")
     folder.wait_for_checkpoint(*started)

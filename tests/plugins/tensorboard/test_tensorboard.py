@@ -43,7 +43,7 @@ def test_metrics_and_recipe_can_be_read_back(tmp_path: Path) -> None:
         values = {"train.loss": 1.5, "val.top1": top1}
         observers.epoch_finished(run, EpochMetrics(epoch=epoch, step=10 * epoch, values=values))
 
-    files = sorted((tmp_path / "tensorboard").iterdir(), key=lambda file: file.name)
+    files = sorted((tmp_path / "tensorboard").iterdir(), key=lambda file: file.suffix)
     assert [file.suffix for file in files] == [".epoch-000001", ".epoch-000002", ".recipe"]
     events = [Event.FromString(record) for file in files for record in records(file)]
     found = {
