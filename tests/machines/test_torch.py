@@ -102,6 +102,7 @@ def test_each_machine_shows_its_command_and_keeps_what_its_rank_prints(undisturb
         assert (logs / "launcher.log").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_by_both_and_both_start_again(folder, undisturbed):
     started = folder.start("train", "two.yaml", "--set", "distributed.restarts=1")
     folder.wait_for_checkpoint(*started)

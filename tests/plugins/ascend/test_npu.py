@@ -236,6 +236,7 @@ def test_two_processes_take_a_card_each(done: Mapping[str, Outcome], machine: Ma
         np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_chosen_cards_share_statistics_and_a_lost_process_is_replaced(
     done: Mapping[str, Outcome], machine: Machine
 ):

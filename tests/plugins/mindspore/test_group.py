@@ -197,6 +197,7 @@ def test_all_ranks_end_with_the_same_weights_and_statistics(found: Found) -> Non
         np.testing.assert_array_equal(second[name], array, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_in_vain_says_so_in_time(tmp_path: Path) -> None:
     start(tmp_path, "in_vain")
     error = (tmp_path / "error").read_text(encoding="utf-8")

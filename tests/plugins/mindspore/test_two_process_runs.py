@@ -84,6 +84,7 @@ def test_two_processes_leave_what_one_leaves(
     assert alone.result["metrics"]["val.count"] == 7
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_from_which_one_process_continues(
     undisturbed: RecipeFolder, make_recipe_folder: Callable[..., RecipeFolder]
 ) -> None:

@@ -103,7 +103,10 @@ def test_synchronised_batch_norm_gives_two_processes_the_loss_curve_of_one(
         assert values[0] == pytest.approx(values[1], abs=1e-4)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(2, 1), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 2), (2, 3)))],
+)
 def test_a_run_goes_on_with_another_number_of_processes(
     synchronised: Mapping[int, RecipeFolder],
     make_folder: Callable[..., RecipeFolder],
