@@ -180,7 +180,9 @@ def _end_without_the_others() -> NoReturn:
         "says why"
     )
     status.tell_left(None, 1, reason, again=True, follows=True)
-    os.write(2, f"error: {reason}\n".encode())
+    # who has started this process says which error it was that ends the run
+    word = "leaves" if status.is_watched() else "error"
+    os.write(2, f"{word}: {reason}\n".encode())
     os._exit(1)
 
 
