@@ -232,6 +232,6 @@ with Signals() as signals:
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("leaves: the framework ends this process, as it does when it has ")
+    assert done.stderr.startswith("leaves: the framework ends this process, as it does when it ")
     [left] = map(json.loads, told.read_text(encoding="utf-8").splitlines())
     assert (left["what"], left["again"], left["follows"]) == ("left", True, True)
