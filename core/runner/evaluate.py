@@ -59,7 +59,7 @@ def evaluate(
     with closing(batches):
         for batch in batches:
             parts.append(engine.eval_step(batch))
-            ranks.progress.mark()
+            ranks.progress.show()
             next(asks, None)
             if stopped():
                 return None

@@ -166,6 +166,8 @@ class Trainer:
 
     def _take_step(self, batch: Batch) -> float:
         """Hand one step to the device, and return its learning rate."""
+        # Twice for each step: one that waits for its images is behind one that computes.
+        self._progress.mark()
         position = self._position
         rate = self._plan.learning_rate(position.step, self._steps_per_epoch)
         self._pending.append(self._engine.train_step(batch, rate))

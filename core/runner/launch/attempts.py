@@ -179,7 +179,7 @@ class Attempts:
         deadline = time.monotonic() + SETTLE_S
         while (found := attempt.failures.first()) is None:
             if time.monotonic() > deadline:
-                return failure
+                return attempt.failures.furthest_behind() or failure
             time.sleep(LOOK_S)
         return found
 

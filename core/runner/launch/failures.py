@@ -11,14 +11,14 @@ from __future__ import annotations
 import fcntl
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from runner.errors import OtherRankError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 FILE = "failures.jsonl"
@@ -52,6 +52,11 @@ class Failure:
     """All processes have left together for this reason."""
     lost: Sequence[int] = ()
     """Ranks whose devices the next attempt leaves out, where it may."""
+    marks: int | None = None
+    """Steps of the process that has taken the fewest on its machine, where that tells which machine
+    the others wait for."""
+    hangs: Failure | None = None
+    """What has happened first, if that process is behind those of all other machines."""
 
     def __str__(self) -> str:
         """Say which process has failed, and why."""
@@ -102,15 +107,25 @@ class Failures:
                 return failure
         return None
 
+    def furthest_behind(self) -> Failure | None:
+        """Return what hangs on the one machine whose processes are behind those of the others."""
+        told = {machine: found for machine, found in self._read() if found.marks is not None}
+        marks = [found.marks for found in told.values() if found.marks is not None]
+        behind = [found for found in told.values() if found.marks == min(marks)]
+        return behind[0].hangs if len(told) > len(behind) == 1 else None
+
     def _read(self) -> Iterator[tuple[int, Failure]]:
         try:
             lines = self._file.read_text(encoding="utf-8").splitlines()
         except OSError:
             return
-        names = {field.name for field in fields(Failure)}
         for line in lines:
             with suppress(ValueError):  # another machine may be writing it
                 record = json.loads(line)
                 if record["attempt"] == self._attempt:
-                    known = {name: record[name] for name in names}
-                    yield record["machine"], Failure(**known)
+                    yield record["machine"], _failure(record)
+
+
+def _failure(record: Mapping[str, Any]) -> Failure:
+    failure = Failure(**{field.name: record[field.name] for field in fields(Failure)})
+    return replace(failure, hangs=_failure(record["hangs"])) if record["hangs"] else failure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from runner.launch import progress
@@ -74,15 +74,28 @@ class Watch:
         self._next = 0.0
 
     def look(self, told: Told) -> tuple[Failure, Sequence[Sight]] | None:
-        """Return what hangs, and what is seen of each process; ``None`` if all is well."""
+        """Return what hangs, and what is seen of each process; ``None`` if all is well.
+
+        Once one has left that has waited in vain, the launcher is about to end the others, so it
+        is looked without a pause, and one that was stopped is known to be what it has waited for.
+        """
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next and not told.left:
             return None
         self._next = now + self._period
         sights = [self._see(process, now) for process in self._of_interest(told)]
-        if all(sight.seconds < self._allowed(sight.process) for sight in sights):
+        stopped = told.left and any(sight.state in STOPPED for sight in sights)
+        if not stopped and all(sight.seconds < self._allowed(sight.process) for sight in sights):
             return None
         return self._judge(sights), sorted(sights, key=lambda sight: sight.process.rank or 0)
+
+    def marks(self, told: Told) -> int | None:
+        """Return the steps of the process that has taken the fewest; ``None`` where none is known.
+
+        Those count that have left, too.
+        """
+        seen = [progress.look(self._status, process.number) for process in told.ranks.values()]
+        return min((found.marks for found in seen if found), default=None)
 
     def _of_interest(self, told: Told) -> list[Process]:
         """Return those that have to go on: not one that only helps the others to meet."""
@@ -110,20 +123,28 @@ class Watch:
 
     def _judge(self, sights: Sequence[Sight]) -> Failure:
         suspect = find_suspect(sights)
-        allowed = f"distributed.timeout_s allows {self._section.timeout_s:g} s"
-        if suspect is None or suspect.process.rank is None:
-            longest = max(sights, key=lambda sight: sight.seconds)
-            place = f" on {longest.process.host}" if longest.process.host else ""
-            return Failure(
-                reason=f"the run hangs{place}: {longest.ago}, {allowed}",
-                words=True,
-                follows=suspect is None and not self._alone,
-            )
+        if suspect is not None and suspect.process.rank is not None:
+            return self._hangs(suspect)
+        longest = max(sights, key=lambda sight: sight.seconds)
+        place = f" on {longest.process.host}" if longest.process.host else ""
+        failure = Failure(reason=f"the run hangs{place}: {longest.ago}, {self._limit}", words=True)
+        if suspect is not None or self._alone:
+            return failure
+        fewest = min(sight.marks for sight in sights)
+        behind = [sight for sight in sights if sight.marks == fewest]
+        hangs = self._hangs(behind[0]) if len(behind) == 1 else None
+        return replace(failure, follows=True, marks=fewest, hangs=hangs)
+
+    @property
+    def _limit(self) -> str:
+        return f"distributed.timeout_s allows {self._section.timeout_s:g} s"
+
+    def _hangs(self, suspect: Sight) -> Failure:
         process = suspect.process
         doing = f" ({suspect.activity})" if suspect.activity else ""
         stopped = " and is stopped" if suspect.state in STOPPED else ""
         return Failure(
-            reason=f"hangs{doing}{stopped}: {suspect.ago}, {allowed}",
+            reason=f"hangs{doing}{stopped}: {suspect.ago}, {self._limit}",
             rank=process.rank,
             host=process.host,
             log=str(process.log) if process.log else None,

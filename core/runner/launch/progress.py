@@ -32,9 +32,14 @@ class Progress:
         self._map = _open(file_of(Path(status), os.getpid())) if status else None
 
     def mark(self) -> None:
-        """Note that the process has come one step further."""
+        """Note that the process has come one step further, which every process takes."""
         if self._map is not None:
             self._marks += 1
+            self.show()
+
+    def show(self) -> None:
+        """Note that the process works, at what the others may have more or less of."""
+        if self._map is not None:
             # of the whole machine, so that other processes can compare it with theirs
             _MARK.pack_into(self._map, 0, self._marks, time.monotonic())
 
@@ -50,9 +55,9 @@ class Seen:
     """What a process has shown last."""
 
     marks: int
-    """Marks so far."""
+    """Steps so far; a process that has fewer than the others is the one that they wait for."""
     time: float
-    """``time.monotonic()`` of the last."""
+    """``time.monotonic()`` when it was seen to work last."""
     activity: str
 
 

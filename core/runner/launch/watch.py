@@ -129,10 +129,7 @@ class Watcher:
         if early:
             self._fail(self._early_end(early), LOST_S)
         self._copy()
-        if self._failure is None and (found := self._hung.look(told)):
-            failure, sights = found
-            self._events.emit("run.hung", processes=[str(sight) for sight in sights])
-            self._fail(failure, 0.0)
+        self._look_for_hung()
         if told.result is not None and self._deadline is None:
             self._deadline = time.monotonic() + LEAVE_S
         if self._deadline is not None and all(map(_is_gone, told.processes)):
@@ -140,6 +137,22 @@ class Watcher:
             self._deadline = min(self._deadline, time.monotonic() + LOST_S)
         self._pass_signal_on()
         self._ask_other_machines()
+
+    def _look_for_hung(self) -> None:
+        """Look for what hangs, also where what is known so far is that others have waited in vain.
+
+        They give up after the same time in which a process counts as hung.
+        """
+        known = self._failure
+        if known is not None and not known.follows:
+            return
+        found = self._hung.look(self._told)
+        if found is None or (known is not None and found[0].follows):
+            return
+        failure, sights = found
+        self._events.emit("run.hung", processes=[str(sight) for sight in sights])
+        self._failure = self._deadline = None
+        self._fail(failure, 0.0)
 
     def _note(self, left: Sequence[Process], ended: Mapping[Process, int | None]) -> None:
         """Note what has failed first.
@@ -161,7 +174,10 @@ class Watcher:
         for failure in silent:
             self._fail(failure, LOST_S)
         for failure in sorted(words, key=lambda failure: failure.follows):
-            self._fail(failure, LOST_S if failure.follows else LEAVE_S)
+            if failure.follows:
+                self._fail(replace(failure, marks=self._hung.marks(self._told)), LOST_S)
+            else:
+                self._fail(failure, LEAVE_S)
 
     def _code_of_early_end(self) -> int | None:
         """Return what a process has ended with that has not told anything, if its launcher knows.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Annotated, Union, final
 
 from annotated_types import Ge, Gt, Lt
@@ -103,6 +104,8 @@ class ColoursOptions:
     """Number of classes."""
     size: Annotated[int, Gt(0)] = 8
     """Height and width in pixels."""
+    hang_at_image: Step = None
+    """Training image whose reading takes an hour, and says so on standard error."""
 
 
 @final
@@ -132,6 +135,7 @@ class Colours:
         import numpy as np
 
         self._size = config.size
+        self._hangs_at = config.hang_at_image if split == "train" else None
         self._stream = {"train": 1, "val": 2}[split]
         count = config.images if split == "train" else max(config.images // 3, 1)
         self.classes: Sequence[str] = tuple(f"colour_{k}" for k in range(config.classes))
@@ -141,6 +145,10 @@ class Colours:
         """Draw an image: its class's colour and noise that depends on the index alone."""
         import numpy as np
 
+        if index == self._hangs_at:
+            sys.stderr.write("the fake dataset hangs\n")
+            sys.stderr.flush()
+            time.sleep(3600)
         colour = np.random.default_rng(int(self.labels[index])).integers(32, 224, 3)
         noise = np.random.default_rng((self._stream, index)).normal(
             0, 24, (self._size, self._size, 3)

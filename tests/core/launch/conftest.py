@@ -60,8 +60,8 @@ class Launched:
         environ = {MARK: str(self.project.path)}
         return self.project.start(command, target, *options, *arguments, **environ)
 
-    def on_machines(self, *arguments):
-        """Start four processes on two machines, and return what has started those of each."""
+    def on_machines(self, *arguments, devices=4):
+        """Start processes on two machines, and return what has started those of each."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             place = f"127.0.0.1:{free.getsockname()[1]}"
@@ -69,7 +69,7 @@ class Launched:
             self.start(
                 *("--nnodes", "2", "--node-rank", str(number), "--rdzv", place),
                 *arguments,
-                devices=4,
+                devices=devices,
             )
             for number in range(2)
         ]

@@ -43,6 +43,24 @@ def test_a_rank_that_hangs_on_the_other_machine_is_named_on_both(project, launch
     assert launched.none_left()
 
 
+def test_where_all_processes_only_wait_the_machine_that_is_behind_is_named(project, launched):
+    hangs = ("--set", "dataset.hang_at_image=50", "--set", "distributed.timeout_s=3")
+    started = launched.on_machines(*SLOW, *hangs, devices=2)
+    outcomes = [launched.finish(process) for process in started]
+    [log] = [
+        path
+        for path in project.path.glob("runs/colours/*.launch/attempt_0/rank_*.log")
+        if "the fake dataset hangs" in path.read_text()
+    ]
+    for ended in outcomes:
+        assert ended.code == 1
+        [error] = ended.errors
+        assert error.startswith(f"error: rank {log.stem.removeprefix('rank_')} on ")
+        assert "hangs (training, epoch 1 step " in error
+        assert str(log.relative_to(project.path)) in error
+    assert launched.none_left()
+
+
 def test_a_signal_to_either_saves_one_checkpoint_on_both(project, launched):
     first, second = launched.on_machines(*SLOW)
     project.wait_for(project.checkpoints)

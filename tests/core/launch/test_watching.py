@@ -202,6 +202,23 @@ def test_of_several_machines_the_first_cause_counts_and_not_what_follows(tmp_pat
     assert other.reason == "fails later"
 
 
+def test_where_all_machines_wait_the_one_behind_the_others_hangs(tmp_path):
+    file = tmp_path / "failures.jsonl"
+    here, there, beyond = (Failures(file, "first attempt", machine) for machine in range(3))
+    waits = Failure(reason="waited 3 s in vain", rank=0, follows=True, marks=41)
+    here.write(waits)
+    assert here.furthest_behind() is None  # no other one has told anything yet
+    culprit = Failure(reason="hangs", rank=1, host="node-b", lost=[1])
+    there.write(replace(waits, marks=40, hangs=culprit))
+    beyond.write(replace(waits, marks=41, hangs=replace(culprit, rank=2)))
+    assert here.first() is None
+    found = here.furthest_behind()
+    assert found is not None
+    assert str(found) == "rank 1 on node-b hangs"
+    here.write(replace(waits, marks=40))
+    assert here.furthest_behind() is None  # two have come equally far: the network may be cut
+
+
 def test_cores_are_shared_as_neighbours_and_everyone_has_one():
     cores = [0, 1, 4, 5, 6]
     assert [begin.share(cores, rank, 2) for rank in range(2)] == [[0, 1], [4, 5, 6]]
