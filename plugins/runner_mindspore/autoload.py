@@ -14,9 +14,8 @@ reports and manifests show:
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
+import secrets
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -81,19 +80,14 @@ def _limit_instructions() -> None:
 def _redirect_analysis() -> None:
     if "MS_OM_PATH" in os.environ:
         return
-    folder = tempfile.mkdtemp(prefix="mindspore-")
-    atexit.register(_remove_if_empty, folder)
-    os.environ["MS_OM_PATH"] = folder
+    # Made by MindSpore where it has something to write: a process that is killed leaves none.
+    folder = Path(tempfile.gettempdir()) / f"mindspore-{secrets.token_hex(8)}"
+    os.environ["MS_OM_PATH"] = str(folder)
     ADJUSTMENTS.append(
         f"MS_OM_PATH is a folder below {tempfile.gettempdir()}: what MindSpore writes when a graph "
         "cannot be compiled goes there, not to the working directory; set the variable to decide "
         "otherwise"
     )
-
-
-def _remove_if_empty(folder: str) -> None:
-    with contextlib.suppress(OSError):  # analyses that were written stay
-        Path(folder).rmdir()
 
 
 check_numpy(np.__version__)
