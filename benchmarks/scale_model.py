@@ -10,8 +10,6 @@ IMAGES = 1_281_167
 IMAGES_21K = 14_197_122
 LOG_EVERY = 20
 """``train.log_every_steps`` unless the recipe says otherwise."""
-EXCHANGES = 3
-"""Sums over all ranks at each log line: losses, images, and whether to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +118,8 @@ class Case:
 
     @property
     def log_s(self) -> float:
-        """The exchanges of a log line, spread over its steps."""
-        return EXCHANGES * self.exchange_s / LOG_EVERY
+        """The exchange of a log line, spread over its steps."""
+        return self.exchange_s / LOG_EVERY
 
     @property
     def step_s(self) -> float:

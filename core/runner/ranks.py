@@ -267,10 +267,15 @@ class AgreedStop:
 
     def agree(self) -> None:
         """Learn whether any rank was asked. Every rank calls this at the same steps."""
-        if self._ranks.group is None:
-            return
-        own = self._request.signal_number
-        asked = self._ranks.sum([float(own == number) for number in SIGNALS])
+        if self._ranks.group is not None:
+            self.hear(self._ranks.sum(self.asks()))
+
+    def asks(self) -> list[float]:
+        """Return what asks this rank, as numbers to be added over all ranks."""
+        return [float(self._request.signal_number == number) for number in SIGNALS]
+
+    def hear(self, asked: Sequence[float]) -> None:
+        """Take what ``asks`` has become, added over all ranks."""
         for number, count in zip(SIGNALS, asked, strict=True):
             if count:
                 self._agreed = int(number)

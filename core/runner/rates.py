@@ -63,14 +63,13 @@ class StepTime:
 
 @final
 class Window:
-    """The steps since the last log line: images, time, and time spent waiting for data."""
+    """The steps since the last log line: their time, and time spent waiting for data."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
         """Begin a new window now."""
-        self.images = 0
         self.waited = 0.0
         self._steps: list[StepTime] = []
         self._waited_for_step = 0.0
@@ -81,7 +80,7 @@ class Window:
         return time.perf_counter() - self._start
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the batches, counting them and the time it takes to get them."""
+        """Yield the batches, counting the time it takes to get them."""
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)
@@ -89,7 +88,6 @@ class Window:
             self.waited += self._waited_for_step
             if batch is None:
                 return
-            self.images += len(batch.labels)
             yield batch
 
     def end_step(self, images: int, learning_rate: float) -> None:

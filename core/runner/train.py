@@ -6,6 +6,7 @@ import math
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, NoReturn, final
 
 from runner import checkpoint
@@ -182,10 +183,8 @@ class Trainer:
         return rate
 
     def _log(self, rate: float) -> None:
-        loss = self._read_losses()
-        images, seconds = self._add_throughput()
+        loss, images, seconds = self._read()
         self._window.restart()
-        self._stop.agree()
         self._show_training()
         self._saver.tell()
         self._events.emit(
@@ -213,35 +212,38 @@ class Trainer:
     def _close_window(self) -> None:
         """Read what is pending, so that the window's time covers the work of its images."""
         if self._pending:
-            self._read_losses()
-            self._add_throughput()
+            self._read()
 
-    def _add_throughput(self) -> tuple[float, float]:
-        """Count a window whose work is done; return the images of all ranks, and its seconds."""
-        [images] = self._ranks.sum([self._window.images])
-        seconds = self._window.seconds()
-        self._throughput.add(images, seconds, self._window.waited)
-        return images, seconds
+    def _read(self) -> tuple[float | None, float, float]:
+        """Wait for the pending steps, which are those of the window, and check them.
 
-    def _read_losses(self) -> float | None:
-        """Wait for the pending steps, check them, and return their mean loss over all ranks."""
-        if not self._pending:
-            return None
+        One exchange carries all that ranks tell each other of them: it takes its time, however
+        little it carries.
+
+        Returns:
+            The mean loss of all ranks, ``None`` if every step was skipped; their images; and the
+            seconds of the window.
+        """
         results = [pending.read() for pending in self._pending]
         self._pending.clear()
         times = self._window.take_steps()
-        sums = self._ranks.sum([*(r.loss for r in results), *(t.images for t in times)])
+        own = [*(r.loss for r in results), *(t.images for t in times), *self._stop.asks()]
+        sums = iter(self._ranks.sum(own))
+        loss_sums, images = list(islice(sums, len(results))), list(islice(sums, len(times)))
+        self._stop.hear(list(sums))
+        seconds = self._window.seconds()
+        self._throughput.add(sum(images), seconds, self._window.waited)
         losses: list[float | None] = []
         try:
             first = self._position.step - len(results)
             for step, (result, added) in enumerate(
-                zip(results, sums[: len(results)], strict=True), start=first
+                zip(results, loss_sums, strict=True), start=first
             ):
                 losses.append(self._count_loss(step, result, added / self._ranks.world_size))
         finally:  # the steps before one that ends the run are told as well
-            self._tell_steps(losses, times, sums[len(results) :])
+            self._tell_steps(losses, times, images)
         counted = [loss for loss in losses if loss is not None]
-        return sum(counted) / len(counted) if counted else None
+        return (sum(counted) / len(counted) if counted else None), sum(images), seconds
 
     def _count_loss(self, step: int, result: StepResult, loss: float) -> float | None:
         """Check the loss of a step and add it to the epoch's; ``None`` if the step was skipped."""
@@ -356,7 +358,7 @@ class Trainer:
         return target is not None and top1 is not None and top1 >= target
 
     def _save_and_leave(self) -> NoReturn:
-        self._read_losses()
+        self._close_window()
         if self._saved != self._position:
             self._save()
         self._saver.finish()
