@@ -26,8 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.command()(work.run)
-app.command()(work.train)
+app.command("run", help="Do what a recipe says: train, evaluate, export and verify.")(work.run)
+app.command("train", help="Train and evaluate a recipe, without its exports.")(work.train)
 app.command()(work.resume)
 app.command("eval")(models.evaluate)
 app.command()(models.predict)

@@ -28,77 +28,58 @@ from runner.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from runner.machines import Machines
+    from collections.abc import Callable
 
 
-def run(
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    framework: FrameworkOption = "",
-    device: DeviceOption = "",
-    devices: DevicesOption = "",
-    precision: PrecisionOption = "",
-    smoke: SmokeOption = False,
-    nnodes: NnodesOption = "",
-    node_rank: NodeRankOption = None,
-    rdzv: RdzvOption = "",
-    runs_dir: RunsDirOption = RUNS,
-    as_json: JsonOption = False,
-) -> None:
-    """Do what a recipe says: train, evaluate, export and verify."""
-    meeting = machines(nnodes, node_rank, rdzv, smoke=smoke)
-    changes = overrides(
-        set_,
-        framework=framework,
-        device=device,
-        devices=devices,
-        precision=precision,
-        nodes=meeting.count,
-    )
-    _carry_out(
-        recipe,
-        changes,
-        meeting=meeting,
-        smoke=smoke,
-        runs_dir=runs_dir,
-        as_json=as_json,
-        export=True,
-    )
+def _command(*, export: bool) -> Callable[..., None]:
+    """Return the command that does what a recipe says, with or without its exports."""
+
+    def command(
+        recipe: RecipeArgument,
+        set_: SetOption = None,
+        framework: FrameworkOption = "",
+        device: DeviceOption = "",
+        devices: DevicesOption = "",
+        precision: PrecisionOption = "",
+        smoke: SmokeOption = False,
+        nnodes: NnodesOption = "",
+        node_rank: NodeRankOption = None,
+        rdzv: RdzvOption = "",
+        runs_dir: RunsDirOption = RUNS,
+        as_json: JsonOption = False,
+    ) -> None:
+        from runner.signals import Signals
+
+        meeting = machines(nnodes, node_rank, rdzv, smoke=smoke)
+        changes = overrides(
+            set_,
+            framework=framework,
+            device=device,
+            devices=devices,
+            precision=precision,
+            nodes=meeting.count,
+        )
+        with Signals() as signals:  # before anything below starts threads
+            from runner import commands
+            from runner.console import Console
+            from runner.run import Request
+
+            loaded = commands.load(recipe, changes, shortened=smoke)
+            request = Request(
+                command=sys.argv[1:],
+                listener=Console(),
+                export=export,
+                signals=signals,
+                machines=meeting,
+            )
+            result = commands.start(loaded, runs_dir, request)
+        _print_run(result, as_json=as_json)
+
+    return command
 
 
-def train(
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    framework: FrameworkOption = "",
-    device: DeviceOption = "",
-    devices: DevicesOption = "",
-    precision: PrecisionOption = "",
-    smoke: SmokeOption = False,
-    nnodes: NnodesOption = "",
-    node_rank: NodeRankOption = None,
-    rdzv: RdzvOption = "",
-    runs_dir: RunsDirOption = RUNS,
-    as_json: JsonOption = False,
-) -> None:
-    """Train and evaluate a recipe, without its exports."""
-    meeting = machines(nnodes, node_rank, rdzv, smoke=smoke)
-    changes = overrides(
-        set_,
-        framework=framework,
-        device=device,
-        devices=devices,
-        precision=precision,
-        nodes=meeting.count,
-    )
-    _carry_out(
-        recipe,
-        changes,
-        meeting=meeting,
-        smoke=smoke,
-        runs_dir=runs_dir,
-        as_json=as_json,
-        export=False,
-    )
+run = _command(export=True)
+train = _command(export=False)
 
 
 def resume(
@@ -124,35 +105,6 @@ def resume(
             command=sys.argv[1:], listener=Console(), signals=signals, machines=meeting
         )
         result = commands.resume(run_folder, changes, request)
-    _print_run(result, as_json=as_json)
-
-
-def _carry_out(
-    recipe: str,
-    changes: list[str],
-    *,
-    meeting: Machines,
-    smoke: bool,
-    runs_dir: Path,
-    as_json: bool,
-    export: bool,
-) -> None:
-    from runner.signals import Signals
-
-    with Signals() as signals:  # before anything below starts threads
-        from runner import commands
-        from runner.console import Console
-        from runner.run import Request
-
-        loaded = commands.load(recipe, changes, shortened=smoke)
-        request = Request(
-            command=sys.argv[1:],
-            listener=Console(),
-            export=export,
-            signals=signals,
-            machines=meeting,
-        )
-        result = commands.start(loaded, runs_dir, request)
     _print_run(result, as_json=as_json)
 
 
