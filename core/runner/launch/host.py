@@ -117,7 +117,7 @@ class Host:
                 f"number (--node-rank {missing[0]}), and check that the machine reaches {where}, "
                 "which a firewall may keep closed"
             )
-        self._patience.tell(f"waiting for {names} at {where}")
+        self._patience.tell(f"waiting for {names} at {where}, up to {self._patience.seconds:.0f} s")
         return False
 
     def _serve(self, server: socket.socket) -> None:

@@ -94,7 +94,10 @@ def _visit(
             answer = _call(machines, port, introduction, patience)
         except OSError as error:
             reason = error.strerror or str(error)
-            patience.tell(f"waiting for machine 0 at {machines.endpoint}")
+            patience.tell(
+                f"waiting for machine 0 at {machines.endpoint}, up to {patience.seconds:.0f} s: "
+                f"{reason}"
+            )
             time.sleep(host.RETRY_S)
             continue
         if "error" in answer:

@@ -104,6 +104,14 @@ def test_where_nobody_is_there_the_place_is_named(port):
     assert "nowhere.invalid" in error
 
 
+def test_who_waits_says_how_long_and_what_is_in_the_way(port):
+    told: list[str] = []
+    with pytest.raises(DeviceError):
+        prepare(machines_of(2, port)[1], 1.0, told.append)
+    place = f"127.0.0.1:{port}"
+    assert told == [f"waiting for machine 0 at {place}, up to 1 s: Connection refused"]
+
+
 def test_a_launchers_store_is_not_taken_for_a_machine(port):
     store = socket.create_server(("127.0.0.1", port))
     with closing(store):
@@ -157,7 +165,7 @@ def test_a_machine_that_goes_again_is_waited_for(port):
     other.start()
     assert prepare(first, 20.0, told.append).count == 2
     other.join()
-    assert told == [f"waiting for machine 1 of 2 at 127.0.0.1:{port}"]
+    assert told == [f"waiting for machine 1 of 2 at 127.0.0.1:{port}, up to 20 s"]
 
 
 def test_two_machines_with_one_number_are_refused(port):
