@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from runner.data.damage import DamagedImages, check_any_left
+from runner.data.damage import DamagedImages, fill_up
 from runner.data.order import eval_indices, train_indices
 from runner.data.transforms import check_not_random, random_steps
 from runner.errors import DataError, UsageError
@@ -110,9 +110,8 @@ class PipelineLoader:
         )
         seed = pipeline_seed(self._seed, epoch, rank)
         with closing(self._batches(chosen, first_step, seed)) as batches:
-            for batch in batches:
-                check_any_left(batch)
-                yield batch
+            for batch, indices in zip(batches, chosen[first_step:], strict=True):
+                yield fill_up(batch, len(indices))
 
     def eval_batches(
         self, batch_size: int, *, rank: int = 0, world_size: int = 1

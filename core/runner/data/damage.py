@@ -89,11 +89,24 @@ class DamagedImages:
             )
 
 
-def check_any_left(batch: Batch) -> None:
-    """Refuse to train on a batch of which no image is left.
+def fill_up(batch: Batch, size: int) -> Batch:
+    """Return a batch for training, in which images that are left take the place of damaged ones.
+
+    The gradient is the mean over the batches of all processes, which must therefore have one size.
+
+    Args:
+        batch: What is left of a batch.
+        size: Images that it should have.
 
     Raises:
-        DataError: There is none.
+        DataError: None is left.
     """
-    if len(batch.indices) == 0:
+    left = len(batch.indices)
+    if left == 0:
         raise DataError("every image of a batch is damaged; repair the dataset")
+    if left == size:
+        return batch
+    taken = np.resize(np.arange(left), size)
+    return Batch(
+        images=batch.images[taken], labels=batch.labels[taken], indices=batch.indices[taken]
+    )

@@ -18,7 +18,7 @@ import numpy as np
 
 from runner.data.apply import apply
 from runner.data.cache import PixelCache
-from runner.data.damage import DamagedImages, check_any_left
+from runner.data.damage import DamagedImages, fill_up
 from runner.data.decode import DamagedImage, DamagedImageError, decode, read
 from runner.data.order import Augmentation, eval_indices, train_indices
 from runner.data.transforms import check_not_random, fixed_size
@@ -133,9 +133,8 @@ class ImageLoader:
         )
         augmentation = Augmentation(self._seed, epoch)
         with closing(self._batches(chosen, augmentation)) as batches:
-            for batch in batches:
-                check_any_left(batch)
-                yield batch
+            for batch, indices in zip(batches, chosen, strict=True):
+                yield fill_up(batch, len(indices))
 
     def eval_batches(
         self, batch_size: int, *, rank: int = 0, world_size: int = 1

@@ -120,9 +120,10 @@ class LoaderSection:
     cache_gib: Annotated[float, Ge(0)] = 0.0
     """Memory for decoded images of each split, in GiB; images that fit are decoded once."""
     damaged_images: Literal["stop", "skip"] = "stop"
-    """What to do with an image that cannot be decoded; skipped ones are counted and listed."""
+    """What to do with an image that cannot be decoded. Skipped ones are counted and listed; in
+    training, others of their batch take their place, in evaluation they are left out."""
     max_damaged: Annotated[int, Ge(0)] = 0
-    """Skipped images above which the run stops all the same."""
+    """Skipped images above which the run stops all the same, in any of its processes."""
 
 
 @options

@@ -248,7 +248,19 @@ class TestDamagedImages:
         reader = loader(self.damaged(0, 1), EVAL, damaged_images="skip", max_damaged=2)
         assert sum(len(batch.indices) for batch in reader.eval_batches(2)) == 35
 
-    def test_training_does_not(self) -> None:
+    def test_training_fills_the_batch_up_with_what_is_left_of_it(self) -> None:
+        order = epoch_order(37, 5, 0).tolist()
+        damaged = self.damaged(order[1], order[9])
+        reader = loader(damaged, TRAIN, damaged_images="skip", max_damaged=2)
+        batches = list(reader.train_batches(0, batch_size=4, steps=9, first_step=0))
+        assert {len(batch.indices) for batch in batches} == {4}
+        assert batches[0].indices.tolist() == [order[0], order[2], order[3], order[0]]
+        assert batches[2].indices.tolist() == [order[8], order[10], order[11], order[8]]
+        first = batches[0]
+        assert np.array_equal(first.images[0], first.images[3])
+        assert first.labels[0] == first.labels[3]
+
+    def test_training_does_not_go_on_without_a_whole_batch(self) -> None:
         damaged = self.damaged(*epoch_order(37, 5, 0)[:2].tolist())
         reader = loader(damaged, TRAIN, damaged_images="skip", max_damaged=2)
         with pytest.raises(DataError, match="every image of a batch is damaged"):
