@@ -118,6 +118,7 @@ def test_a_killed_rank_is_named_by_both_and_both_start_again(folder, undisturbed
     assert_as_undisturbed(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_cut_cable_is_reported_in_time_by_both_and_resume_goes_on(folder, undisturbed):
     hurry = ("--set", "distributed.timeout_s=40")
     started = folder.start("train", "two.yaml", *hurry)

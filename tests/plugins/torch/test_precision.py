@@ -65,7 +65,7 @@ def train_as_apex(
     return losses, masters
 
 
-@pytest.mark.parametrize("level", ["O2", "O3"])
+@pytest.mark.parametrize("level", ["O2", pytest.param("O3", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("compute", "scale"), [("bf16", 1.0), ("fp16", 128.0)])
 def test_training_and_evaluation_equal_apex_bit_for_bit(
     make_engine: MakeEngine,
@@ -190,7 +190,7 @@ def test_an_overflow_is_skipped_and_halves_a_dynamic_scale(
     assert engine.report()["loss_scale"]["scale"] == 2**15
 
 
-@pytest.mark.parametrize("level", ["O2", "O3"])
+@pytest.mark.parametrize("level", ["O2", pytest.param("O3", marks=pytest.mark.slow)])
 def test_a_run_continues_bit_for_bit(
     make_engine: MakeEngine, make_batches: MakeBatches, make_tiny: MakeEntry, level: Level
 ) -> None:
