@@ -79,20 +79,21 @@ def cards_of(given: Given) -> Cards:
         return Cards(count=1, nodes=1)
     nodes = max(given["world_size"], 1)
     count = len(given["device_list"].split(",")) * nodes
-    return Cards(count=count, nodes=nodes, notes=launch_notes(nodes, count // nodes))
+    return Cards(count=count, nodes=nodes, notes=launch_notes(nodes))
 
 
-def launch_notes(
-    nodes: int, cards: int, rank: int | None = None, address: str = ""
-) -> tuple[str, ...]:
+def launch_notes(nodes: int, rank: int | None = None, address: str = "") -> tuple[str, ...]:
     """Say how several machines are started."""
     if nodes == 1:
         return ()
-    start = [
-        *("torchrun", "--nnodes", str(nodes), "--node-rank", "RANK" if rank is None else str(rank)),
-        *("--nproc-per-node", str(cards), "--master-addr", address or "ADDRESS", "-m"),
+    options = [
+        *("--nnodes", str(nodes), "--node-rank", "RANK" if rank is None else str(rank)),
+        *("--rdzv", f"{address or 'ADDRESS'}:29500"),
     ]
-    return (f"{nodes} machines: on each, put `{shlex.join(start)}` in front of the command",)
+    return (
+        f"{nodes} machines: on each, add `{shlex.join(options)}` to the command, with the number "
+        "of the machine; the address is that of machine 0",
+    )
 
 
 def device(given: Given, cards: Cards) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _script(line: CommandLine, script: Script) -> Translation:
         if given["learning_rate"]:
             overrides["optimizer.learning_rate"] = given["learning_rate"]
         rank, address = given["node_rank"], given["master_addr"]
-        notes = (*notes, *launch_notes(nodes, cards, rank, address))
+        notes = (*notes, *launch_notes(nodes, rank, address))
     elif given["learning_rate"]:
         notes = (*notes, _RATE)
     return Translation(

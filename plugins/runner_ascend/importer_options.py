@@ -7,7 +7,7 @@ from dataclasses import replace
 from runner.command_line import Option
 
 _RUN_FOLDER = "is the run folder here; choose where it is made with --runs-dir"
-_LAUNCHER = "follows from the launcher"
+_MACHINES = "follows from --nnodes, --node-rank and --rdzv of several machines"
 _ALWAYS_O2 = "had no effect there: the network is in O2 with a fixed loss scale of 1024"
 _WEIGHTS_ONLY = "starts from the weights in the file; its optimizer and its epoch are not read"
 _NOT_TAKEN = "is not taken over"
@@ -25,14 +25,14 @@ _COMMON = (
     Option(names=("--resume",), default="", note=_WEIGHTS_ONLY),
     Option(names=("-e", "--evaluate"), default=False, type=None),
     Option(names=("--world-size",), default=-1, type=int),
-    Option(names=("--rank",), default=-1, type=int, note=_LAUNCHER),
+    Option(names=("--rank",), default=-1, type=int, note=_MACHINES),
     Option(names=("--dist-backend",), default="nccl", note="follows from the device"),
     Option(names=("--multiprocessing-distributed",), default=False, type=None),
     Option(names=("--seed",), type=int),
     Option(names=("--gpu",), type=int),
     Option(names=("--device",), default="npu", choices=("npu", "gpu")),
     Option(names=("--device-list",), default="0,1,2,3,4,5,6,7"),
-    Option(names=("--addr",), default="", note=_LAUNCHER),
+    Option(names=("--addr",), default="", note=_MACHINES),
     Option(names=("-bm", "--benchmark"), default=0, type=int),
     Option(
         names=("--checkpoint-nameprefix",),
@@ -140,7 +140,7 @@ MOBILENET_V2 = (
         note="weights of another number of classes do not fit; there the classifier is left out",
     ),
     Option(names=("--dist-url",), default="", note="had no effect there; --addr and --port have"),
-    Option(names=("--port",), default="59629", note=_LAUNCHER),
+    Option(names=("--port",), default="59629", note=_MACHINES),
     Option(names=("--checkpoint-freq",), default=0, type=int, note="had no effect there"),
     Option(names=("--amp",), default=False, type=None),
     Option(names=("--opt-level",), default="O2", choices=("O0", "O1", "O2", "O3")),
@@ -177,7 +177,7 @@ CHECKPOINT = Option(names=("--checkpoint",))
 NODES = (
     Option(names=("--nnodes",), default=1, type=int),
     Option(names=("--node_rank",), default=0, type=int),
-    Option(names=("--local_addr",), default="127.0.0.1", note=_LAUNCHER),
+    Option(names=("--local_addr",), default="127.0.0.1", note=_MACHINES),
     Option(names=("--master_addr",), default="127.0.0.1"),
     Option(
         names=("--master_port",),
@@ -188,7 +188,7 @@ NODES = (
     Option(names=("--device_list",)),
 )
 CLUSTER = tuple(
-    Option(names=(f"--{name}",), note=_LAUNCHER)
+    Option(names=(f"--{name}",), note=_MACHINES)
     for name in (
         *("fix_node_ip", "one_node_ip", "linux_num", "server_index", "conf_path", "devicesnum"),
     )

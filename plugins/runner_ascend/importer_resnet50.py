@@ -152,7 +152,7 @@ def _script(line: CommandLine, script: Script) -> Translation:
         overrides["device.count"] = cards * given["nnodes"]
         overrides.setdefault("train.batch_size", 4096)
         rank, address = given["node_rank"], given["master_addr"]
-        notes = (*notes, *launch_notes(given["nnodes"], cards, rank, address))
+        notes = (*notes, *launch_notes(given["nnodes"], rank, address))
     return Translation(
         command=script.command,
         recipe=script.recipe,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner.command_line import Option, truth
 
 _IN_RUN_FOLDER = "is the run folder here; choose where it is made with --runs-dir"
-_BY_LAUNCHER = "follows from the launcher"
+_MACHINES = "follows from --nnodes, --node-rank and --rdzv of several machines"
 
 MODELS = (
     *("alexnet", "googlenet", "mobilenet_v2", "resnet18", "resnet50", "resnet101"),
@@ -49,8 +49,8 @@ TRAIN = (
     ),
     Option(names=("-e", "--evaluate"), default=False, type=None),
     Option(names=("--world-size",), default=-1, type=int),
-    Option(names=("--rank",), default=-1, type=int, note=_BY_LAUNCHER),
-    Option(names=("--dist-url",), default="tcp://127.0.0.1:23456", note=_BY_LAUNCHER),
+    Option(names=("--rank",), default=-1, type=int, note=_MACHINES),
+    Option(names=("--dist-url",), default="tcp://127.0.0.1:23456", note=_MACHINES),
     Option(names=("--dist-backend",), default="nccl", note="follows from the device"),
     Option(names=("--multiprocessing-distributed",), default=False, type=None),
     Option(names=("--seed",), default=1, type=int),

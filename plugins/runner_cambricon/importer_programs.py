@@ -106,8 +106,8 @@ def _nodes(nodes: int) -> tuple[str, ...]:
     if nodes == 1:
         return ()
     return (
-        f"--world-size: counts machines; start torchrun on each of the {nodes} (it did not work "
-        "there with more than one)",
+        f"--world-size: counts machines; on each, add `--nnodes {nodes} --node-rank RANK "
+        "--rdzv ADDRESS:29500` to the command (it did not work there with more than one)",
     )
 
 

@@ -169,15 +169,15 @@ def test_scripts_that_both_have_are_told_apart_by_their_folder():
     assert imported("bash train_eval_1p.sh --data_path=/x --checkpoint=a").recipe
 
 
-def test_several_machines_are_started_with_torchrun():
+def test_several_machines_are_started_with_the_same_command():
     found = imported(
         "bash ResNet50_for_PyTorch/test/train_performance_multinodes.sh --data_path=/x --nnodes=4 "
         "--node_rank=2 --master_addr=10.0.0.1 --master_port=1234 --batch_size=16384"
     )
     assert resolved(found)["device"]["count"] == 32
     assert found.notes == (
-        "4 machines: on each, put `torchrun --nnodes 4 --node-rank 2 --nproc-per-node 8 "
-        "--master-addr 10.0.0.1 -m` in front of the command",
+        "4 machines: on each, add `--nnodes 4 --node-rank 2 --rdzv 10.0.0.1:29500` to the command, "
+        "with the number of the machine; the address is that of machine 0",
         "--master_port: had no effect there: the port is fixed",
     )
 
@@ -267,11 +267,11 @@ def test_options_of_the_program_for_one_card(options, expected):
         ("--resume a.pth", "--resume: starts from the weights in the file"),
         ("--pretrained", "--pretrained: reads a path of its own there"),
         ("-t", "--fine-tuning: had no effect there"),
-        ("--world-size 2 -b 8192", "2 machines: on each, put `torchrun --nnodes 2 --node-rank RA"),
-        ("--rank 1", "--rank: follows from the launcher"),
+        ("--world-size 2 -b 8192", "2 machines: on each, add `--nnodes 2 --node-rank RANK --rdzv"),
+        ("--rank 1", "--rank: follows from --nnodes"),
         ("--dist-url tcp://a", "--dist-url: had no effect there; --addr has"),
         ("--dist-backend hccl", "--dist-backend: follows from the device"),
-        ("--addr 10.0.0.1", "--addr: follows from the launcher"),
+        ("--addr 10.0.0.1", "--addr: follows from --nnodes"),
         ("--checkpoint-nameprefix a", "--checkpoint-nameprefix: checkpoints are named by their"),
         ("--graph_mode", "--graph_mode: is not taken over"),
     ],
@@ -329,11 +329,11 @@ def test_options_of_mobilenet_v2_have_their_effect(options, expected):
         ("--start-epoch 4", "--start-epoch: is not taken over"),
         ("--workspace a", "--workspace: had no effect there"),
         ("--pretrain a.pth", "--pretrain: weights of another number of classes do not fit"),
-        ("--rank 1", "--rank: follows from the launcher"),
+        ("--rank 1", "--rank: follows from --nnodes"),
         ("--dist-url a", "--dist-url: had no effect there"),
         ("--dist-backend hccl", "--dist-backend: follows from the device"),
-        ("--addr a", "--addr: follows from the launcher"),
-        ("--port 1", "--port: follows from the launcher"),
+        ("--addr a", "--addr: follows from --nnodes"),
+        ("--port 1", "--port: follows from --nnodes"),
         ("--checkpoint-nameprefix a", "--checkpoint-nameprefix: checkpoints are named"),
         ("--checkpoint-freq 3", "--checkpoint-freq: had no effect there"),
         ("--opt-level O1", "--opt-level: has no effect without --amp"),
