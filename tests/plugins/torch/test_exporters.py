@@ -172,6 +172,7 @@ def test_aot_inductor(
     assert predictor.describe()["runtime"] == "aot_inductor"
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch 2.11 within itself
 def test_aot_inductor_without_a_compiler_says_what_is_missing(
     make_spec: MakeSpec, make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

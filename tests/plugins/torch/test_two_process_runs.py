@@ -45,7 +45,7 @@ def undisturbed(make_recipe_folder: Callable[..., RecipeFolder]) -> RecipeFolder
     process = folder.start("train", "two.yaml", "--json")
     out, err = process.communicate()
     assert process.returncode == 0, out + err
-    assert "Warning" not in err
+    assert not re.search(r"\wWarning: ", err)  # of Python; torch 2.11 logs others
     assert json.loads(out) == folder.result
     return folder
 

@@ -48,7 +48,8 @@ class Group(dist.ProcessGroup):
         from torch.distributed.distributed_c10d import ProcessGroupGloo
 
         self._label = label
-        self._takes_host = torch.device("cpu") in options.process_group._device_types
+        group = getattr(options, "process_group", None)  # torch 2.11 does not say for what it is
+        self._takes_host = group is None or torch.device("cpu") in group._device_types
         self._gloo = ProcessGroupGloo(
             options.store, options.group_rank, options.group_size, options.timeout
         )
