@@ -72,6 +72,9 @@ class LaunchRequest:
     """Seconds in which the processes of all machines must have met."""
     log_folder: Path
     """Where the launcher keeps what each process prints, in a file of its own for each process."""
+    cards: Sequence[int] = ()
+    """Cards of this machine that the user has chosen; empty if any will do. Core sets the variable
+    that makes the processes see these alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +97,9 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
     host: str = ""
     """Address of the machine that it is for; this one if empty."""
+    interrupted: bool = True
+    """Interrupt the launcher when ``runner`` is killed. Not one that would kill its processes then:
+    they notice it themselves, and save."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ class NpuOptions:
     """Keys of `device: npu`. A switch that is left out keeps the vendor's setting."""
 
     index: Annotated[int, Ge(0)] = 0
-    """Which of the visible cards; `ASCEND_RT_VISIBLE_DEVICES` says which are visible. A run on
-    several devices takes the first ones, one for each process."""
+    """Which of the visible cards, for a run on one; `ASCEND_RT_VISIBLE_DEVICES` says which are
+    visible. `--devices 0,2,4,6` chooses those of a run on several."""
     jit_compile: bool | None = None
     """Compile each operator for the shapes that it meets, or take those that come with CANN
     (`false`, which the scripts of ModelZoo-PyTorch call binary mode)."""

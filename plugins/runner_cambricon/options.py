@@ -12,8 +12,8 @@ class MluOptions:
     """Keys of `device: mlu`."""
 
     index: Annotated[int, Ge(0)] = 0
-    """Which of the visible cards; `MLU_VISIBLE_DEVICES` says which are visible. A run on several
-    devices takes the first ones, one for each process."""
+    """Which of the visible cards, for a run on one; `MLU_VISIBLE_DEVICES` says which are visible.
+    `--devices 0,2,4,6` chooses those of a run on several."""
 
 
 @options

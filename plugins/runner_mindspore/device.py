@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, final
 from runner.contracts import Availability
 from runner.errors import DeviceError
 from runner_mindspore.autoload import ms, nn
+from runner_mindspore.launch import launched_world_size
 from runner_mindspore.messages import quiet, reason
 from runner_mindspore.traits import ASCEND, CPU, GPU, available_cores
 
@@ -181,10 +182,22 @@ def _set_threads(count: int) -> None:
 
 def open_cpu(options: CpuOptions) -> MindSporeDevice:
     """Open the processor, and set the number of threads."""
-    threads = options.threads
+    threads = options.threads or _launched_threads()
     if threads is not None:
         _set_threads(threads)
     return open_device(CPU, settings={"threads": threads or available_cores()})
+
+
+def _launched_threads() -> int | None:
+    """Return the threads of one of several processes: those of ``OMP_NUM_THREADS``.
+
+    The launch sets it to a share of the cores. MindSpore does not look at it, so each process
+    would take the whole machine.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if launched_world_size() is None or not first.isdecimal():
+        return None
+    return min(max(int(first), FEWEST_THREADS), max(available_cores(), FEWEST_THREADS))
 
 
 def open_gpu(options: GpuOptions) -> MindSporeDevice:

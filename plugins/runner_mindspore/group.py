@@ -170,14 +170,20 @@ class MindSporeGroup:
     def mean_in_place(self, parameters: Sequence[ms.Parameter]) -> None:
         """Give all processes the mean of their values, which are ``float32``.
 
-        In ``float64``, which leaves what is equal on all as it is.
+        The memory that this takes does not depend on the number of processes. All get the same
+        bits. What is equal on all stays as it is: the halves of a number have 12 bits each, so
+        that ``float32``, the one type that the CPU adds in, holds the sum of up to 4096 equal ones
+        below 8e34.
         """
         if not parameters:  # a net without batch normalisation
             return
         arrays = [parameter.asnumpy() for parameter in parameters]
         # One exchange of everything: each takes milliseconds, however little it carries.
         flat = np.concatenate([array.ravel() for array in arrays])
-        mean = self._gather(flat).mean(axis=0, dtype=np.float64).astype(np.float32)
+        halves = np.stack(_halves(flat))
+        with self.exchanging():
+            high, low = ops.AllReduce()(Tensor(halves)).asnumpy().astype(np.float64)
+        mean = ((high + low) / self.world_size).astype(np.float32)
         parts = np.split(mean, np.cumsum([array.size for array in arrays])[:-1])
         for parameter, array, part in zip(parameters, arrays, parts, strict=True):
             ops.assign(parameter, Tensor(part.reshape(array.shape)))
@@ -189,6 +195,15 @@ class MindSporeGroup:
         MindSpore leaves when the process ends, and cannot compute any more once told to leave.
         """
         self.sum([0.0])
+
+
+def _halves(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Split numbers into two of 12 significant bits each, of which they are the exact sum."""
+    finite = np.isfinite(values)
+    high = (values.view(np.uint32) & np.uint32(0xFFFFF000)).view(np.float32)
+    high = np.where(finite, high, values)
+    low = np.subtract(values, high, where=finite, out=np.zeros_like(values))
+    return high, low
 
 
 def is_exchange(error: Exception) -> bool:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.entries import Command
-from runner.errors import PluginError, UsageError
+from runner.errors import DeviceError, PluginError, UsageError
 from runner_mindspore import rank_table
-from runner_mindspore.traits import by_kind
+from runner_mindspore.traits import available_cores, by_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,8 +68,17 @@ def _msrun(request: LaunchRequest) -> Command:
             *(["--bind_core=True"] if traits and traits.bind_cores else []),
             *(python.name, "-m", "runner", *request.arguments),
         ],
-        environment={**_path(python), **_unless_set({**QUIET_START, **own})},
+        environment={**_path(python), **_unless_set({**QUIET_START, **own, **_threads(request)})},
+        interrupted=False,  # it kills its processes then, before they have saved
     )
+
+
+def _threads(request: LaunchRequest) -> Mapping[str, str]:
+    """Return the share of this machine's cores that each process computes with."""
+    traits = by_kind(request.device)
+    if traits is None or not traits.is_host:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, available_cores() // request.local_count))}
 
 
 def _interpreter() -> Path:
@@ -126,6 +135,13 @@ def _with_rank_table(request: LaunchRequest, path: Path) -> Sequence[Command]:
             f"rank tables are for the cards of device ascend, found device {request.device}; "
             "remove framework.launcher, which means msrun"
         )
+    if request.cards:
+        numbers = ",".join(map(str, request.cards))
+        raise UsageError(
+            f"device.cards names {numbers}, and {path} says which card each process takes; use "
+            f"--devices {request.count}, and if the table names other cards, a new one: "
+            f"python -m runner_mindspore.rank_table make --server ADDRESS --devices {numbers}"
+        )
     ranks = rank_table.read(path).ranks
     if len(ranks) != request.count:
         raise UsageError(
@@ -155,9 +171,9 @@ def launched_world_size() -> int | None:
     msrun's scheduler, which leads the processes together, counts as one that was launched.
     """
     if "MS_ROLE" in os.environ:
-        return int(os.environ["MS_WORKER_NUM"])
+        return _number("MS_WORKER_NUM")
     if "RANK_TABLE_FILE" in os.environ and "RANK_ID" in os.environ:
-        return int(os.environ["RANK_SIZE"])
+        return _number("RANK_SIZE")
     return None
 
 
@@ -168,4 +184,14 @@ def launched_local_rank() -> int | None:
     """
     if launched_world_size() is None or os.environ.get("MS_ROLE") == "MS_SCHED":
         return None
-    return int(os.environ["DEVICE_ID"]) if "DEVICE_ID" in os.environ else None
+    return _number("DEVICE_ID") if "DEVICE_ID" in os.environ else None
+
+
+def _number(name: str) -> int:
+    text = os.environ.get(name, "")
+    if not text.isdecimal():
+        raise DeviceError(
+            f"{name} is {text!r}, expected a number: a launcher sets it beside MS_ROLE or RANK_ID; "
+            "start this with msrun or as runner explain says, or unset those"
+        )
+    return int(text)

@@ -42,8 +42,9 @@ class CpuOptions:
     """Keys of `device: cpu`."""
 
     threads: Annotated[int, Ge(2)] | None = None
-    """Threads of one operation; left out, as many as there are cores. MindSpore starts at least
-    two, and no more than there are cores."""
+    """Threads of one operation; left out, as many as there are cores, which several processes
+    share evenly unless `OMP_NUM_THREADS` says otherwise. MindSpore starts at least two, and no
+    more than there are cores."""
 
 
 @options

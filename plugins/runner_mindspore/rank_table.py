@@ -184,8 +184,11 @@ def write(table: RankTable, folder: Path) -> Path:
 
 
 def _devices(text: str) -> list[int]:
-    first, _, last = text.partition("-")
-    return list(range(int(first), int(last or first) + 1))
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -196,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, dest="command")
     one = commands.add_parser("make", help="write the table of one server")
     one.add_argument("--server", required=True, help="address of the server")
-    one.add_argument("--devices", type=_devices, default="0-7", help="cards, such as 0-7 or 4-5")
+    one.add_argument("--devices", type=_devices, default="0-7", help="cards, such as 0-7 or 0,2,4")
     one.add_argument(
         "--addresses",
         type=Path,

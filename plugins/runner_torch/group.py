@@ -156,15 +156,19 @@ class TorchGroup:
     def mean_in_place(self, tensors: Sequence[torch.Tensor]) -> None:
         """Give all processes the mean of their values.
 
-        In ``float64``, which leaves what is equal on all as it is, and on the host, because not
-        every device has it.
+        In ``float64``, in which the sum of as many equal ``float32`` numbers as there are
+        processes is exact: what is equal on all stays as it is. And on the host, because not
+        every device has that type. Every rank gets the same bits, in every run: gloo adds each
+        number in one place, in the order of its ring, and hands the sum on.
         """
         if not tensors:  # a network without batch normalisation
             return
+        # One exchange of everything: each takes its time, however little it carries. What is
+        # gathered would grow with the number of processes; this does not.
         flat = torch.cat([tensor.detach().reshape(-1).cpu().double() for tensor in tensors])
-        # One exchange of everything: each takes its time, however little it carries.
-        mean = self.gather(flat).sum(dim=0) / self.world_size
-        parts = torch.split(mean, [tensor.numel() for tensor in tensors])
+        with self.exchanging():
+            torch.distributed.all_reduce(flat)
+        parts = torch.split(flat / self.world_size, [tensor.numel() for tensor in tensors])
         with torch.no_grad():
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view(tensor.shape))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from runner.entries import Command
-from runner.errors import UsageError
+from runner.errors import DeviceError, UsageError
 from runner_torch.traits import available_cores
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def check_index(index: int, processes: int) -> None:
     if index and processes > 1:
         raise UsageError(
             f"device.index is {index}, and {processes} processes take a card each; remove it "
-            "(the variable of visible devices chooses among the cards), or add --devices 1"
+            "(--devices 0,2,4,6 chooses the cards), or add --devices 1"
         )
 
 
@@ -102,7 +102,7 @@ def unless_set(defaults: Mapping[str, str]) -> Mapping[str, str]:
 def launched_world_size() -> int | None:
     """Return how many processes torchrun has started, this one among them, on all machines."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
+        return _number("WORLD_SIZE")
     return None
 
 
@@ -124,6 +124,15 @@ class LocalPlace:
 def local_place() -> LocalPlace | None:
     """Return the place that torchrun has given this process; ``None`` if it was started alone."""
     if "LOCAL_RANK" in os.environ and "LOCAL_WORLD_SIZE" in os.environ:
-        rank, processes = os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"]
-        return LocalPlace(rank=int(rank), processes=int(processes))
+        return LocalPlace(rank=_number("LOCAL_RANK"), processes=_number("LOCAL_WORLD_SIZE"))
     return None
+
+
+def _number(name: str) -> int:
+    text = os.environ[name]
+    if not text.isdecimal():
+        raise DeviceError(
+            f"{name} is {text!r}, expected the number that a launcher sets for each process; "
+            "start this with torchrun, or unset it"
+        )
+    return int(text)

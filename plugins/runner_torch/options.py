@@ -43,8 +43,8 @@ class CudaOptions:
     """Keys of `device: cuda`."""
 
     index: Annotated[int, Ge(0)] = 0
-    """Which of the visible cards; `CUDA_VISIBLE_DEVICES` says which are visible. A run on several
-    devices takes the first ones, one for each process."""
+    """Which of the visible cards, for a run on one; `CUDA_VISIBLE_DEVICES` says which are visible.
+    `--devices 0,2,4,6` chooses those of a run on several."""
     tf32: bool = False
     """Round the inputs of fp32 convolutions and matrix products to 10 bits of mantissa, which is
     several times faster on NVIDIA GPUs since Ampere."""

@@ -48,6 +48,7 @@ def commands(
             machines=machines,
             rendezvous_s=plan.recipe.distributed.rendezvous_s,
             log_folder=log_folder,
+            cards=section.cards,
         )
     )
     added = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import runner_mindspore
 from runner.errors import DeviceError
 from runner.recipe.schema import PrecisionSection
 from runner_mindspore.autoload import ms
-from runner_mindspore.device import open_ascend, open_gpu, probe_device
+from runner_mindspore.device import FEWEST_THREADS, open_ascend, open_gpu, probe_device
 from runner_mindspore.options import AscendOptions, GpuOptions
 from runner_mindspore.traits import ASCEND, CPU, GPU
 
@@ -157,6 +158,37 @@ def test_threads_are_set_once_in_a_process() -> None:
     assert (first, two, again) == ("True", "2", "2")
     assert re.search("use one number of threads in a process|at most 2", other)
     assert re.search(r"threads is 10000, but this process has \d+ cores", many)
+
+
+LAUNCHED = """
+from runner_mindspore.device import open_cpu
+from runner_mindspore.options import CpuOptions
+print(open_cpu(CpuOptions(threads={threads})).describe()["threads"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("variable", "threads", "expected"),
+    [
+        ("1", None, FEWEST_THREADS),
+        ("2,1", None, 2),
+        ("1000", None, max(len(os.sched_getaffinity(0)), FEWEST_THREADS)),
+        ("1000", 2, 2),
+        ("", None, len(os.sched_getaffinity(0))),
+    ],
+)
+def test_one_of_several_processes_takes_its_share_of_the_cores(
+    variable: str, threads: int | None, expected: int
+) -> None:
+    several = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2", "OMP_NUM_THREADS": variable}
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHED.format(threads=threads)],
+        env={**os.environ, **several},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == expected
 
 
 def test_what_is_known_about_the_processor(device: MindSporeDevice) -> None:

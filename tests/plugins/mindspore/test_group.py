@@ -155,6 +155,8 @@ def test_tensors_are_averaged_and_shared(found: Found, rank: int, mode: str) -> 
     assert exchanged["gradients"] == [[2, 3, 3.0], [1, 30.0], [300.0]]
     # in place: what was compiled before reads the new values
     assert exchanged["mean"] == [[2, 3, 1.5], [1, 15.0], [150.0], [2, 3, 3.0]]
+    assert exchanged["kept"]
+    assert exchanged["not finite"] == ["nan", "inf", "nan"]
     assert exchanged["broadcast"] == [[2, 3, 1.0], [1, 10.0], [100.0]]
 
 

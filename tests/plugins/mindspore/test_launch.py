@@ -15,7 +15,7 @@ import pytest
 
 from runner import plugins
 from runner.entries import Command, LaunchRequest
-from runner.errors import UsageError
+from runner.errors import DeviceError, UsageError
 from runner.launch import cards, network
 from runner.machines import Machines
 from runner.options import NoOptions
@@ -30,6 +30,7 @@ LAUNCH_VARIABLES = ("MS_ROLE", "MS_WORKER_NUM", "RANK_TABLE_FILE", "RANK_SIZE", 
 SECOND_OF_TWO = Machines(
     count=2, rank=1, host="10.0.0.7", port=29500, address="10.0.0.8", interface="eth1"
 )
+CORES = len(os.sched_getaffinity(0))
 OWN_BIN = Path(sys.executable).parent
 
 
@@ -39,7 +40,8 @@ def own_environment(monkeypatch):
     monkeypatch.setenv("PATH", f"{OWN_BIN}{os.pathsep}{os.environ['PATH']}")
     for name in (*LAUNCH_VARIABLES, "MS_NODE_TIMEOUT", "MS_HEARTBEAT_RETRY_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("MS_SUBMODULE_LOG_v", raising=False)
+    for name in ("MS_SUBMODULE_LOG_v", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def request_for(
@@ -115,13 +117,16 @@ def test_on_the_cpu_cores_are_shared_and_times_are_set():
     (command,) = launch(request_for("cpu", 2))
     assert "--worker_num=2" in command.arguments
     assert not [word for word in command.arguments if word.startswith("--bind")]
+    assert command.environment["OMP_NUM_THREADS"] == str(max(1, CORES // 2))
     assert command.environment["MS_NODE_TIMEOUT"] == "10"
     assert command.environment["MS_HEARTBEAT_RETRY_TIMEOUT"] == "10"
 
 
 def test_what_the_user_has_set_stays(monkeypatch):
     monkeypatch.setenv("MS_NODE_TIMEOUT", "99")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     (command,) = launch(request_for("cpu", 2))
+    assert "OMP_NUM_THREADS" not in command.environment
     assert "MS_NODE_TIMEOUT" not in command.environment
 
 
@@ -290,7 +295,7 @@ def test_tables_are_written_and_merged_in_order(tmp_path, capsys):
     assert rank_table.read(merged).ranks[9][0] == "10.0.0.2"
 
 
-@pytest.mark.parametrize("devices", ["0-3", "4-5", "7", "0-7"])
+@pytest.mark.parametrize("devices", ["0-3", "4-5", "4,5", "7", "0-7"])
 def test_cards_of_one_ring_or_all_work_together(devices, tmp_path, capsys):
     arguments = ["make", "--server", "10.0.0.1", "--devices", devices, "--folder", str(tmp_path)]
     addresses = ["--addresses", str(write_addresses(tmp_path, 1))]
@@ -316,6 +321,18 @@ def test_what_is_missing_for_a_table_is_named(tmp_path, capsys):
         rank_table.merge([one, one])
 
 
+def test_a_table_and_a_choice_of_cards_exclude_each_other(tmp_path):
+    """The choice numbers the cards anew, from 0; the table has the numbers of before."""
+    path = write_addresses(tmp_path, 1)
+    make = ["make", "--server", "10.0.0.1", "--devices", "4-7", "--addresses", str(path)]
+    assert rank_table.main([*make, "--folder", str(tmp_path)]) == 0
+    [table] = tmp_path.glob("hccl_*.json")
+    request = request_for(count=4, launcher="rank_table", rank_table=str(table))
+    assert [c.environment["DEVICE_ID"] for c in launch(request)] == ["4", "5", "6", "7"]
+    with pytest.raises(UsageError, match=r"device\.cards names 4,5,6,7, and .* --devices 4,5,6,7"):
+        launch(replace(request, cards=[4, 5, 6, 7]))
+
+
 def test_a_launched_process_knows_how_many_there_are(monkeypatch):
     assert launched_world_size() is None
     monkeypatch.setenv("RANK_TABLE_FILE", "table.json")  # left over in a user's profile
@@ -323,6 +340,9 @@ def test_a_launched_process_knows_how_many_there_are(monkeypatch):
     monkeypatch.setenv("RANK_ID", "3")
     monkeypatch.setenv("RANK_SIZE", "16")
     assert launched_world_size() == 16
+    monkeypatch.delenv("RANK_SIZE")
+    with pytest.raises(DeviceError, match=r"RANK_SIZE is '', expected a number"):
+        launched_world_size()
 
 
 @pytest.mark.parametrize("role", ["MS_WORKER", "MS_SCHED"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,26 @@ def test_sigterm_leaves_a_checkpoint_from_which_one_process_continues(
     assert folder.result["steps"] == 6
     assert folder.result["metrics"]["val.count"] == 7
     np.testing.assert_allclose(losses(folder), losses(undisturbed), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_processes_save_and_leave_when_who_started_them_is_killed(
+    make_recipe_folder: Callable[..., RecipeFolder],
+) -> None:
+    """Their launcher would kill them if it were interrupted."""
+    folder = make_recipe_folder(RECIPE)
+    process = folder.start("train", "two.yaml", "--set", "train.epochs=100")
+    folder.wait_for_checkpoint(process)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while left_behind(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left_behind(folder)
+    [interrupted] = folder.events("run.interrupted")
+    assert interrupted["signal"] == signal.SIGINT
+    assert folder.checkpoints()[-1].name == Path(interrupted["checkpoint"]).name
+    assert folder.events("checkpoint.saved")[-1]["path"] == interrupted["checkpoint"]
 
 
 @pytest.mark.slow

@@ -78,13 +78,34 @@ def exchange(group: MindSporeGroup) -> dict[str, Any]:
     read = Read(mine[0])
     read()
     reduce = Reduce(group.gradient_reducer(mine))
-    found = {"gradients": values(reduce(*parameters(4 * group.rank + 1)))}
+    found: dict[str, Any] = {"gradients": values(reduce(*parameters(4 * group.rank + 1)))}
     group.mean_in_place(mine)
     found["mean"] = [*values(mine), *values([read()])]
+    found["kept"] = keep_equal(group)
+    found["not finite"] = mean_of_what_is_not_finite(group)
     mine = parameters(group.rank + 1)
     group.broadcast_in_place(mine)
     found["broadcast"] = values(mine)
     return found
+
+
+def keep_equal(group: MindSporeGroup) -> bool:
+    """Average numbers of every size that are equal on all ranks: do all bits stay?"""
+    random = np.random.default_rng(0)
+    bits = random.integers(0, 2**32, 10_000, np.uint32)
+    numbers = np.append(bits.view(np.float32), np.array([0, -1 / 3, 1e-45, 1e-40], np.float32))
+    numbers = numbers[np.abs(numbers) < 1e38]
+    parameter = ms.Parameter(Tensor(numbers))
+    group.mean_in_place([parameter])
+    return bool(np.array_equal(parameter.asnumpy(), numbers))
+
+
+def mean_of_what_is_not_finite(group: MindSporeGroup) -> list[str]:
+    first = group.rank == 0
+    numbers = [np.nan if first else 1.0, np.inf if first else 1.0, np.inf if first else -np.inf]
+    parameter = ms.Parameter(Tensor(np.array(numbers, np.float32)))
+    group.mean_in_place([parameter])
+    return [str(number) for number in parameter.asnumpy()]
 
 
 class Trained:

@@ -151,6 +151,9 @@ def test_a_process_knows_that_it_was_launched(monkeypatch: pytest.MonkeyPatch) -
     be_launched(monkeypatch, 3, 4)
     assert launched_world_size() == 4
     assert local_place() == LocalPlace(rank=3, processes=4)
+    monkeypatch.setenv("WORLD_SIZE", "")
+    with pytest.raises(DeviceError, match=r"WORLD_SIZE is '', expected the number .* or unset it"):
+        launched_world_size()
 
 
 def test_every_process_takes_the_card_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ Each process leaves what it found in ``rank<number>.json`` and its weights in
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
@@ -173,6 +174,21 @@ def continue_with_many(conftest: Any, device: TorchDevice, group: TorchGroup) ->
     return {"continues": continues, "random": engine.state().tensors["random/cpu"].shape}
 
 
+def average_often(group: TorchGroup) -> dict[str, Any]:
+    """Average what differs and what is equal on all ranks, more than once."""
+    generator = torch.Generator().manual_seed(0)
+    equal = torch.randn(10_000, generator=generator)
+    own = torch.randn(10_000, generator=generator.manual_seed(1 + group.rank))
+    digests, kept = [], True
+    for _ in range(3):
+        tensors = [own.clone(), equal.clone()]
+        group.mean_in_place(tensors)
+        digests.append(hashlib.sha256(tensors[0].numpy().tobytes()).hexdigest())
+        kept = kept and torch.equal(tensors[1], equal)
+    error = (tensors[0] - group.gather(own).double().mean(0)).abs().max()
+    return {"digests": digests, "kept": kept, "error": float(error)}
+
+
 def wait_in_vain(group: TorchGroup) -> str:
     """Exchange something that rank 1 takes no part in."""
     short = replace(group, timeout_s=3)
@@ -201,7 +217,11 @@ def main() -> None:
     threads = len(list(Path("/proc/self/task").iterdir()))
     group = join(device, 600)
     if sys.argv[1:] == ["many"]:
-        found = {**continue_with_many(conftest, device, group), "waited": wait_in_vain(group)}
+        found = {
+            **continue_with_many(conftest, device, group),
+            "averaged": average_often(group),
+            "waited": wait_in_vain(group),
+        }
         Path(f"rank{group.rank}.json").write_text(json.dumps(found), encoding="utf-8")
         return
     make_spec = conftest._make_spec
