@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, final
 
 from runner.figures import accuracy_report, percent
@@ -32,8 +33,7 @@ class Console:
             self._end_progress()
         line = _line(event, fields)
         if line:
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+            _print(line)
 
     def _step(self, fields: Mapping[str, Any]) -> None:
         loss = "overflow" if fields["loss"] is None else f"loss {fields['loss']:.4f}"
@@ -41,8 +41,7 @@ class Console:
         epoch = f"epoch {fields['epoch'] + 1}/{fields['epochs']}"
         if not self._interactive:
             step = f"step {fields['step_in_epoch']}/{fields['steps_per_epoch']}"
-            sys.stderr.write(f"  {epoch}  {step}  {text}\n")
-            sys.stderr.flush()
+            _print(f"  {epoch}  {step}  {text}")
             return
         progress = self._open_progress(fields["steps_per_epoch"])
         progress.update(
@@ -87,8 +86,13 @@ class RankConsole:
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         """Print an image that was skipped, or a warning."""
         if event in ("data.damaged", "warning"):
-            sys.stderr.write(f"rank {self._rank}: {_line(event, fields)}\n")
-            sys.stderr.flush()
+            _print(f"rank {self._rank}: {_line(event, fields)}")
+
+
+def _print(line: str) -> None:
+    with suppress(OSError):  # nobody looks any more, and the run goes on: its event log has it
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 def _line(event: str, fields: Mapping[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from runner import recipe
 from runner.errors import DataError, RunnerError
 from runner.launch.lines import Start, launch_lines
-from runner.plan import check_devices, check_runnable
+from runner.plan import check_devices, check_runnable, without_effect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +92,7 @@ def as_data(plan: Plan, document: Document, start: Start) -> dict[str, Any]:
         "learning_rate": rates(plan, steps) if steps else None,
         "command": "\n".join(_startable(plan, start)),
         "refused": refusal(plan, start),
+        "without_effect": without_effect(plan, elastic=start.machines.elastic),
     }
 
 
@@ -159,6 +160,9 @@ def _launch(plan: Plan, start: Start) -> Iterator[str]:
     reason = refusal(plan, start)
     if reason:
         yield f"WILL BE REFUSED HERE: {reason}"
+    idle = without_effect(plan, elastic=start.machines.elastic)
+    if idle:
+        yield idle
 
 
 def _recipe(plan: Plan, document: Document) -> Iterator[str]:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 PORTS = range(1, 2**16)
 MEETING_POINT = re.compile(
-    r"""(\[(?P<bracketed>[0-9A-Fa-f:.]+(%\w+)?)\]  # [fe80::1], which has colons of its own
-       |(?P<plain>[^\s:\[\]/]+))                   # node-7 or 10.0.0.7
+    r"""(\[(?P<bracketed>[0-9A-Fa-f:.]+)\]  # [fd00::1], which has colons of its own
+       |(?P<plain>[^\s:\[\]/]+))             # node-7 or 10.0.0.7
        :(?P<port>\d+)""",
     re.VERBOSE,
 )
@@ -113,8 +113,9 @@ def from_options(
     step = slurm.step(environ)
     if step is not None and step.one_task_each and step.nodes > 1:
         nnodes = nnodes or str(step.nodes)
-        node_rank = step.node_rank if node_rank is None else node_rank
-        rdzv = rdzv or slurm.meeting_point(environ)
+        if _parse_nnodes(nnodes)[1] > 1:
+            node_rank = step.node_rank if node_rank is None else node_rank
+            rdzv = rdzv or slurm.meeting_point(environ)
     if not nnodes:
         _refuse_without_nnodes(node_rank, rdzv)
         return Machines()

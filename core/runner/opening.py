@@ -18,7 +18,7 @@ from runner.launch.begin import begin
 from runner.launch.progress import Progress
 from runner.machines import Machines
 from runner.observers import Loggers
-from runner.plan import check_runnable
+from runner.plan import check_runnable, without_effect
 from runner.ranks import Ranks, telling_alone
 from runner.session import check_same_classes, open_device, open_engine, open_split
 from runner.signals import Signals
@@ -122,6 +122,9 @@ class Opened:
         if self.ranks.group:
             consistency.check_process(consistency.describe(plan, self._asked), self.ranks)
         self._tell_fewer_devices()
+        idle = without_effect(plan)
+        if idle and self.ranks.group is None:
+            self.events.emit("warning", message=idle)
         progress.begin("opening the data")
         self.ranks.everyone(lambda: self._open_data(stack))
         if self.ranks.group:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, cast
 
 from runner.contracts import EngineSpec
@@ -17,6 +17,7 @@ from runner.errors import (
     RecipeError,
     UsageError,
 )
+from runner.recipe.schema import DistributedSection
 from runner.schedules import learning_rate
 
 if TYPE_CHECKING:
@@ -324,6 +325,36 @@ def check_devices(plan: Plan) -> None:
             "on one in this version: add --devices 1, which keeps the global batch "
             "(set train.micro_batch_size to what fits in its memory)"
         )
+
+
+def without_effect(plan: Plan, *, elastic: bool = False) -> str | None:
+    """Say which keys of ``distributed`` do nothing on these devices.
+
+    They are no error, unlike keys that have no effect beside others of the recipe: the number of
+    devices is often that of the command line, or of a restart.
+
+    Args:
+        plan: The plan, for processes that ``runner`` starts.
+        elastic: Whether the run may go on with fewer machines.
+
+    Returns:
+        ``None`` if all that are set have an effect.
+    """
+    section, default = plan.recipe.distributed, DistributedSection()
+    names = [item.name for item in fields(section)]
+    given = [name for name in names if getattr(section, name) != getattr(default, name)]
+    if plan.smoke or not given:
+        return None
+    if plan.recipe.device.count == 1:
+        *first, last = (f"distributed.{name}" for name in given)
+        listed = f"{', '.join(first)} and {last} have" if first else f"{last} has"
+        return f"{listed} no effect on one device"
+    if section.min_devices is not None and not section.restarts and not elastic:
+        return (
+            "distributed.min_devices has no effect without distributed.restarts, or machines that "
+            "may be missing (--nnodes LEAST:N)"
+        )
+    return None
 
 
 def _check_installed(item: Registered) -> None:

@@ -56,7 +56,44 @@ def test_explain_counts_the_threads_that_read_images(project):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ((), None),
+        (
+            ("--set", "distributed.restarts=2", "--set", "distributed.min_devices=1"),
+            "distributed.restarts and distributed.min_devices have no effect on one device",
+        ),
+        (
+            ("--set", "distributed.bind_cores=true"),
+            "distributed.bind_cores has no effect on one device",
+        ),
+        (("--smoke", "--set", "distributed.restarts=2"), None),
+        (("--devices", "2", "--set", "distributed.restarts=2"), None),
+        (
+            ("--devices", "2", "--set", "distributed.min_devices=1"),
+            "distributed.min_devices has no effect without distributed.restarts, or machines that "
+            "may be missing (--nnodes LEAST:N)",
+        ),
+        (
+            ("--devices", "2", "--set", "distributed.min_devices=1", *TWO, "--nnodes", "1:2"),
+            None,
+        ),
+    ],
+)
+def test_explain_says_what_has_no_effect_on_these_devices(project, arguments, words):
+    recipe = project.write_recipe()
+    assert project.runner("explain", recipe, *arguments, "--json").json["without_effect"] == words
+    lines = section(project.runner("explain", recipe, *arguments).out, "starts with")
+    assert (lines[-1] == words) is (words is not None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         (("--smoke", "--node-rank", "0", *TWO), "--smoke runs on one device"),
+        (("--smoke", "--devices", "2"), "--smoke runs on one device: leave out --devices 2"),
+        (
+            ("--devices", "2", "--set", "distributed.min_devices=3"),
+            "distributed.min_devices: expected at most device.count, which is 2, got 3; lower it",
+        ),
         (("--node-rank", "0", *TWO), "1 devices on 2 machines are not the same number on each"),
         (("--node-rank", "0"), "--node-rank without --nnodes"),
         (("--devices", "some"), "--devices some: expected a number of devices such as 8"),

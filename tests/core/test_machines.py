@@ -47,7 +47,6 @@ def test_the_options_say_which_machine_this_is_and_where_all_meet():
     [
         ("node-0.cluster:1", "node-0.cluster", 1),
         ("[fd00::7]:29500", "fd00::7", 29500),
-        ("[fe80::1%eth0]:65535", "fe80::1%eth0", 65535),
     ],
 )
 def test_the_meeting_point_may_be_a_name_or_an_address(place, host, port):
@@ -74,6 +73,7 @@ def test_the_meeting_point_may_be_a_name_or_an_address(place, host, port):
         ("2", 0, "node-0", "--rdzv node-0: expected HOST:PORT"),
         ("2", 0, "fd00::7:29500", r"\[fd00::7\]:29500 for an address with colons"),
         ("2", 0, "http://a:1", "--rdzv http://a:1: expected HOST:PORT"),
+        ("2", 0, "[fe80::1%eth0]:1", "expected HOST:PORT"),  # of no use to the frameworks
         ("2", 0, "node-0:70000", "expected a port from 1 to 65535"),
         ("2", 0, "node-0:0", "expected a port from 1 to 65535"),
     ],
@@ -88,6 +88,7 @@ def test_slurm_says_what_the_options_do_not():
     assert (machines.count, machines.rank, machines.endpoint) == (2, 1, "node-a:22345")
     given = from_options("1:2", 0, PLACE, ON_TWO_NODES)
     assert (given.least, given.rank, given.endpoint) == (1, 0, PLACE)
+    assert not from_options("1", None, "", ON_TWO_NODES).several
 
 
 def test_a_shell_that_slurm_has_given_is_this_machine_alone():
@@ -124,6 +125,15 @@ def test_another_machine_has_the_same_command_with_its_own_number(given):
 )
 def test_devices_are_a_number_or_cards(text, nodes, changes):
     assert overrides(None, devices=text, nodes=nodes) == changes
+
+
+def test_a_smoke_test_is_on_one_device():
+    assert overrides(None, devices="1", smoke=True) == ["device.count=1", "device.cards=[]"]
+    assert overrides(None, devices="5,", smoke=True) == ["device.count=1", "device.cards=[5]"]
+    with pytest.raises(UsageError, match=r"--smoke runs on one device: leave out --devices 2$"):
+        overrides(None, devices="2", smoke=True)
+    with pytest.raises(UsageError, match=r"leave out --devices 3,4, or .* --devices 3,$"):
+        overrides(None, devices="3,4", smoke=True)
 
 
 @pytest.mark.parametrize("text", ["two", "-1", "1-3", "0,,1", ","])

@@ -82,6 +82,7 @@ def launch(
                 nodes=machines.count,
                 least=machines.least,
                 devices=plan.recipe.device.count,
+                cards=devices if "," in devices else "",
                 runs_dir=runs_dir,
                 options=sbatch or [],
             )
@@ -106,4 +107,7 @@ def _machines(nnodes: str, rdzv: str, *, slurm: bool) -> Machines:
 
     if slurm and rdzv:
         raise UsageError("--rdzv has no effect with --slurm: the nodes are not known yet")
-    return from_options(nnodes, 0, "node-0:20000" if slurm else rdzv, {})
+    found = from_options(nnodes, 0, "node-0:20000" if slurm else rdzv, {})
+    if rdzv and not found.several:
+        raise UsageError("--rdzv has no effect on one machine: add --nnodes N, or leave it out")
+    return found

@@ -72,6 +72,7 @@ def explain(
         devices=devices,
         precision=precision,
         nodes=meeting.count,
+        smoke=smoke,
     )
     loaded = commands.load(recipe, changes, shortened=smoke, allow_unset=True)
     command = [word for word in ["run", *sys.argv[2:]] if word != "--json"]

@@ -180,7 +180,12 @@ def bench(
     from runner.events import EventLog
 
     changes = overrides(
-        set_, framework=framework, device=device, devices=devices, precision=precision
+        set_,
+        framework=framework,
+        device=device,
+        devices=devices,
+        precision=precision,
+        smoke=smoke,
     )
     if bench_model.is_model(recipe):
         if smoke:

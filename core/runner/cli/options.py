@@ -57,6 +57,7 @@ def overrides(
     devices: str = "",
     precision: str = "",
     nodes: int = 1,
+    smoke: bool = False,
 ) -> list[str]:
     """Turn the short options into overrides; ``--set`` comes last and wins.
 
@@ -67,19 +68,22 @@ def overrides(
         devices: A number of devices, or a list of cards.
         precision: Format of the computation.
         nodes: Number of machines, each with the same cards.
+        smoke: Whether the run is a smoke test, which one device carries out.
 
     Raises:
-        UsageError: ``devices`` is neither a number nor a list.
+        UsageError: ``devices`` is neither a number nor a list, or more than one for a smoke test.
     """
     short = {"framework": framework, "device": device, "precision": precision}
     changed = [f"{key}={value}" for key, value in short.items() if value]
-    return [*changed, *_devices(devices, nodes), *(set_ or [])]
+    return [*changed, *_devices(devices, nodes, smoke=smoke), *(set_ or [])]
 
 
-def _devices(text: str, nodes: int) -> list[str]:
+def _devices(text: str, nodes: int, *, smoke: bool) -> list[str]:
     if text in {"", "0"}:
         return []
     if re.fullmatch(r"\d+", text):
+        if smoke and int(text) > 1:
+            raise UsageError(f"--smoke runs on one device: leave out --devices {text}")
         # the number stands for itself: a recipe's cards are those of another machine
         return [f"device.count={int(text)}", "device.cards=[]"]
     if not re.fullmatch(r"\d+(,\d+)*,?", text):
@@ -88,6 +92,11 @@ def _devices(text: str, nodes: int) -> list[str]:
             "(one alone: 5,)"
         )
     cards = [int(card) for card in text.rstrip(",").split(",")]
+    if smoke and len(cards) > 1:
+        raise UsageError(
+            f"--smoke runs on one device: leave out --devices {text}, or name one card, such as "
+            f"--devices {cards[0]},"
+        )
     return [f"device.count={len(cards) * nodes}", f"device.cards={cards}"]
 
 

@@ -58,6 +58,7 @@ def _command(*, export: bool) -> Callable[..., None]:
             devices=devices,
             precision=precision,
             nodes=meeting.count,
+            smoke=smoke,
         )
         with Signals() as signals:  # before anything below starts threads
             from runner import commands

@@ -10,15 +10,24 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
-from runner.errors import DeviceError, InterruptedRunError, OtherRankError
-from runner.launch import cards, rendezvous
+from runner.errors import (
+    DeviceError,
+    InterruptedRunError,
+    OtherRankError,
+    RunnerError,
+    StorageError,
+)
+from runner.launch import cards, fewer, rendezvous
 from runner.launch.command import line
-from runner.launch.failures import Failure, Failures
+from runner.launch.failures import FILE, Failure, Failures
+from runner.launch.host import NotNeededError
 from runner.launch.output import short, show_tail
 from runner.launch.status import CONTINUE, LOCAL_COUNT, RESTARTED
 from runner.launch.stopping import StoppedError
@@ -26,6 +35,8 @@ from runner.launch.watch import Attempt, Watcher
 from runner.rundir import RunDir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from runner.events import EventLog
     from runner.launch.rendezvous import Meeting
     from runner.launch.setup import Launch
@@ -33,7 +44,6 @@ if TYPE_CHECKING:
     from runner.launch.told import Told
     from runner.launch.watch import Ended
 
-FILE = "failures.jsonl"
 SETTLE_S = 3.0
 """Time in which another machine tells what has happened there, where only the effect is known."""
 LOOK_S = 0.2
@@ -88,6 +98,8 @@ class Attempts:
             waits = max(0.0, begun + self._section.rendezvous_s - time.monotonic())
             try:
                 attempt = self._prepare(waits)
+            except NotNeededError:  # the run goes on without this machine
+                raise
             except DeviceError as error:
                 raise DeviceError("; ".join([str(error), *self._advice()])) from error
             ended = self._watch(attempt)
@@ -107,12 +119,19 @@ class Attempts:
     def _prepare(self, waits: float) -> Attempt:
         """Meet the other machines, and decide together what is started."""
         meeting = self._meet(waits)
-        launch, machines, leader = self._launch, meeting.machines, meeting.told[0]
-        plan = launch.plan_with(min(t["devices"] for t in meeting.told), machines, self._folder)
+        launch, leader = self._launch, meeting.told[0]
+        logs = launch.logs(leader["stamp"], launch.machines.rank) / f"attempt_{self._number}"
+        file = launch.logs(leader["stamp"], 0) / FILE
+        failures = Failures(file, leader["name"], launch.machines.rank)
+        with _told_to(failures):
+            return self._prepared(meeting, logs, failures)
+
+    def _prepared(self, meeting: Meeting, logs: Path, failures: Failures) -> Attempt:
+        launch, machines = self._launch, meeting.machines
+        plan = launch.plan_with(meeting.devices * machines.count)
         asked, found = launch.plan.recipe.device.count, plan.recipe.device.count
         if found < asked:
             self._events.emit("run.fewer_devices", asked=asked, found=found)
-        logs = launch.logs(leader["stamp"], launch.machines.rank) / f"attempt_{self._number}"
         [command] = launch.commands(plan, logs, machines, self._hidden)
         self._events.emit("run.launched", commands=[line(command)])
         logs.mkdir(parents=True, exist_ok=True)
@@ -124,18 +143,23 @@ class Attempts:
             machines=machines,
             local_count=local_count,
             log_folder=logs,
-            failures=Failures(
-                launch.logs(leader["stamp"], 0) / FILE, leader["name"], launch.machines.rank
-            ),
+            failures=failures,
         )
 
     def _meet(self, waits: float) -> Meeting:
-        news = {"name": secrets.token_hex(8), "stamp": self._stamp, "devices": self._left}
+        news = {
+            "name": secrets.token_hex(8),
+            "stamp": self._stamp,
+            "asks": self._launch.asks,
+            "devices": self._left,
+            "images": fewer.train_images(self._folder),
+        }
         return rendezvous.meet(
             self._launch.machines,
             waits,
             news,
             lambda text: self._events.emit("run.waiting", message=text),
+            self._launch.choose,
         )
 
     def _advice(self) -> list[str]:
@@ -151,6 +175,7 @@ class Attempts:
 
     def _watch(self, attempt: Attempt) -> Ended:
         with (
+            _told_to(attempt.failures),
             tempfile.TemporaryDirectory(prefix="runner-launch-") as place,
             self._stop.politely(),
         ):
@@ -170,7 +195,14 @@ class Attempts:
             if found := attempt.failures.of_others():
                 return found
             time.sleep(LOOK_S)
-        return None
+        if result.exists():
+            return None
+        return Failure(
+            reason=f"rank 0 has not told its result within {self._section.timeout_s:g} s after the "
+            "processes of this machine were done; its own machine knows whether it still exports",
+            words=True,
+            again=False,
+        )
 
     def _first(self, attempt: Attempt, failure: Failure) -> Failure:
         """Return what has failed first, on whichever machine."""
@@ -209,11 +241,11 @@ class Attempts:
 
     def _restart(self, attempt: Attempt, failure: Failure, ended: Ended) -> None:
         """Prepare another attempt, if there may be one."""
-        if self._restarts == self._section.restarts:
-            self._give_up(failure, ended)
-        self._restarts += 1
         if self._section.min_devices is not None:
             self._leave_out(attempt, failure)
+        if self._restarts == self._section.restarts or not self._left:
+            self._give_up(failure, ended)
+        self._restarts += 1
         known = self._checkpoint or self._folder
         fields = {
             "restart": self._restarts,
@@ -236,7 +268,7 @@ class Attempts:
             chosen = self._launch.plan.recipe.device.cards
             environ = {**os.environ, **attempt.command.environment}
             self._hidden |= cards.without(device, chosen, lost, local, environ)
-            self._left = local - len(lost)
+            self._left -= len(lost)
 
     def _give_up(self, failure: Failure, ended: Ended) -> NoReturn:
         """End; say why, if the processes have not.
@@ -272,3 +304,27 @@ class Attempts:
         if self._folder is not None:
             kept = f"continue with: runner resume {short(self._folder)}"
         return InterruptedRunError(f"stopped by signal {number} {reason}; {kept}", number)
+
+
+@contextmanager
+def _told_to(failures: Failures) -> Iterator[None]:
+    """Tell the other machines, which have met this one, of an error before its processes begin.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = f" {error.filename}" if error.filename else ""
+        found = StorageError(f"cannot write{place}: {error.strerror}")
+        failures.write(_own(found))
+        raise found from error
+    except RunnerError as error:
+        failures.write(_own(error))
+        raise
+
+
+def _own(error: RunnerError) -> Failure:
+    host = socket.gethostname()
+    return Failure(reason=f"{host}: {error}", words=True, code=error.exit_code, again=False)

@@ -31,26 +31,37 @@ runs={runs}/slurm-$SLURM_JOB_ID
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$(({first} + SLURM_JOB_ID % {ports}))
 
-run=$(ls -d "$runs"/*/*/manifest.json 2>/dev/null | sort | tail -n 1)
-run=${{run%/manifest.json}}
+latest() {{
+  local manifest
+  manifest=$(ls -d "$runs"/*/*/manifest.json 2>/dev/null | sort | tail -n 1)
+  echo "${{manifest%/manifest.json}}"
+}}
+
+run=$(latest)
 if [ -z "$run" ]; then
   command=({command} --runs-dir "$runs")
 elif [ -e "$run/result.json" ]; then
   echo "$run is finished"
   exit 0
 else
-  command=(resume "$run")
+  command=(resume "$run" --devices {all_devices})
 fi
 
 srun --nodes={nodes} --ntasks-per-node=1 \\
   --cpus-per-task="${{SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}}" \\
-  --kill-on-bad-exit=0 --wait=0 \\
+  --kill-on-bad-exit=0 --wait=0{no_kill} \\
   "$python" -m runner "${{command[@]}}" --nnodes {nnodes} --rdzv "$head:$port"
 status=$?
-if [ "$status" -eq 143 ]; then
+{forgive}if [ "$status" -eq 143 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"
+"""
+FORGIVE = """\
+# Nodes that were lost, or were not needed, leave other statuses than the run.
+if [ -e "$(latest)/result.json" ]; then
+  status=0
+fi
 """
 
 
@@ -67,6 +78,8 @@ class Job:
     """Nodes that are enough to go on; ``None`` if all are needed."""
     devices: int
     """Devices of all nodes."""
+    cards: str = ""
+    """Cards of each node, as ``--devices`` takes them; any if left out."""
     runs_dir: Path
     options: Sequence[str] = ()
     """Options of ``sbatch``, such as ``--partition=gpu``."""
@@ -78,6 +91,7 @@ def script(job: Job) -> str:
     Raises:
         UsageError: An option of ``sbatch`` is none, or one that the script decides.
     """
+    elastic = job.least is not None and job.least < job.nodes
     own = {
         "--job-name": job.name,
         "--nodes": str(job.nodes),
@@ -86,6 +100,8 @@ def script(job: Job) -> str:
         "--requeue": "",
         "--open-mode": "append",
     }
+    if elastic:  # Slurm would end the job, and the step, with the first node that is lost
+        own["--no-kill"] = ""
     fixed = ("--nodes", "--ntasks-per-node", "--ntasks", "--array")
     for option in job.options:
         name = option.partition("=")[0]
@@ -102,7 +118,10 @@ def script(job: Job) -> str:
         if name == "--no-requeue":
             own.pop("--requeue", None)
         own.pop(name, None)
-    lines = [*(f"{name}={value}" if value else name for name, value in own.items()), *job.options]
+    lines = [
+        *(f"{name}={shlex.quote(value)}" if value else name for name, value in own.items()),
+        *job.options,
+    ]
     machines = f"{job.nodes} node{'s' if job.nodes > 1 else ''}"
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {line}" for line in lines),
@@ -112,6 +131,10 @@ def script(job: Job) -> str:
         first=PORTS[0],
         ports=len(PORTS),
         command=shlex.join(job.arguments),
+        # not those that the run has lost meanwhile
+        all_devices=job.cards or job.devices,
         nodes=job.nodes,
+        no_kill=" --no-kill" if elastic else "",
+        forgive=FORGIVE if elastic else "",
         nnodes=job.nodes if job.least is None else f"{job.least}:{job.nodes}",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import DeviceError
-from runner.launch import status
+from runner.launch import starter, status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 def begin(plan: Plan) -> None:
     """Tell which process of its machine this is, and keep it to its cores where the recipe says so.
 
+    From here on it follows who has started it.
+
     Before the framework is imported, which counts the cores; threads that there are already are
     kept to the same ones.
 
     Raises:
-        DeviceError: The recipe says so, and the framework cannot tell which process this is.
+        DeviceError: The recipe says so, and it is not known which process this is, or of how many.
     """
     entry, recipe = plan.framework_entry, plan.recipe
     if entry.launched_local_rank is None:
@@ -36,8 +38,16 @@ def begin(plan: Plan) -> None:
     if local_rank is None:  # it is alone, or helps the others to meet
         return
     status.tell_begun(local_rank)
+    starter.follow()
     if recipe.distributed.bind_cores:
-        processes = status.local_count() or recipe.device.count
+        processes = status.local_count()
+        if processes is None:  # srun may have bound this one already, and a table may name any card
+            raise DeviceError(
+                "distributed.bind_cores is the work of runner as the one that starts the processes "
+                f"of a machine, and something else has started process {local_rank} of this one; "
+                "remove it, and bind with an option of what starts them: srun --cpu-bind=cores, "
+                "msrun --bind_core=True, or numactl --physcpubind before each command"
+            )
         _bind(share(sorted(os.sched_getaffinity(0)), local_rank, processes))
 
 
@@ -50,8 +60,9 @@ def _bind(cores: Sequence[int]) -> None:
 def share(cores: Sequence[int], local_rank: int, processes: int) -> Sequence[int]:
     """Return the cores of one of the processes that share them, at least one and neighbours.
 
-    Where there are more processes than cores, some have the same.
+    Where there are more processes than cores, or than were told, some have the same.
     """
-    first = len(cores) * local_rank // processes
-    end = len(cores) * (local_rank + 1) // processes
+    place = local_rank % processes
+    first = len(cores) * place // processes
+    end = len(cores) * (place + 1) // processes
     return cores[first : max(end, first + 1)]

@@ -97,7 +97,7 @@ def without(
         visible = _split(given)
     else:
         visible = [str(card) for card in cards or range(local_count)]
-    kept = [card for rank, card in enumerate(visible[:local_count]) if rank not in lost_local_ranks]
+    kept = [card for rank, card in enumerate(visible) if rank not in lost_local_ranks]
     return {**entry.card_environment, name: ",".join(kept)}
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "failures.jsonl"
+"""Its name, in the folder of what processes print and in that of the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

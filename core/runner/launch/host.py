@@ -15,8 +15,9 @@ from runner.errors import DeviceError, RunnerError
 from runner.launch import network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
+    from runner.launch.fewer import Choice
     from runner.machines import Machines
 
 GREETING = b"runner-meeting 1\n"
@@ -29,6 +30,10 @@ LAST_CALL_S = 30.0
 """Time without a newcomer after which those that have come begin without the others."""
 LONGEST = 1 << 20
 """Bytes of what a machine tells."""
+
+
+class NotNeededError(DeviceError):
+    """The run goes on without this machine, whose devices would not divide the batch."""
 
 
 @final
@@ -78,12 +83,20 @@ class Host:
         self._visitors: dict[int, _Visitor] = {}
         self._last = time.monotonic()
 
-    def wait(self) -> Mapping[int, Mapping[str, Any]]:
-        """Wait for the others, tell them that all begin, and return what each has told.
+    def wait(
+        self, choose: Callable[[Mapping[int, Mapping[str, Any]]], Choice]
+    ) -> tuple[Mapping[int, Mapping[str, Any]], int]:
+        """Wait for the others, and tell them who begins.
+
+        Args:
+            choose: Chooses which of those that have come take part.
+
+        Returns:
+            What each of those that take part has told, and how many devices each works with.
 
         Raises:
-            DeviceError: One has not come, or one that came does not fit; those that are there have
-                been told.
+            DeviceError: One has not come, one that came does not fit, or nothing can be chosen;
+                those that are there have been told.
         """
         _check_own(self._machines)
         with ExitStack() as stack:
@@ -92,12 +105,18 @@ class Host:
             try:
                 while not self._complete():
                     self._serve(server)
-                self._say({"told": self._told})
+                choice = choose(self._told)
             except RunnerError as error:
-                self._say({"error": str(error)})
+                self._say({"error": str(error), "needed": True})
                 raise
+            chosen = {rank: self._told[rank] for rank in choice.ranks}
+            self._say({"told": chosen, "devices": choice.devices}, chosen)
+            for rank in sorted(self._told.keys() - chosen.keys()):
+                words = f"machine {rank} is not needed: {choice.why}"
+                self._say({"error": words, "needed": False}, [rank])
+                self._patience.tell(words)
             self._see_off()
-        return self._told
+        return chosen, choice.devices
 
     def _complete(self) -> bool:
         count, here = self._machines.count, len(self._told)
@@ -166,10 +185,11 @@ class Host:
         if visitor.rank is not None:
             del self._told[visitor.rank]  # it may come again
 
-    def _say(self, words: Mapping[str, Any]) -> None:
+    def _say(self, words: Mapping[str, Any], ranks: Collection[int] | None = None) -> None:
+        """Tell some of those that have come, or all."""
         line = json.dumps(words).encode() + b"\n"
         for visitor in self._visitors.values():
-            if visitor.rank is not None:
+            if visitor.rank is not None and (ranks is None or visitor.rank in ranks):
                 with suppress(OSError):
                     visitor.connection.settimeout(CONNECT_S)
                     visitor.connection.sendall(line)

@@ -71,6 +71,7 @@ class Watch:
         self._local_count = local_count
         self._alone = alone
         self._period = min(1.0, section.timeout_s / 4)
+        self._begun = time.monotonic()
         self._next = 0.0
 
     def look(self, told: Told) -> tuple[Failure, Sequence[Sight]] | None:
@@ -83,6 +84,8 @@ class Watch:
         if now < self._next and not told.left:
             return None
         self._next = now + self._period
+        if not told.processes and now >= self._begun + self._before + self._section.timeout_s:
+            return self._none_begins(now), []
         sights = [self._see(process, now) for process in self._of_interest(told)]
         stopped = told.left and any(sight.state in STOPPED for sight in sights)
         if not stopped and all(sight.seconds < self._allowed(sight.process) for sight in sights):
@@ -106,8 +109,20 @@ class Watch:
         return known or working
 
     def _allowed(self, process: Process) -> float:
-        before = self._section.rendezvous_s if process.rank is None else 0.0
+        before = self._before if process.rank is None else 0.0
         return before + self._section.timeout_s
+
+    @property
+    def _before(self) -> float:
+        """Seconds in which the processes must have met."""
+        return self._section.rendezvous_s
+
+    def _none_begins(self, now: float) -> Failure:
+        return Failure(
+            reason=f"no process has begun within {now - self._begun:.0f} s of the launch; look "
+            "whether the file system that Python and its packages are on answers",
+            words=True,
+        )
 
     def _see(self, process: Process, now: float) -> Sight:
         seen = progress.look(self._status, process.number)

@@ -1,4 +1,8 @@
-"""The exact commands that would carry a recipe out, on this machine or on each of several."""
+"""The commands that would carry a recipe out, on this machine or on each of several.
+
+A run has another folder for logs, from which the port of msrun follows, and knows addresses and
+interfaces of several machines once they have met.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ class Start:
 
 
 def launch_lines(plan: Plan, start: Start) -> list[str]:
-    """Return the exact commands that carry the recipe out, those of each machine.
+    """Return the commands that carry the recipe out, those of each machine.
 
     Raises:
         RunnerError: The framework cannot start the processes.

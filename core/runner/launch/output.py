@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import final
 
@@ -44,8 +45,9 @@ class Console:
             return
         if added:
             self._position += len(added)
-            sys.stderr.write(self._decoder.decode(added))
-            sys.stderr.flush()
+            with suppress(OSError):  # nobody looks any more, and the processes go on
+                sys.stderr.write(self._decoder.decode(added))
+                sys.stderr.flush()
 
 
 def show_tail(log: str | None) -> None:

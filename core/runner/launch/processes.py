@@ -59,7 +59,7 @@ def start(command: Command, environment: Mapping[str, str], output: BinaryIO) ->
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=_end_with_this_process(),  # noqa: PLW1509  no threads here
+            preexec_fn=_prepare(interrupted=command.interrupted),  # noqa: PLW1509  no threads here
         )
     except OSError as error:
         raise DeviceError(
@@ -70,8 +70,8 @@ def start(command: Command, environment: Mapping[str, str], output: BinaryIO) ->
     return Launcher(child, frozenset(mark))
 
 
-def _end_with_this_process() -> Callable[[], None]:
-    """What lets the kernel interrupt a child when its parent is killed."""
+def _prepare(*, interrupted: bool) -> Callable[[], None]:
+    """What a child does first; the kernel may interrupt it when its parent is killed."""
     prctl = ctypes.CDLL(None).prctl
 
     def prepare() -> None:
@@ -79,7 +79,8 @@ def _end_with_this_process() -> Callable[[], None]:
         # A batch system sends them to everybody: a launcher would end its processes before they
         # have saved. The processes let them through themselves.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP))
-        prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+        if interrupted:
+            prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
     return prepare
 
@@ -102,7 +103,7 @@ class Launcher:
         The processes go first: a launcher may wait much longer for one that is stopped.
         """
         launcher = self._child.pid
-        self._kill(process for process in self._processes() if process != launcher)
+        self._kill(process for process in marked(self._mark) if process != launcher)
         with suppress(ProcessLookupError):
             self._child.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
@@ -112,7 +113,7 @@ class Launcher:
 
     def leave_none(self) -> None:
         """Kill what is left of it, and wait until the kernel has done so."""
-        left = list(self._processes())
+        left = list(marked(self._mark))
         self._kill(iter(left))
         deadline = time.monotonic() + GRACE_S
         while any(state(process) not in GONE for process in left) and time.monotonic() < deadline:
@@ -124,12 +125,13 @@ class Launcher:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
-    def _processes(self) -> Iterator[int]:
-        """Find the processes by their environment: they may have left the launcher's session."""
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with suppress(OSError):
-                if self._mark <= set(path.read_bytes().split(b"\0")):
-                    yield int(path.parent.name)
+
+def marked(mark: frozenset[bytes]) -> Iterator[int]:
+    """Find processes by their environment: they may have left the launcher's session."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark <= set(path.read_bytes().split(b"\0")):
+                yield int(path.parent.name)
 
 
 @final

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from runner.errors import StorageError
 from runner.launch.status import STATUS
 
 _MARK = struct.Struct("=Qd")
@@ -27,6 +28,11 @@ class Progress:
     """Marks the progress of this process."""
 
     def __init__(self) -> None:
+        """Open the file, where somebody looks at it.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
         self._marks = 0
         status = os.environ.get(STATUS)
         self._map = _open(file_of(Path(status), os.getpid())) if status else None
@@ -80,9 +86,16 @@ def look(status: Path, process: int) -> Seen | None:
 
 
 def _open(path: Path) -> mmap.mmap:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        os.ftruncate(descriptor, _SIZE)
-        return mmap.mmap(descriptor, _SIZE)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            # On a full disk this fails; the first mark would end the process without a word.
+            os.posix_fallocate(descriptor, 0, _SIZE)
+            return mmap.mmap(descriptor, _SIZE)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}; make room there, or set TMPDIR to another "
+            "folder of this machine"
+        ) from error

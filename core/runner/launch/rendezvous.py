@@ -20,22 +20,25 @@ from typing import TYPE_CHECKING, Any, final
 
 from runner.errors import DeviceError
 from runner.launch import host, network
-from runner.launch.host import GREETING, LONGEST, Host, Patience
+from runner.launch.host import GREETING, LONGEST, Host, NotNeededError, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from runner.launch.fewer import Choice
     from runner.machines import Machines
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meeting:
-    """Who has come, and what they told."""
+    """Who takes part, and what they told."""
 
     machines: Machines
-    """This machine among those that have come: their number, the place of this one, its address
+    """This machine among those that take part: their number, the place of this one, its address
     and interface."""
+    devices: int
+    """Devices that each of them works with."""
     told: tuple[Mapping[str, Any], ...] = ()
     """What each of them told, in their order (JSON)."""
 
@@ -45,29 +48,33 @@ def meet(
     seconds: float,
     news: Mapping[str, Any],
     report: Callable[[str], None],
+    choose: Callable[[Mapping[int, Mapping[str, Any]]], Choice],
 ) -> Meeting:
     """Wait until the machines have come together.
 
     Where the run may go on with fewer machines, it begins without those that have not come
-    ``host.LAST_CALL_S`` after the last one.
+    ``host.LAST_CALL_S`` after the last one, and machine 0 may leave out some that have.
 
     Args:
         machines: All machines, as the command line names them.
         seconds: How long to wait.
         news: What the others are to know (JSON).
         report: Learns what is waited for.
+        choose: Chooses on machine 0, from what each of those that have come has told, which of them
+            take part.
 
     Raises:
         DeviceError: They have not met in this time, the host is another machine, its port is taken,
-            or two machines have the same number.
+            two machines have the same number, or nothing can be chosen.
+        NotNeededError: This machine does not take part.
     """
     if machines.port is None:
-        return Meeting(machines=machines, told=(news,))
+        return Meeting(machines=machines, devices=choose({0: news}).devices, told=(news,))
     patience = Patience(seconds, report)
     if machines.rank == 0:
-        told = Host(machines, machines.port, news, patience).wait()
+        told, devices = Host(machines, machines.port, news, patience).wait(choose)
     else:
-        told = _visit(machines, machines.port, news, patience)
+        told, devices = _visit(machines, machines.port, news, patience)
     ranks = sorted(told)
     address = network.address_towards(machines.host)
     return Meeting(
@@ -79,14 +86,15 @@ def meet(
             address=address,
             interface=network.interface_of(address),
         ),
+        devices=devices,
         told=tuple(told[rank] for rank in ranks),
     )
 
 
 def _visit(
     machines: Machines, port: int, news: Mapping[str, Any], patience: Patience
-) -> Mapping[int, Mapping[str, Any]]:
-    """Come to machine 0, and wait with it for the others."""
+) -> tuple[Mapping[int, Mapping[str, Any]], int]:
+    """Come to machine 0, wait with it for the others, and return what it says of those chosen."""
     introduction = {"rank": machines.rank, "count": machines.count, "news": news}
     reason = ""
     while patience.left > 0:
@@ -101,8 +109,8 @@ def _visit(
             time.sleep(host.RETRY_S)
             continue
         if "error" in answer:
-            raise DeviceError(answer["error"])
-        return {int(rank): told for rank, told in answer["told"].items()}
+            raise (DeviceError if answer["needed"] else NotNeededError)(answer["error"])
+        return {int(rank): told for rank, told in answer["told"].items()}, answer["devices"]
     raise DeviceError(_unreachable(machines, patience.seconds, reason))
 
 
@@ -122,8 +130,8 @@ def _call(
             raise ConnectionError("who answers there is not waiting for machines")
         connection.sendall(json.dumps(introduction).encode() + b"\n")
         patience.tell(f"machine 0 is at {machines.endpoint}; waiting for the others")
-        # machine 0 knows who is missing when time is over, so it is the one to say so
-        connection.settimeout(max(patience.left, 0) + host.CONNECT_S)
+        # machine 0 knows who is missing when its time is over, so it is the one to say so
+        connection.settimeout(patience.seconds + host.CONNECT_S)
         line = file.readline(LONGEST * machines.count)
         if not line.endswith(b"\n"):
             raise ConnectionResetError("machine 0 has hung up")

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from runner.errors import DeviceError
 from runner.launch import command, fewer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import Any
 
     from runner.entries import Command
+    from runner.launch.fewer import Choice
     from runner.machines import Machines
     from runner.plan import Plan
 
@@ -38,21 +41,40 @@ class Launch:
         """
         return self.machines.share(self.plan.recipe.device.count)
 
-    def plan_with(self, devices: int, machines: Machines, run: Path | None) -> Plan:
-        """Return the plan for what is left.
+    @property
+    def asks(self) -> Mapping[str, str]:
+        """Options that all machines must have in common."""
+        machines = self.machines
+        least = f"{machines.least}:" if machines.least is not None else ""
+        return {
+            "--devices": str(self.plan.recipe.device.count),
+            "--nnodes": f"{least}{machines.count}",
+        }
 
-        Args:
-            devices: Devices that every machine has at least.
-            machines: The machines that have come.
-            run: The run folder; ``None`` before there is one.
+    def choose(self, told: Mapping[int, Mapping[str, Any]]) -> Choice:
+        """Choose which of the machines that have come take part.
 
         Raises:
-            DeviceError: Too few are left.
+            DeviceError: They were started for other numbers of devices or machines, too few devices
+                are left, or these cannot share the batch.
         """
-        least = self.plan.recipe.distributed.min_devices
-        if least is None:
-            least = (self.machines.least or self.machines.count) * self.local_count
-        return fewer.with_at_most(self.plan, devices, machines.count, least=least, folder=run)
+        for rank, news in told.items():
+            for option, asked in self.asks.items():
+                if news["asks"][option] != asked:
+                    raise DeviceError(
+                        f"machine {self.machines.rank} was started with {option} {asked}, and "
+                        f"machine {rank} with {option} {news['asks'][option]}; give all the same"
+                    )
+        return fewer.choose(self.plan, self.machines, told)
+
+    def plan_with(self, devices: int) -> Plan:
+        """Return the plan for the devices that were chosen, of all machines together.
+
+        Raises:
+            UsageError: They cannot share the batch.
+        """
+        same = devices == self.plan.recipe.device.count
+        return self.plan if same else self.plan.with_devices(devices)
 
     def commands(
         self, plan: Plan, logs: Path, machines: Machines, environment: Mapping[str, str]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import DeviceError
+from runner.errors import DeviceError, StorageError
 from runner.launch import cards
 from runner.launch.attempts import Attempts
 from runner.launch.command import commands, line
 from runner.launch.setup import Launch
 from runner.launch.stopping import Stop
 from runner.machines import Machines
-from runner.plan import check_devices, check_runnable, missing_device
+from runner.plan import check_devices, check_runnable, missing_device, without_effect
 from runner.probe import probe
 
 if TYPE_CHECKING:
@@ -76,21 +77,53 @@ def carry_out(
     check_runnable(plan, training=plan.recipe.train is not None, exporting=exporting)
     launch = Launch(plan=plan, arguments=arguments, folder=folder, machines=machines)
     cards.check_count(plan.recipe.device.cards, launch.local_count)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    _check_one_command(launch, stamp, events)
+    _check_one_command(launch, events)
+    idle = without_effect(plan, elastic=machines.elastic)
+    if idle:
+        events.emit("warning", message=idle)
     found = probe(plan.framework_entry.name, plan.device_entry.name)
     if not found.available:
         raise missing_device(plan, found.reason)
     _check_count(plan, found, launch.local_count)
     plan.check_complete()
-    with Stop() as stop:
-        return Attempts(launch, stamp, events, stop).carry_out()
+    stamp = _claim_logs(launch)
+    try:
+        with Stop() as stop:
+            return Attempts(launch, stamp, events, stop).carry_out()
+    finally:
+        logs = launch.logs(stamp, machines.rank)
+        with suppress(OSError):  # no process was started where all of them are empty
+            for empty in (logs, *logs.parents[:2]):
+                empty.rmdir()
 
 
-def _check_one_command(launch: Launch, stamp: str, events: EventLog) -> None:
+def _claim_logs(launch: Launch) -> str:
+    """Return the time, and a number if need be, as a name for logs that no other run has.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    if launch.machines.rank:  # it takes the name that machine 0 has
+        return stamp
+    for number in range(100):
+        name = f"{stamp}-{number}" if number else stamp
+        folder = launch.logs(name, launch.machines.rank)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise StorageError(
+                f"cannot create {folder}: {error.strerror}; choose another place with --runs-dir"
+            ) from error
+        return name
+    raise StorageError(f"cannot create logs in {launch.folder}: 100 names of {stamp} are taken")
+
+
+def _check_one_command(launch: Launch, events: EventLog) -> None:
     """Leave processes to the user for which there is one command each, on whatever machine."""
-    logs = launch.logs(stamp, launch.machines.rank)
-    prepared = launch.commands(launch.plan, logs, launch.machines, {})
+    prepared = launch.commands(launch.plan, launch.folder, launch.machines, {})
     if len(prepared) > 1:
         launch.plan.check_complete()
         events.emit("run.launched", commands=[line(command) for command in prepared])

@@ -168,9 +168,10 @@ def read(path: Path, start: int = 0) -> Iterator[Note]:
         for line in file:
             if line.endswith(b"\n"):
                 start += len(line)
-                fields = json.loads(line)
-                what, process = fields.pop("what"), fields.pop("process")
-                yield Note(what=what, process=process, fields=fields, end=start)
+                with suppress(ValueError):  # a full disk has cut the line before it
+                    fields = json.loads(line)
+                    what, process = fields.pop("what"), fields.pop("process")
+                    yield Note(what=what, process=process, fields=fields, end=start)
 
 
 def _output() -> str | None:

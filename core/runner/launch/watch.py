@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 
 from runner.launch import hung, output, processes
 from runner.launch.failures import Failure
+from runner.launch.starter import STARTER
 from runner.launch.status import STATUS
 from runner.launch.told import Told, may_only_help, own_words, silent_end
 
@@ -90,6 +91,8 @@ class Watcher:
             alone=not attempt.machines.several,
         )
         self._failure: Failure | None = None
+        self._elsewhere: Failure | None = None
+        """What has failed on another machine, which is why the processes here are ended."""
         self._deadline: float | None = None
         """When what is left of the processes is ended."""
         self._next_file = 0.0
@@ -101,7 +104,8 @@ class Watcher:
         Raises:
             DeviceError: There is no such program.
         """
-        environment = {**self._attempt.environment, STATUS: str(self._status)}
+        own = {STATUS: str(self._status), STARTER: str(os.getpid())}
+        environment = {**self._attempt.environment, **own}
         with (self._attempt.log_folder / LAUNCHER_LOG).open("ab") as log:
             launcher = processes.start(self._attempt.command, environment, log)
         try:
@@ -130,7 +134,7 @@ class Watcher:
             self._fail(self._early_end(early), LOST_S)
         self._copy()
         self._look_for_hung()
-        if told.result is not None and self._deadline is None:
+        if self._deadline is None and (told.result is not None or self._is_done_elsewhere()):
             self._deadline = time.monotonic() + LEAVE_S
         if self._deadline is not None and all(map(_is_gone, told.processes)):
             # a launcher may wait minutes for one of another machine that is gone
@@ -210,7 +214,8 @@ class Watcher:
         if not self._attempt.machines.several or self._deadline or now < self._next_file:
             return
         self._next_file = now + FILE_S
-        if self._attempt.failures.of_others():
+        self._elsewhere = self._attempt.failures.of_others()
+        if self._elsewhere:
             self._deadline = now + LOST_S
 
     def _copy(self, *, at_the_end: bool = False) -> None:
@@ -244,16 +249,25 @@ class Watcher:
 
     def _conclude(self, code: int) -> Ended:
         told, failure = self._told, self._explained()
-        done = bool(told.ranks) and all(p.done for p in told.ranks.values())
         if told.result is not None:
             failure = None
-        elif failure is None and (code or not done or 0 in told.ranks):
+        elif failure is None and self._elsewhere:
+            failure = replace(self._elsewhere, follows=True)
+        elif failure is None and not self._is_done_elsewhere():
             failure = self._of_launcher(code)
+            if not self._stop.at_once:
+                self._attempt.failures.write(failure)
         leader = next(iter(told.ranks), None)
         shown = failure is not None and (
             leader == 0 if failure.agreed else failure.log == str(self._console.path)
         )
         return Ended(told=told, failure=failure, shown=shown)
+
+    def _is_done_elsewhere(self) -> bool:
+        """Say whether the processes here are done, and the result comes from another machine."""
+        ranks = self._told.ranks
+        all_here = len(ranks) == self._attempt.local_count and 0 not in ranks
+        return all_here and all(process.done for process in ranks.values())
 
     def _explained(self) -> Failure | None:
         """Return the failure, with what the launcher says of a process whose end came too fast."""

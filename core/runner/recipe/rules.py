@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from runner.data.transforms import Transform
     from runner.recipe.schema import (
+        DeviceSection,
+        DistributedSection,
         LoaderSection,
         LossSection,
         OptimizerSection,
@@ -42,6 +44,8 @@ class Draft:
     schedule: ScheduleSection | None
     train: TrainSection | None
     throughput: list[ThroughputSection] | None
+    device: DeviceSection | None = None
+    distributed: DistributedSection | None = None
 
 
 def broken(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
@@ -63,6 +67,7 @@ def broken(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
         yield ("train", "micro_batch_size"), message
     if draft.schedule:
         yield from _schedule(draft.schedule)
+    yield from _devices(draft.device, draft.distributed)
     yield from _throughput(draft.throughput or [])
     if draft.transforms:
         if draft.trains:
@@ -85,6 +90,20 @@ def _precision(precision: PrecisionSection, *, trains: bool) -> Iterator[tuple[K
     if precision.level == "auto" and precision.batch_norm == "compute":
         message = "level: auto keeps batch normalisation in fp32; set level to O2 or O3"
         yield ("precision", "batch_norm"), f"precision.batch_norm: {message}"
+
+
+def _devices(
+    device: DeviceSection | None, distributed: DistributedSection | None
+) -> Iterator[tuple[KeyPath, str]]:
+    if device is None or distributed is None:
+        return
+    least, count = distributed.min_devices, device.count
+    if least is not None and least > count:
+        message = (
+            f"expected at most device.count, which is {count}, got {least}; lower it, or set it to "
+            "null, with which a run goes on with all devices or not at all"
+        )
+        yield ("distributed", "min_devices"), f"distributed.min_devices: {message}"
 
 
 def _schedule(schedule: ScheduleSection) -> Iterator[tuple[KeyPath, str]]:

@@ -228,7 +228,7 @@ class TrainSection:
 
 @options
 class DistributedSection:
-    """Several devices, with one process each; nothing here changes a result."""
+    """Several devices, with one process each; nothing here but `min_devices` changes a result."""
 
     timeout_s: Annotated[float, Gt(0)] = 1800.0
     """Seconds without progress after which a process counts as hung, which ends the attempt; more
@@ -240,9 +240,10 @@ class DistributedSection:
     lost: it was killed, crashed or hung, or its machine is gone."""
     min_devices: PositiveInt | None = None
     """Smallest number of devices to go on with, without those of lost processes; left out, a
-    restart is on as many devices as before."""
+    restart is on as many devices as before. On fewer devices a pass may have another number of
+    images, and so other statistics of batch normalisation."""
     bind_cores: bool = False
-    """Keep each process to its own share of the machine's cores."""
+    """Keep each process to its own share of the machine's cores, where `runner` starts them."""
 
 
 @options

@@ -323,6 +323,8 @@ def draft_of(values: Mapping[str, Any], failed: set[str] | frozenset[str] = froz
         schedule=section("schedule"),
         train=section("train"),
         throughput=section("throughput"),
+        device=section("device"),
+        distributed=section("distributed"),
     )
 
 

@@ -58,7 +58,8 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
             SOCKET: machines.endpoint,
         }
     arguments = [*program, str(request.local_count), *request.arguments]
-    return [Command(arguments=arguments, environment=environment)]
+    # it kills its processes when it is interrupted
+    return [Command(arguments=arguments, environment=environment, interrupted=False)]
 
 
 def rank_environment(place: RankPlace) -> Mapping[str, str]:

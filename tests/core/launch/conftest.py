@@ -60,18 +60,18 @@ class Launched:
         environ = {MARK: str(self.project.path)}
         return self.project.start(command, target, *options, *arguments, **environ)
 
-    def on_machines(self, *arguments, devices=4):
-        """Start processes on two machines, and return what has started those of each."""
+    def on_machines(self, *arguments, devices=4, nnodes="2"):
+        """Start processes on two machines or more, and return what has started those of each."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             place = f"127.0.0.1:{free.getsockname()[1]}"
         return [
             self.start(
-                *("--nnodes", "2", "--node-rank", str(number), "--rdzv", place),
+                *("--nnodes", nnodes, "--node-rank", str(number), "--rdzv", place),
                 *arguments,
                 devices=devices,
             )
-            for number in range(2)
+            for number in range(int(nnodes.rpartition(":")[2]))
         ]
 
     def process(self, **environ) -> int | None:

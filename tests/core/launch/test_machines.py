@@ -77,7 +77,7 @@ def test_a_signal_to_either_saves_one_checkpoint_on_both(project, launched):
 
 @pytest.mark.slow
 def test_one_machine_goes_on_without_the_other_where_it_may(project, launched):
-    first, second = launched.on_machines(*SLOW, *ONCE, "--json", "--nnodes", "1:2")
+    first, second = launched.on_machines(*SLOW, *ONCE, "--json", nnodes="1:2")
     project.wait_for(project.checkpoints)
     second.kill()
     launched.finish(second)
@@ -85,6 +85,26 @@ def test_one_machine_goes_on_without_the_other_where_it_may(project, launched):
     assert ended.code == 0, ended.err
     assert "devices: 2 of the 4 that the recipe asks for" in ended.err
     assert json.loads(ended.out)["world_size"] == 2
+
+
+@pytest.mark.slow
+def test_a_machine_whose_devices_do_not_divide_the_batch_is_left_out(project, launched):
+    images = ("--set", "dataset.images=96")
+    started = launched.on_machines(*SLOW, *ONCE, *images, "--json", nnodes="2:4")
+    project.wait_for(project.checkpoints)
+    started[2].kill()
+    first, second, _, last = (launched.finish(process) for process in started)
+    assert (first.code, second.code, last.code) == (0, 0, 4), first.err + last.err
+    words = (
+        "machine 3 is not needed: 3 devices are left on 3 machines, of which 2 can share a batch "
+        "of 8 images evenly; machines 0 and 1 go on with these"
+    )
+    assert last.errors == [f"error: {words}"]
+    assert words in first.err
+    assert "devices: 2 of the 4 that the recipe asks for" in second.err
+    assert json.loads(first.out)["world_size"] == 2
+    assert json.loads(first.out)["steps"] == 36
+    assert launched.none_left()
 
 
 def test_a_machine_that_fails_alone_ends_the_others_with_its_words_and_status(project, launched):

@@ -13,6 +13,7 @@ import pytest
 
 from runner.errors import DeviceError
 from runner.launch import host, network, rendezvous
+from runner.launch.fewer import Choice
 from runner.machines import Machines
 
 
@@ -32,14 +33,18 @@ def impatient(monkeypatch):
     monkeypatch.setattr(host, "CONNECT_S", 2.0)
 
 
-def meet_all(machines, seconds=20.0):
+def everybody(told):
+    return Choice(ranks=tuple(sorted(told)), devices=1, why="")
+
+
+def meet_all(machines, seconds=20.0, choose=everybody):
     """Let machines meet, and return by their position what each has found, or its error."""
     found: dict[int, object] = {}
 
     def meet(position, machine):
         try:
             found[position] = rendezvous.meet(
-                machine, seconds, {"from": machine.rank}, lambda _text: None
+                machine, seconds, {"from": machine.rank}, lambda _text: None, choose
             )
         except DeviceError as error:
             found[position] = str(error)
@@ -56,7 +61,7 @@ def meet_all(machines, seconds=20.0):
 
 
 def prepare(machines, seconds, report=lambda _text: None):
-    return rendezvous.meet(machines, seconds, {}, report).machines
+    return rendezvous.meet(machines, seconds, {}, report, everybody).machines
 
 
 def machines_of(count, port, ranks=None, **fields):
@@ -93,6 +98,23 @@ def test_a_run_that_may_goes_on_with_those_that_have_come(port):
     assert [(item.machines.count, item.machines.rank) for item in found] == [(3, 0), (3, 1), (3, 2)]
     assert not any(item.machines.elastic for item in found)
     assert found[2].told == ({"from": 0}, {"from": 1}, {"from": 3})
+
+
+def test_a_machine_that_is_not_needed_is_told_so(port):
+    chosen = Choice(ranks=(0, 3), devices=8, why="machines 0 and 3 go on")
+    found = meet_all(machines_of(4, port, (0, 1, 3), least=2), choose=lambda _told: chosen)
+    for place, meeting in enumerate((found[0], found[2])):
+        assert (meeting.machines.count, meeting.machines.rank) == (2, place)
+        assert meeting.devices == 8
+        assert meeting.told == ({"from": 0}, {"from": 3})
+    assert found[1] == "machine 1 is not needed: machines 0 and 3 go on"
+
+
+def test_where_nothing_can_be_chosen_all_learn_why(port):
+    def refuse(told):
+        raise DeviceError(f"{len(told)} machines cannot share it")
+
+    assert meet_all(machines_of(3, port), choose=refuse) == ["3 machines cannot share it"] * 3
 
 
 def test_where_nobody_is_there_the_place_is_named(port):

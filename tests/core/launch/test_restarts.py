@@ -7,10 +7,15 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from runner import checkpoint
+from runner.errors import DeviceError
 from runner.launch import begin
+from runner.testing import fake_group
 
 SLOW = ("--set", "framework.seconds_per_step=0.05")
 ONCE = ("--set", "distributed.restarts=1")
@@ -99,6 +104,15 @@ def test_a_rank_that_hangs_is_named_in_the_time_that_the_recipe_states(project, 
     seen = [line for line in ended.err.splitlines() if "s without progress" in line][:2]
     assert [line.partition(" (")[0] for line in seen] == ["rank 0", "rank 1"]
     assert launched.none_left()
+
+
+def test_cores_are_not_shared_where_something_else_has_started_the_processes(plan, monkeypatch):
+    distributed = replace(plan.recipe.distributed, bind_cores=True)
+    plan = replace(plan, recipe=replace(plan.recipe, distributed=distributed))
+    begin.begin(plan)  # it starts the others itself
+    monkeypatch.setenv(fake_group.LOCAL_RANK, "3")
+    with pytest.raises(DeviceError, match=r"bind_cores is the work of runner .* srun --cpu-bind"):
+        begin.begin(plan)
 
 
 def test_lost_devices_are_left_out_where_the_recipe_says_so(project, launched):

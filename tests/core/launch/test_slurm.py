@@ -37,12 +37,18 @@ def install(folder: Path) -> None:
         program.chmod(0o755)
 
 
-def signal_steps(job: str, number: signal.Signals) -> int:
+def signal_steps(job: str, number: signal.Signals, **variables: int) -> int:
     """Signal all processes of a job's steps, as SLURM does, and return how many there were.
 
     The batch script is none of them.
+
+    Args:
+        job: Number of the job.
+        number: The signal.
+        variables: What else they have in their environment, such as the number of their node.
     """
     marks = {f"SLURM_JOB_ID={job}".encode(), b"SIM_STEP=1"}
+    marks |= {f"{name}={value}".encode() for name, value in variables.items()}
     count = 0
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
@@ -236,6 +242,26 @@ def test_a_job_that_gives_way_is_queued_again_and_continues_its_run(project, clu
     assert cluster.requeued() == [cluster.job]
 
 
+@pytest.mark.slow
+def test_a_job_that_may_goes_on_without_a_node_that_was_lost(project, cluster):
+    recipe = project.write_recipe()
+    batch = project.path / "job.sh"
+    written = project.runner(
+        *("launch", recipe, "--devices", "2", "--nnodes", "1:2", "--slurm", "--output", batch),
+        *("--set", "distributed.restarts=1", *SLOW, *SAVES),
+    )
+    assert written.code == 0, written.err
+    process = cluster.start("bash", str(batch))
+    runs = project.path / "runs" / f"slurm-{cluster.job}"
+    project.wait_for(lambda: [*runs.glob("*/*/checkpoints/step_*")])
+    assert signal_steps(cluster.job, signal.SIGKILL, SLURM_NODEID=1) > 1
+    code, _, err = cluster.finish(process)
+    assert code == 0, err
+    assert "devices: 1 of the 2 that the recipe asks for" in err
+    [result] = runs.glob("*/*/result.json")
+    assert json.loads(result.read_text())["world_size"] == 1
+
+
 def test_the_batch_script_is_what_was_asked_for(project):
     recipe = project.write_recipe()
     written = project.runner(
@@ -255,6 +281,7 @@ def test_the_batch_script_is_what_was_asked_for(project):
         "--nodes=4",
         "--ntasks-per-node=1",
         "--open-mode=append",
+        "--no-kill",
         "--partition=gpu",
         "--signal=TERM@300",
         "--no-requeue",
@@ -262,6 +289,11 @@ def test_the_batch_script_is_what_was_asked_for(project):
     assert "runs='my runs'/slurm-$SLURM_JOB_ID" in written.out
     assert f"command=(run {recipe} --devices 32 --set train.batch_size=32" in written.out
     assert '--nnodes 2:4 --rdzv "$head:$port"' in written.out
+    assert "  --kill-on-bad-exit=0 --wait=0 --no-kill \\\n" in written.out
+    assert 'command=(resume "$run" --devices 32)' in written.out
+    spaced = recipe.rename(recipe.with_name("two words.yaml"))
+    done = project.runner("launch", spaced, "--devices", "2", "--nnodes", "2", "--slurm")
+    assert "#SBATCH --job-name='two words'" in done.out
 
 
 @pytest.mark.parametrize(
@@ -297,3 +329,5 @@ def test_launch_prints_the_command_of_each_machine(project):
     assert "4 devices on 3 machines" in done.err
     done = project.runner("launch", recipe, "--sbatch=--partition=gpu")
     assert "--sbatch is for a batch script: add --slurm" in done.err
+    done = project.runner("launch", recipe, "--rdzv", "a:1")
+    assert "--rdzv has no effect on one machine: add --nnodes N" in done.err

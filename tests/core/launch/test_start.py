@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from runner.contracts import Availability
 from runner.entries import Command
-from runner.errors import DeviceError, UsageError
+from runner.errors import DeviceError, StorageError, UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
+from runner.launch.setup import Launch
 from runner.machines import Machines
 from runner.testing import fake_group
 
 TWO = Machines(count=2, rank=1, host="127.0.0.1", port=29500)
+
+
+def test_runs_that_start_in_one_second_have_logs_of_their_own(plan, tmp_path, monkeypatch):
+    class Clock:
+        now = staticmethod(lambda: datetime(2026, 1, 31, 12))
+
+    monkeypatch.setattr(launch, "datetime", Clock)
+    prepared = Launch(plan=plan, arguments=["run"], folder=tmp_path / "runs", machines=Machines())
+    names = [launch._claim_logs(prepared) for _ in range(3)]
+    assert names == ["20260131-120000", "20260131-120000-1", "20260131-120000-2"]
+    assert all(prepared.logs(name, 0).is_dir() for name in names)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot create .*file.* --runs-dir"):
+        launch._claim_logs(replace(prepared, folder=tmp_path / "file"))
 
 
 def with_framework(plan, **changes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from runner.console import RankConsole
 from runner.entries import Command
 from runner.errors import OtherRankError
 from runner.events import EventLog
-from runner.launch import begin, output, watch
+from runner.launch import begin, output, status, watch
 from runner.launch import start as launch
 from runner.launch.failures import Failure, Failures
 from runner.launch.hung import Sight, find_suspect
@@ -99,6 +101,24 @@ def test_a_launcher_that_does_not_end_is_ended_once_there_is_the_result(outcome_
     assert outcome_of(f"rank(0, MET, DONE, {result!r}); time.sleep(1000)") == {"steps": 3}
 
 
+def test_processes_that_are_done_do_not_hold_up_a_machine_without_rank_0(outcome_of, monkeypatch):
+    monkeypatch.setattr(watch, "LEAVE_S", 0.5)
+    stays = "rank({}, MET, DONE, 'time.sleep(1000)')"
+    assert outcome_of(f"{stays.format(1)}; {stays.format(2)}.wait()") is None
+
+
+def test_a_result_that_never_comes_is_an_error(outcome_of):
+    folder = "from pathlib import Path; status.tell_folder(Path('run'))"
+    with pytest.raises(OtherRankError, match=r"^rank 0 has not told its result within 1 s"):
+        outcome_of(
+            f"""
+            ranks = [rank(number, MET, {folder!r}, DONE) for number in (1, 2)]
+            [process.wait() for process in ranks]
+            """,
+            timeout_s=1.0,
+        )
+
+
 def test_words_before_the_meeting_are_the_error_and_its_status(outcome_of):
     with pytest.raises(OtherRankError, match=r"^no data; what it has printed is in") as caught:
         outcome_of(
@@ -115,6 +135,8 @@ def test_a_launcher_that_fails_on_its_own_is_shown(outcome_of, capsys):
     with pytest.raises(OtherRankError, match=r"ended with status 3 before any process had begun"):
         outcome_of("sys.exit(print('no such option', file=sys.stderr) or 3)", restarts=2)
     assert "no such option" in capsys.readouterr().err
+    [told] = Path("runs").glob("*.launch/failures.jsonl")
+    assert "ended with status 3" in json.loads(told.read_text())["reason"]
 
 
 def test_a_process_that_never_meets_the_others_hangs(outcome_of):
@@ -128,6 +150,22 @@ def test_a_process_that_never_meets_the_others_hangs(outcome_of):
             rendezvous_s=1.0,
         )
     assert "did not help" not in str(caught.value)
+
+
+def test_a_launch_in_which_nothing_begins_hangs(outcome_of):
+    limits = {"timeout_s": 0.5, "rendezvous_s": 0.5}
+    with pytest.raises(OtherRankError, match=r"^no process has begun within 1 s of the launch"):
+        outcome_of("time.sleep(1000)", **limits)
+
+
+def test_a_line_that_a_full_disk_has_cut_is_passed_over(tmp_path):
+    file = tmp_path / "status"
+    file.write_text('{"what": "met", "pro{"what": "met", "process": 1}\n')
+    with file.open("a") as more:
+        more.write('{"what": "done", "process": 2, "rank": 1}\n')
+    [note] = status.read(file)
+    assert (note.what, note.process, note.fields) == ("done", 2, {"rank": 1})
+    assert note.end == file.stat().st_size
 
 
 def test_ends_are_told_in_their_order_with_signal_or_status():
@@ -223,6 +261,7 @@ def test_cores_are_shared_as_neighbours_and_everyone_has_one():
     cores = [0, 1, 4, 5, 6]
     assert [begin.share(cores, rank, 2) for rank in range(2)] == [[0, 1], [4, 5, 6]]
     assert [begin.share([3], rank, 2) for rank in range(2)] == [[3], [3]]
+    assert begin.share(cores, 5, 4) == begin.share(cores, 1, 4) == [1]
 
 
 def test_a_signal_asks_politely_only_while_there_are_processes():
@@ -249,6 +288,19 @@ def test_a_console_shows_what_a_file_gains_and_cuts_no_letter(tmp_path, capsys):
         more.write(text[3:])
     console.copy()
     assert capsys.readouterr().err == "größer\n"
+
+
+def test_a_console_that_is_gone_stops_nothing(tmp_path, monkeypatch):
+    class Gone:
+        def write(self, _text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    console, file = output.Console(), tmp_path / "log"
+    file.write_text("epoch 1\n")
+    console.follow(file)
+    console.copy()
+    RankConsole(1)("warning", {"message": "slow"})
 
 
 def test_hung_says_what_a_process_does():

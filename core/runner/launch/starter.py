@@ -1,0 +1,54 @@
+"""Processes of a run notice that the ``runner`` that has started them was killed.
+
+They stop as if it had been interrupted, and save. A launcher cannot be relied on for this: torchrun
+asks its processes to stop when it is interrupted, msrun kills them.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from runner.launch import status
+from runner.launch.processes import marked
+from runner.signals import SIGNALS
+
+STARTER = "RUNNER_LAUNCH_STARTER"
+"""Number of the process that has started a launcher."""
+
+
+def follow() -> None:
+    """Interrupt this process when who has started its launcher is gone.
+
+    Before the processes have met there is nothing to save, and they, or one that only helps them,
+    may wait for each other: then all of this machine are killed.
+    """
+    starter, path = os.environ.get(STARTER), os.environ.get(status.STATUS)
+    if starter and path:
+        arguments = (int(starter), Path(path))
+        threading.Thread(target=_wait, args=arguments, name="starter", daemon=True).start()
+
+
+def _wait(starter: int, path: Path) -> None:
+    # where a framework handles signals, every thread but one must hold them back
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    with suppress(ProcessLookupError):  # it is gone already
+        descriptor = os.pidfd_open(starter)
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll()
+        os.close(descriptor)
+    try:
+        met = any(note.what == "met" for note in status.read(path))
+    except OSError:  # its folder is gone: it had put things away
+        met = True
+    if not met:
+        mark = f"{status.STATUS}={path}".encode()
+        for process in sorted(marked(frozenset([mark])), key=os.getpid().__eq__):  # this one last
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGINT)
