@@ -84,7 +84,8 @@ class Watch:
         if now < self._next and not told.left:
             return None
         self._next = now + self._period
-        if not told.processes and now >= self._begun + self._before + self._section.timeout_s:
+        to_meet = self._section.rendezvous_s + self._section.timeout_s
+        if not told.processes and now >= self._begun + to_meet:
             return self._none_begins(now), []
         sights = [self._see(process, now) for process in self._of_interest(told)]
         stopped = told.left and any(sight.state in STOPPED for sight in sights)
@@ -109,13 +110,8 @@ class Watch:
         return known or working
 
     def _allowed(self, process: Process) -> float:
-        before = self._before if process.rank is None else 0.0
+        before = self._section.rendezvous_s if process.rank is None else 0.0
         return before + self._section.timeout_s
-
-    @property
-    def _before(self) -> float:
-        """Seconds in which the processes must have met."""
-        return self._section.rendezvous_s
 
     def _none_begins(self, now: float) -> Failure:
         return Failure(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +93,15 @@ class Launched:
         process = self.process(**{fake_group.RANK: rank})
         assert process is not None, f"rank {rank} does not run"
         return process
+
+    def lose(self, process, *ranks: int) -> None:
+        """Kill what has started the processes of a machine, and these, which do not save before."""
+        lost = [self.rank(rank) for rank in ranks]
+        for number in lost:
+            os.kill(number, signal.SIGSTOP)
+        process.kill()
+        for number in lost:
+            os.kill(number, signal.SIGKILL)
 
     def none_left(self) -> bool:
         """Whether none of the processes that were started runs any more."""

@@ -79,7 +79,7 @@ def test_a_signal_to_either_saves_one_checkpoint_on_both(project, launched):
 def test_one_machine_goes_on_without_the_other_where_it_may(project, launched):
     first, second = launched.on_machines(*SLOW, *ONCE, "--json", nnodes="1:2")
     project.wait_for(project.checkpoints)
-    second.kill()
+    launched.lose(second, 2, 3)
     launched.finish(second)
     ended = launched.finish(first)
     assert ended.code == 0, ended.err
@@ -92,7 +92,7 @@ def test_a_machine_whose_devices_do_not_divide_the_batch_is_left_out(project, la
     images = ("--set", "dataset.images=96")
     started = launched.on_machines(*SLOW, *ONCE, *images, "--json", nnodes="2:4")
     project.wait_for(project.checkpoints)
-    started[2].kill()
+    launched.lose(started[2], 2)
     first, second, _, last = (launched.finish(process) for process in started)
     assert (first.code, second.code, last.code) == (0, 0, 4), first.err + last.err
     words = (
