@@ -38,7 +38,7 @@ def begin(plan: Plan) -> None:
     if local_rank is None:  # it is alone, or helps the others to meet
         return
     status.tell_begun(local_rank)
-    starter.follow()
+    starter.follow(recipe.distributed.timeout_s)
     if recipe.distributed.bind_cores:
         processes = status.local_count()
         if processes is None:  # srun may have bound this one already, and a table may name any card

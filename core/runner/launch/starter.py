@@ -10,10 +10,11 @@ import os
 import select
 import signal
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
-from runner.launch import status
+from runner.launch import progress, status
 from runner.launch.processes import marked
 from runner.signals import SIGNALS
 
@@ -21,19 +22,23 @@ STARTER = "RUNNER_LAUNCH_STARTER"
 """Number of the process that has started a launcher."""
 
 
-def follow() -> None:
+def follow(timeout_s: float) -> None:
     """Interrupt this process when who has started its launcher is gone.
 
     Before the processes have met there is nothing to save, and they, or one that only helps them,
     may wait for each other: then all of this machine are killed.
+
+    Args:
+        timeout_s: Seconds without progress after which this process, which nobody else watches any
+            more, is killed.
     """
     starter, path = os.environ.get(STARTER), os.environ.get(status.STATUS)
     if starter and path:
-        arguments = (int(starter), Path(path))
+        arguments = (int(starter), Path(path), timeout_s)
         threading.Thread(target=_wait, args=arguments, name="starter", daemon=True).start()
 
 
-def _wait(starter: int, path: Path) -> None:
+def _wait(starter: int, path: Path, timeout_s: float) -> None:
     # where a framework handles signals, every thread but one must hold them back
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     with suppress(ProcessLookupError):  # it is gone already
@@ -52,3 +57,9 @@ def _wait(starter: int, path: Path) -> None:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGINT)
+    asked = last = time.monotonic()
+    while time.monotonic() < last + timeout_s:
+        time.sleep(min(1.0, timeout_s / 4))
+        seen = progress.look(path, os.getpid())
+        last = max(asked, seen.time) if seen else asked
+    os.kill(os.getpid(), signal.SIGKILL)

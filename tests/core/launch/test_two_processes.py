@@ -106,8 +106,8 @@ def test_ctrl_c_reaches_the_run_once_and_ends_it_the_second_time(project, launch
     assert launched.none_left()
 
 
-def test_nothing_trains_on_when_what_started_it_is_killed(project, launched):
-    process = launched.start(*HANGS)
+def test_a_stuck_process_does_not_outlive_what_started_it(project, launched):
+    process = launched.start(*HANGS, "--set", "distributed.timeout_s=10")
     assert any("hangs" in line for line in process.stderr)
     ranks = [launched.rank(rank) for rank in range(2)]
     process.kill()
