@@ -247,6 +247,10 @@ class Folder:
         """Run a command on both machines to its end."""
         return self.finish(self.start(*arguments))
 
+    def assert_nothing_is_left(self) -> None:
+        """Look for processes on both machines."""
+        assert [machine.processes() for machine in self.machines] == [[], []]
+
     @property
     def run(self) -> Path:
         """The folder of the one run."""
@@ -332,3 +336,22 @@ def make_folder(
         return Folder(all_machines, path, environment)
 
     return make
+
+
+@pytest.fixture
+def folder(
+    make_folder: Callable[..., Folder], machines: Machines, request: pytest.FixtureRequest
+) -> Folder:
+    """Provide a folder with the module's recipe, for two machines that are cleared afterwards."""
+    return make_folder(request.module.RECIPE, **request.module.ENVIRONMENT)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    make_folder: Callable[..., Folder], request: pytest.FixtureRequest
+) -> tuple[Folder, Sequence[Outcome]]:
+    """Provide a folder in which both machines have trained to the end, and what they printed."""
+    folder = make_folder(request.module.RECIPE, **request.module.ENVIRONMENT)
+    outcomes = folder.both("train", "two.yaml", "--json")
+    assert [outcome.code for outcome in outcomes] == [0, 0], [item.err for item in outcomes]
+    return folder, outcomes

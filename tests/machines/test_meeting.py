@@ -39,15 +39,6 @@ server.accept()
 """
 
 
-@pytest.fixture
-def folder(make_folder, machines):
-    return make_folder(RECIPE, **ENVIRONMENT)
-
-
-def assert_nothing_is_left(folder):
-    assert [machine.processes() for machine in folder.machines] == [[], []]
-
-
 def apart(folder, first, second):
     """Run a command on each machine, with arguments of its own; they meet at the same place."""
     meeting = f"{folder.machines[0].address}:{next(folder.ports)}"
@@ -70,7 +61,7 @@ def test_a_machine_that_is_alone_says_who_is_missing(folder, rank, reason):
     [outcome] = folder.finish(folder.start("train", "two.yaml", *SOON, ranks=[rank]))
     assert outcome.code == 4
     assert re.match(reason, outcome.error)
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
     assert not (folder.path / "runs").exists()
 
 
@@ -91,7 +82,7 @@ def test_a_meeting_point_that_is_not_machine_0_is_refused(folder, meeting, first
     assert first in outcomes[0].error
     assert f"machine 1 has not met the others at {meeting}" in outcomes[1].error
     assert second in outcomes[1].error
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
 
 
 def test_a_port_in_use_is_named_with_who_uses_it(folder, machines):
@@ -118,7 +109,7 @@ def test_another_recipe_on_one_machine_is_refused_on_both(folder, change, differ
     for outcome in outcomes:
         assert difference in outcome.error
         assert "rank 1 on machine-1" in outcome.error
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
 
 
 def test_other_data_under_the_same_recipe_are_refused_on_both(folder):
@@ -166,11 +157,11 @@ def test_a_run_folder_that_one_machine_does_not_see_is_refused_on_both(folder, m
         assert "rank 1 on machine-1: " in outcome.error
         assert "expected a file system that all machines share" in outcome.error
     assert not [path for path in runs.glob("two/*/checkpoints/*") if checkpoint.INFO in str(path)]
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
 
 
 def test_two_machines_begin_where_nothing_of_this_is_wrong(folder):
     first, second = folder.both("train", "two.yaml", "--json")
     assert (first.code, second.code) == (0, 0), first.err + second.err
     assert second.out == ""
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()

@@ -30,24 +30,6 @@ checkpoint: {every_steps: 2, keep: 2}
 ENVIRONMENT = {"RUNNER_PLUGINS": "mindspore,data", "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
-def folder(make_folder, machines):
-    return make_folder(RECIPE, **ENVIRONMENT)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(make_folder):
-    """A folder in which a run on two machines has come to its end, and what both have printed."""
-    folder = make_folder(RECIPE, **ENVIRONMENT)
-    outcomes = folder.both("train", "two.yaml")
-    assert [outcome.code for outcome in outcomes] == [0, 0], [item.err for item in outcomes]
-    return folder, outcomes
-
-
-def assert_nothing_is_left(folder):
-    assert [machine.processes() for machine in folder.machines] == [[], []]
-
-
 def test_two_machines_train_together(undisturbed):
     folder, (first, second) = undisturbed
     for rank, outcome in enumerate((first, second)):
@@ -60,7 +42,7 @@ def test_two_machines_train_together(undisturbed):
     assert "epoch" not in second.err
     assert second.out == ""
     assert len(folder.events("epoch.finished")) == 2
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
 
 
 @pytest.mark.slow
@@ -86,7 +68,7 @@ def test_a_killed_rank_is_named_by_both_and_both_start_again(folder, undisturbed
     for outcome in outcomes:
         assert "restart 1 of 1: rank 1 on machine-1 " in outcome.err
     assert folder.last_files() == undisturbed[0].last_files()
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
 
 
 @pytest.mark.slow
@@ -98,9 +80,9 @@ def test_a_cut_cable_is_reported_by_both_and_resume_goes_on(folder, undisturbed)
     for outcome in outcomes:
         assert outcome.code == 1
         assert "continues the run" in outcome.error
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
     folder.machines.join()
     outcomes = folder.both("resume", folder.run)
     assert [outcome.code for outcome in outcomes] == [0, 0], [item.err for item in outcomes]
     assert folder.last_files() == undisturbed[0].last_files()
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()

@@ -32,28 +32,10 @@ distributed: {rendezvous_s: 120}
 ENVIRONMENT = {"RUNNER_PLUGINS": "torch,data", "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
-def folder(make_folder, machines):
-    return make_folder(RECIPE, **ENVIRONMENT)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(make_folder):
-    """A folder in which a run on two machines has come to its end, and what both have printed."""
-    folder = make_folder(RECIPE, **ENVIRONMENT)
-    outcomes = folder.both("train", "two.yaml", "--json")
-    assert [outcome.code for outcome in outcomes] == [0, 0], [item.err for item in outcomes]
-    return folder, outcomes
-
-
-def assert_nothing_is_left(folder):
-    assert [machine.processes() for machine in folder.machines] == [[], []]
-
-
 def assert_as_undisturbed(folder, undisturbed):
     assert folder.last_files() == undisturbed[0].last_files()
     assert json.loads((folder.run / "result.json").read_text("utf-8"))["steps"] == 24
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
 
 
 def test_two_machines_leave_what_one_machine_leaves(undisturbed, make_folder):
@@ -80,7 +62,7 @@ def test_the_machine_of_rank_0_alone_prints_and_writes(undisturbed):
     assert "epoch" not in second.err
     assert len(folder.events("epoch.finished")) == 2
     assert [path.name for path in folder.path.glob("runs/two/*/result.json")] == ["result.json"]
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
 
 
 def test_each_machine_shows_its_command_and_keeps_what_its_rank_prints(undisturbed):
@@ -128,7 +110,7 @@ def test_a_cut_cable_is_reported_in_time_by_both_and_resume_goes_on(folder, undi
     for outcome in outcomes:
         assert outcome.code == 1
         assert "continues the run" in outcome.error
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
     assert not (folder.run / "result.json").exists()
     folder.machines.join()
     outcomes = folder.both("resume", folder.run)
@@ -146,7 +128,7 @@ def test_a_signal_to_one_machine_stops_both_with_one_checkpoint(folder, undistur
     assert first.error.startswith("stopped by signal 15 after step ")
     assert "continue with: runner resume " in first.error
     assert second.error.startswith("stopped by signal 15")
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
     [left] = folder.events("run.interrupted")
     assert folder.checkpoints()[-1].name in left["checkpoint"]
     outcomes = folder.both("resume", folder.run)
@@ -162,7 +144,7 @@ def test_a_signal_to_both_machines_stops_them_with_one_checkpoint(folder):
         process.send_signal(signal.SIGTERM)
     assert [outcome.code for outcome in folder.finish(started)] == [143, 143]
     assert len(folder.events("run.interrupted")) == 1
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
 
 
 @pytest.mark.slow
@@ -191,7 +173,7 @@ def test_where_what_started_a_rank_is_killed_both_save_and_leave(folder, undistu
     first, _ = folder.finish(started)
     assert first.code == 130
     assert "continue with: runner resume " in first.error
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
     outcomes = folder.both("resume", folder.run)
     assert [outcome.code for outcome in outcomes] == [0, 0], [item.err for item in outcomes]
     assert_as_undisturbed(folder, undisturbed)
@@ -216,4 +198,4 @@ def test_one_machine_goes_on_where_one_is_enough(folder):
     assert "device" in outcome.err
     result = json.loads((folder.run / "result.json").read_text("utf-8"))
     assert (result["world_size"], result["steps"]) == (1, 24)
-    assert_nothing_is_left(folder)
+    folder.assert_nothing_is_left()
