@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 def begin(plan: Plan) -> None:
     """Tell which process of its machine this is, and keep it to its cores where the recipe says so.
 
-    From here on it follows who has started it.
-
-    Before the framework is imported, which counts the cores; threads that there are already are
-    kept to the same ones.
+    From here on the process stops when who has started it is killed. The cores are chosen before
+    the framework is imported, which counts them; threads that there are already are kept to the
+    same ones.
 
     Raises:
         DeviceError: The recipe says so, and it is not known which process this is, or of how many.
@@ -60,9 +59,8 @@ def _bind(cores: Sequence[int]) -> None:
 def share(cores: Sequence[int], local_rank: int, processes: int) -> Sequence[int]:
     """Return the cores of one of the processes that share them, at least one and neighbours.
 
-    Where there are more processes than cores, or than were told, some have the same.
+    Where there are more processes than cores, some have the same.
     """
-    place = local_rank % processes
-    first = len(cores) * place // processes
-    end = len(cores) * (place + 1) // processes
+    first = len(cores) * local_rank // processes
+    end = len(cores) * (local_rank + 1) // processes
     return cores[first : max(end, first + 1)]

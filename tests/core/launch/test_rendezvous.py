@@ -93,6 +93,26 @@ def test_a_machine_that_does_not_come_is_named_on_all_others(port):
         assert "--node-rank 2" in error
 
 
+def test_one_that_has_come_early_learns_from_machine_0_who_is_missing(port, monkeypatch):
+    monkeypatch.setattr(host, "CONNECT_S", 1.0)
+    early, found = machines_of(3, port)[1], []
+
+    def come():
+        try:
+            prepare(early, 3.0)
+        except DeviceError as error:
+            found.append(str(error))
+
+    other = threading.Thread(target=come)
+    other.start()
+    time.sleep(2.5)
+    with pytest.raises(DeviceError, match="machine 2 of 3 has not come to"):
+        prepare(machines_of(3, port)[0], 3.0)
+    other.join()
+    [error] = found
+    assert "machine 2 of 3 has not come to" in error
+
+
 def test_a_run_that_may_goes_on_with_those_that_have_come(port):
     found = meet_all(machines_of(4, port, (0, 1, 3), least=2))
     assert [(item.machines.count, item.machines.rank) for item in found] == [(3, 0), (3, 1), (3, 2)]

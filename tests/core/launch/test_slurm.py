@@ -210,17 +210,23 @@ def test_one_task_on_each_machine_needs_no_options(project, cluster):
     assert err.count("launch: ") == 2
 
 
-def test_a_job_that_gives_way_is_queued_again_and_continues_its_run(project, cluster):
-    recipe = project.write_recipe()
+def start_job(project, cluster, *options):
+    """Write a batch script, start it, wait for a checkpoint; return script, process and runs."""
     batch = project.path / "job.sh"
+    recipe = project.write_recipe()
     written = project.runner(
-        *("launch", recipe, "--devices", "4", "--nnodes", "2", "--slurm", "--output", batch),
-        *("--sbatch=--partition=gpu", *SLOW, *SAVES),
+        "launch", recipe, "--slurm", "--output", batch, *options, *SLOW, *SAVES
     )
     assert written.code == 0, written.err
     process = cluster.start("bash", str(batch))
     runs = project.path / "runs" / f"slurm-{cluster.job}"
     project.wait_for(lambda: [*runs.glob("*/*/checkpoints/step_*")])
+    return batch, process, runs
+
+
+def test_a_job_that_gives_way_is_queued_again_and_continues_its_run(project, cluster):
+    options = ("--devices", "4", "--nnodes", "2", "--sbatch=--partition=gpu")
+    batch, process, runs = start_job(project, cluster, *options)
     assert signal_steps(cluster.job, signal.SIGTERM) > 4, "launchers get it as well"
     code, _, err = cluster.finish(process)
     assert code == 143, err
@@ -244,16 +250,8 @@ def test_a_job_that_gives_way_is_queued_again_and_continues_its_run(project, clu
 
 @pytest.mark.slow
 def test_a_job_that_may_goes_on_without_a_node_that_was_lost(project, cluster):
-    recipe = project.write_recipe()
-    batch = project.path / "job.sh"
-    written = project.runner(
-        *("launch", recipe, "--devices", "2", "--nnodes", "1:2", "--slurm", "--output", batch),
-        *("--set", "distributed.restarts=1", *SLOW, *SAVES),
-    )
-    assert written.code == 0, written.err
-    process = cluster.start("bash", str(batch))
-    runs = project.path / "runs" / f"slurm-{cluster.job}"
-    project.wait_for(lambda: [*runs.glob("*/*/checkpoints/step_*")])
+    options = ("--devices", "2", "--nnodes", "1:2", "--set", "distributed.restarts=1")
+    _, process, runs = start_job(project, cluster, *options)
     assert signal_steps(cluster.job, signal.SIGKILL, SLURM_NODEID=1) > 1
     code, _, err = cluster.finish(process)
     assert code == 0, err

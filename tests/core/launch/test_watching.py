@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,14 @@ import pytest
 
 from runner.console import RankConsole
 from runner.entries import Command
-from runner.errors import OtherRankError
+from runner.errors import OtherRankError, StorageError
 from runner.events import EventLog
 from runner.launch import begin, output, status, watch
 from runner.launch import start as launch
 from runner.launch.failures import Failure, Failures
 from runner.launch.hung import Sight, find_suspect
 from runner.launch.processes import GONE, Ends, how_ended, state
+from runner.launch.progress import Progress
 from runner.launch.stopping import Stop, StoppedError
 from runner.launch.told import Process
 
@@ -158,6 +160,22 @@ def test_a_launch_in_which_nothing_begins_hangs(outcome_of):
         outcome_of("time.sleep(1000)", **limits)
 
 
+def test_what_cannot_be_written_before_the_start_is_told_to_all(outcome_of, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(StorageError, match=r"cannot write .*gone.*: No such file or directory"):
+        outcome_of("pass")
+    [told] = Path("runs").glob("*.launch/failures.jsonl")
+    failure = json.loads(told.read_text())
+    assert "cannot write" in failure["reason"]
+    assert (failure["code"], failure["again"]) == (StorageError.exit_code, False)
+
+
+def test_a_process_that_cannot_show_its_progress_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv(status.STATUS, str(tmp_path / "gone" / "status"))
+    with pytest.raises(StorageError, match=r"cannot write .*gone.*; make room .* TMPDIR"):
+        Progress()
+
+
 def test_a_line_that_a_full_disk_has_cut_is_passed_over(tmp_path):
     file = tmp_path / "status"
     file.write_text('{"what": "met", "pro{"what": "met", "process": 1}\n')
@@ -261,7 +279,6 @@ def test_cores_are_shared_as_neighbours_and_everyone_has_one():
     cores = [0, 1, 4, 5, 6]
     assert [begin.share(cores, rank, 2) for rank in range(2)] == [[0, 1], [4, 5, 6]]
     assert [begin.share([3], rank, 2) for rank in range(2)] == [[3], [3]]
-    assert begin.share(cores, 5, 4) == begin.share(cores, 1, 4) == [1]
 
 
 def test_a_signal_asks_politely_only_while_there_are_processes():
