@@ -11,7 +11,7 @@ import pytest
 
 from runner import checkpoint
 
-SLOW = ("--set", "framework.seconds_per_step=0.05")
+SLOW = ("--set", "framework.seconds_per_step=0.1")
 ONCE = ("--set", "distributed.restarts=1")
 
 
@@ -67,12 +67,13 @@ def test_a_signal_to_either_saves_one_checkpoint_on_both(project, launched):
     second.send_signal(signal.SIGHUP)  # as when its terminal is closed
     ended, other = launched.finish(first), launched.finish(second)
     assert (ended.code, other.code) == (128 + signal.SIGHUP, 128 + signal.SIGHUP)
-    for left in (ended, other):
-        [error] = left.errors
-        assert error.startswith("error: stopped by signal 1 after step ")
     [interrupted] = [e for e in project.events() if e["event"] == "run.interrupted"]
     saved = checkpoint.load(project.path / interrupted["checkpoint"])
-    assert saved.info.position.step % 4 == 0  # where losses are logged
+    step = saved.info.position.step
+    assert step % 4 == 0 or step % 5 == 0  # where losses are read: to log them, or to save
+    for left in (ended, other):
+        [error] = left.errors
+        assert error.startswith(f"error: stopped by signal 1 after step {step}")
 
 
 @pytest.mark.slow

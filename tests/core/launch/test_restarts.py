@@ -17,7 +17,7 @@ from runner.errors import DeviceError
 from runner.launch import begin
 from runner.testing import fake_group
 
-SLOW = ("--set", "framework.seconds_per_step=0.05")
+SLOW = ("--set", "framework.seconds_per_step=0.1")
 ONCE = ("--set", "distributed.restarts=1")
 
 

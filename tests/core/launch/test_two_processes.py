@@ -14,7 +14,7 @@ from PIL import Image
 from runner import checkpoint
 from runner.launch.processes import GONE, state
 
-SLOW = ("--set", "framework.seconds_per_step=0.05")
+SLOW = ("--set", "framework.seconds_per_step=0.1")
 HANGS = ("--set", "framework.hang_at_step=7")
 
 
@@ -78,7 +78,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(project, launched, alon
     assert f"continue with: runner resume {folder.relative_to(project.path)}" in error
     [left] = [event for event in project.events() if event["event"] == "run.interrupted"]
     step = checkpoint.load(project.path / left["checkpoint"]).info.position.step
-    assert step % 4 == 0  # where losses are logged
+    assert step % 4 == 0 or step % 5 == 0  # where losses are read: to log them, or to save
     # one process may go on where two have stopped
     outcome = project.runner("resume", folder, "--set", "device.count=1", "--json")
     assert outcome.code == 0, outcome.err
