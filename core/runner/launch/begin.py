@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import DeviceError
-from runner.launch import starter, status
+from runner.launch import stacks, starter, status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def begin(plan: Plan) -> None:
     """Tell which process of its machine this is, and keep it to its cores where the recipe says so.
 
-    From here on the process stops when who has started it is killed. The cores are chosen before
+    From here on the process stops when who has started it is killed, and says where it is when it
+    is asked. The cores are chosen before
     the framework is imported, which counts them; threads that there are already are kept to the
     same ones.
 
@@ -38,6 +39,7 @@ def begin(plan: Plan) -> None:
         return
     status.tell_begun(local_rank)
     starter.follow(recipe.distributed.timeout_s)
+    stacks.show_on_request()
     if recipe.distributed.bind_cores:
         processes = status.local_count()
         if processes is None:  # srun may have bound this one already, and a table may name any card

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-from runner.launch import progress
+from runner.launch import progress, stacks
 from runner.launch.failures import Failure
 from runner.launch.processes import STATES, STOPPED, state, waits_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
     from pathlib import Path
 
+    from runner.launch.stacks import Call
     from runner.launch.told import Process, Told
     from runner.recipe.schema import DistributedSection
 
+STACKS = "stacks.txt"
 WAITS = "waiting"
 """What the activity of a process begins with that waits for others."""
 
@@ -35,6 +38,8 @@ class Sight:
     """The kernel's letter."""
     place: str
     """Where in the kernel it sleeps; "" if that is not known."""
+    calls: Sequence[Call] = ()
+    """Where its main thread is, the innermost first; none if it has not answered."""
 
     def __str__(self) -> str:
         """Describe it in one line."""
@@ -43,12 +48,18 @@ class Sight:
         who = who if process.rank is None else f"rank {process.rank}"
         doing = STATES.get(self.state, self.state) + (f" in {self.place}" if self.place else "")
         activity = f"{self.activity}, " if self.activity else ""
-        return f"{who} (process {process.number}): {activity}{doing}, {self.ago}"
+        calls = f", at {self.calls[0]}" if self.calls else ""
+        return f"{who} (process {process.number}): {activity}{doing}{calls}, {self.ago}"
 
     @property
     def ago(self) -> str:
         """For how long there was no progress."""
         return f"{self.seconds:.0f} s without progress"
+
+    @property
+    def functions(self) -> Sequence[tuple[str, str]]:
+        """Its calls without their lines, which change in one that asks again and again."""
+        return [(call.file, call.function) for call in self.calls]
 
 
 @final
@@ -56,7 +67,13 @@ class Watch:
     """Looks from time to time whether the processes of one attempt make progress."""
 
     def __init__(
-        self, status: Path, section: DistributedSection, local_count: int, *, alone: bool
+        self,
+        status: Path,
+        section: DistributedSection,
+        local_count: int,
+        log_folder: Path,
+        *,
+        alone: bool,
     ) -> None:
         """Prepare to look.
 
@@ -64,11 +81,15 @@ class Watch:
             status: The file that the processes tell in.
             section: Seconds that they may take.
             local_count: How many of them there are.
+            log_folder: Receives the stacks of those that hang.
             alone: Whether there are none on other machines.
         """
         self._status = status
         self._section = section
         self._local_count = local_count
+        self._log = log_folder / STACKS
+        self._stacks: dict[int, str] = {}
+        """Of those that were asked, by process; "" of one that has not answered."""
         self._alone = alone
         self._period = min(1.0, section.timeout_s / 4)
         self._begun = time.monotonic()
@@ -91,7 +112,8 @@ class Watch:
         stopped = told.left and any(sight.state in STOPPED for sight in sights)
         if not stopped and all(sight.seconds < self._allowed(sight.process) for sight in sights):
             return None
-        return self._judge(sights), sorted(sights, key=lambda sight: sight.process.rank or 0)
+        sights = sorted(self._ask(sights), key=lambda sight: sight.process.rank or 0)
+        return self._judge(sights), sights
 
     def marks(self, told: Told) -> int | None:
         """Return the steps of the process that has taken the fewest; ``None`` where none is known.
@@ -132,13 +154,27 @@ class Watch:
             place=waits_in(process.number),
         )
 
+    def _ask(self, sights: Sequence[Sight]) -> list[Sight]:
+        """Add where those are that answer, and keep it beside what they have printed."""
+        able = [sight for sight in sights if sight.state not in STOPPED]
+        new = [s.process.number for s in able if s.process.number not in self._stacks]
+        self._stacks |= dict.fromkeys(new, "") | stacks.ask(self._status, new)
+        told = [(s, text) for s in sights if (text := self._stacks.get(s.process.number))]
+        if told and new:
+            with suppress(OSError):  # the console shows the innermost calls
+                self._log.write_text("\n".join(f"{sight}\n{text}" for sight, text in told))
+        calls = {sight.process.number: stacks.main_thread(text) for sight, text in told}
+        return [replace(sight, calls=calls.get(sight.process.number, ())) for sight in sights]
+
     def _judge(self, sights: Sequence[Sight]) -> Failure:
         suspect = find_suspect(sights)
         if suspect is not None and suspect.process.rank is not None:
             return self._hangs(suspect)
         longest = max(sights, key=lambda sight: sight.seconds)
         place = f" on {longest.process.host}" if longest.process.host else ""
-        failure = Failure(reason=f"the run hangs{place}: {longest.ago}, {self._limit}", words=True)
+        where = f"; where its processes are: {self._log}" if any(self._stacks.values()) else ""
+        reason = f"the run hangs{place}: {longest.ago}, {self._limit}{where}"
+        failure = Failure(reason=reason, words=True)
         if suspect is not None or self._alone:
             return failure
         fewest = min(sight.marks for sight in sights)
@@ -170,14 +206,21 @@ def find_suspect(sights: Sequence[Sight]) -> Sight | None:
     only one that does not say that it waits, or the only one that is not where several others are.
     """
     fewest = min(sight.marks for sight in sights)
-    [(common, times)] = Counter(sight.place for sight in sights).most_common(1)
     for found in (
         [sight for sight in sights if sight.state in STOPPED],
         [sight for sight in sights if sight.process.rank is None],
         [sight for sight in sights if sight.marks == fewest],
         [sight for sight in sights if not sight.activity.startswith(WAITS)],
-        [sight for sight in sights if times > 1 and sight.place != common],
+        _elsewhere(sights, lambda sight: tuple(sight.functions)),
+        _elsewhere(sights, lambda sight: tuple(sight.calls)),
+        _elsewhere(sights, lambda sight: sight.place),
     ):
         if len(found) == 1 and (len(sights) > 1 or found[0].state in STOPPED):
             return found[0]
     return None
+
+
+def _elsewhere(sights: Sequence[Sight], place: Callable[[Sight], Hashable]) -> list[Sight]:
+    """Return those that are not where most are; none if no two are at the same place."""
+    [(common, times)] = Counter(map(place, sights)).most_common(1)
+    return [sight for sight in sights if times > 1 and place(sight) != common]

@@ -88,6 +88,7 @@ class Watcher:
             self._status,
             attempt.section,
             attempt.local_count,
+            attempt.log_folder,
             alone=not attempt.machines.several,
         )
         self._failure: Failure | None = None

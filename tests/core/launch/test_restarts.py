@@ -106,6 +106,24 @@ def test_a_rank_that_hangs_is_named_in_the_time_that_the_recipe_states(project, 
     assert launched.none_left()
 
 
+def test_a_rank_that_hangs_within_a_step_is_named_by_where_it_is(project, launched):
+    stuck = ("--set", "framework.hang_at_step=7", "--set", "framework.on_rank=2")
+    process = launched.start(*stuck, "--set", "distributed.timeout_s=3", devices=4)
+    ended = launched.finish(process)
+    assert ended.code == 1
+    [error] = ended.errors
+    assert error.startswith("error: rank 2 on ")
+    assert "hangs (training, epoch 1 step 5)" in error
+    seen = {line[:6]: line for line in ended.err.splitlines() if "s without progress" in line}
+    assert ", at fake_engine.py:" in seen["rank 2"]
+    assert " in train_step, " in seen["rank 2"]
+    assert ", at fake_group.py:" in seen["rank 3"]
+    [stacks] = project.path.glob("runs/colours/*.launch/attempt_0/stacks.txt")
+    assert [line for line in stacks.read_text().splitlines() if line in seen.values()] == [
+        seen[f"rank {rank}"] for rank in range(4)
+    ]
+
+
 def test_cores_are_not_shared_where_something_else_has_started_the_processes(plan, monkeypatch):
     distributed = replace(plan.recipe.distributed, bind_cores=True)
     plan = replace(plan, recipe=replace(plan.recipe, distributed=distributed))

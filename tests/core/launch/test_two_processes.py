@@ -107,7 +107,7 @@ def test_ctrl_c_reaches_the_run_once_and_ends_it_the_second_time(project, launch
 
 
 def test_a_stuck_process_does_not_outlive_what_started_it(project, launched):
-    process = launched.start(*HANGS, "--set", "distributed.timeout_s=10")
+    process = launched.start(*HANGS, "--set", "distributed.timeout_s=4")
     assert any("hangs" in line for line in process.stderr)
     ranks = [launched.rank(rank) for rank in range(2)]
     process.kill()

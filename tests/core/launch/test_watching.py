@@ -24,6 +24,7 @@ from runner.launch.failures import Failure, Failures
 from runner.launch.hung import Sight, find_suspect
 from runner.launch.processes import GONE, Ends, how_ended, state
 from runner.launch.progress import Progress
+from runner.launch.stacks import Call
 from runner.launch.stopping import Stop, StoppedError
 from runner.launch.told import Process
 
@@ -215,7 +216,15 @@ def test_a_launcher_s_log_tells_what_was_seen_too_late(tmp_path):
 
 def sight(rank, **changes):
     values = {"seconds": 5.0, "marks": 7, "activity": "training", "state": "S", "place": "poll"}
+    values["calls"] = [Call("group.py", "10", "sum")]
     return Sight(process=Process(number=100, since=0.0, rank=rank), **{**values, **changes})
+
+
+def test_one_that_asks_again_and_again_is_not_the_one_that_hangs():
+    waits = sight(0), sight(1, calls=[Call("group.py", "20", "sum")])
+    suspect = find_suspect([*waits, sight(2, calls=[Call("model.py", "10", "forward")])])
+    assert suspect is not None
+    assert suspect.process.rank == 2
 
 
 @pytest.mark.parametrize(
@@ -224,6 +233,9 @@ def sight(rank, **changes):
         ({"state": "T"}, 1),
         ({"marks": 6}, 1),
         ({"place": "nanosleep"}, 1),
+        ({"calls": []}, 1),
+        ({"calls": [Call("group.py", "20", "sum")]}, 1),
+        ({"calls": [Call("model.py", "10", "forward")]}, 1),
         ({}, None),
     ],
 )
@@ -324,5 +336,5 @@ def test_hung_says_what_a_process_does():
     line = str(sight(1, activity="saving step 100", state="D", place="io_schedule"))
     assert line == (
         "rank 1 (process 100): saving step 100, waiting for a disk or a driver in io_schedule, "
-        "5 s without progress"
+        "at group.py:10 in sum, 5 s without progress"
     )

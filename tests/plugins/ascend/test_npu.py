@@ -202,6 +202,7 @@ def test_reduced_precision_computes_in_it_on_the_card(
     assert "amp.GradScaler" not in done["bf16"].record["calls"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_bit_for_bit(done: Mapping[str, Outcome], machine: Machine):
     process = machine.start(*train("killed", "--set", "checkpoint.every_steps=1"))
     saved = "killed/*/*/checkpoints/step_*"

@@ -117,7 +117,7 @@ def test_mindir_is_compiled_once_and_says_what_ran(make_spec, make_engine, folde
     assert predictor.describe() == expected
 
 
-@pytest.mark.parametrize("mode", ["graph", "pynative"])
+@pytest.mark.parametrize("mode", ["graph", pytest.param("pynative", marks=pytest.mark.slow)])
 def test_exporting_does_not_disturb_training(
     make_spec, make_engine, make_tiny, make_batches, folder, mode
 ):

@@ -94,6 +94,7 @@ def torchrun(folder: RecipeFolder, *arguments: str | Path) -> subprocess.Popen[s
     return folder.start_program(*launcher, "-m", "--", "runner", *arguments)
 
 
+@pytest.mark.slow
 def test_torchrun_alone_starts_stops_and_continues_a_run(
     undisturbed: RecipeFolder, make_recipe_folder: Callable[..., RecipeFolder]
 ) -> None:
