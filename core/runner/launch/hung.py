@@ -112,7 +112,7 @@ class Watch:
         stopped = told.left and any(sight.state in STOPPED for sight in sights)
         if not stopped and all(sight.seconds < self._allowed(sight.process) for sight in sights):
             return None
-        sights = sorted(self._ask(sights), key=lambda sight: sight.process.rank or 0)
+        sights = self._ask(sorted(sights, key=lambda sight: sight.process.rank or 0))
         return self._judge(sights), sights
 
     def marks(self, told: Told) -> int | None:
@@ -154,23 +154,25 @@ class Watch:
             place=waits_in(process.number),
         )
 
-    def _ask(self, sights: Sequence[Sight]) -> list[Sight]:
+    def _ask(self, sights: list[Sight]) -> list[Sight]:
         """Add where those are that answer, and keep it beside what they have printed."""
-        able = [sight for sight in sights if sight.state not in STOPPED]
-        new = [s.process.number for s in able if s.process.number not in self._stacks]
+        able = [sight.process.number for sight in sights if sight.state not in STOPPED]
+        new = [process for process in able if process not in self._stacks]
         self._stacks |= dict.fromkeys(new, "") | stacks.ask(self._status, new)
-        told = [(s, text) for s in sights if (text := self._stacks.get(s.process.number))]
-        if told and new:
+        texts = [self._stacks.get(sight.process.number, "") for sight in sights]
+        calls = map(stacks.main_thread, texts)
+        sights = [replace(sight, calls=own) for sight, own in zip(sights, calls, strict=True)]
+        if new and any(texts):
+            told = zip(sights, texts, strict=True)
             with suppress(OSError):  # the console shows the innermost calls
                 self._log.write_text("\n".join(f"{sight}\n{text}" for sight, text in told))
-        calls = {sight.process.number: stacks.main_thread(text) for sight, text in told}
-        return [replace(sight, calls=calls.get(sight.process.number, ())) for sight in sights]
+        return sights
 
     def _judge(self, sights: Sequence[Sight]) -> Failure:
         suspect = find_suspect(sights)
-        if suspect is not None and suspect.process.rank is not None:
-            return self._hangs(suspect)
         longest = max(sights, key=lambda sight: sight.seconds)
+        if suspect is not None and suspect.process.rank is not None:
+            return self._hangs(suspect, longest)
         place = f" on {longest.process.host}" if longest.process.host else ""
         where = f"; where its processes are: {self._log}" if any(self._stacks.values()) else ""
         reason = f"the run hangs{place}: {longest.ago}, {self._limit}{where}"
@@ -179,19 +181,22 @@ class Watch:
             return failure
         fewest = min(sight.marks for sight in sights)
         behind = [sight for sight in sights if sight.marks == fewest]
-        hangs = self._hangs(behind[0]) if len(behind) == 1 else None
+        hangs = self._hangs(behind[0], longest) if len(behind) == 1 else None
         return replace(failure, follows=True, marks=fewest, hangs=hangs)
 
     @property
     def _limit(self) -> str:
         return f"distributed.timeout_s allows {self._section.timeout_s:g} s"
 
-    def _hangs(self, suspect: Sight) -> Failure:
+    def _hangs(self, suspect: Sight, longest: Sight) -> Failure:
         process = suspect.process
+        since = suspect.ago
+        if suspect.seconds < self._allowed(process) < longest.seconds:
+            since = f"{longest.seconds:.0f} s that others have waited"
         doing = f" ({suspect.activity})" if suspect.activity else ""
         stopped = " and is stopped" if suspect.state in STOPPED else ""
         return Failure(
-            reason=f"hangs{doing}{stopped}: {suspect.ago}, {self._limit}",
+            reason=f"hangs{doing}{stopped}: {since}, {self._limit}",
             rank=process.rank,
             host=process.host,
             log=str(process.log) if process.log else None,

@@ -89,7 +89,9 @@ def ask(status: Path, processes: Iterable[int]) -> dict[int, str]:
 
 
 def main_thread(answer: str) -> Sequence[Call]:
-    """Return the calls of the main thread, the innermost first."""
+    """Return the calls of the main thread, the innermost first; none of an empty answer."""
+    if not answer:
+        return []
     first, *threads = re.split(r"\n(?=(?:Current thread|Thread) 0x)", answer)
     own = [text for text in threads if first.split()[2] in text.partition("(")[0].split()]
     lines = own[0].splitlines() if own else []
