@@ -26,7 +26,7 @@ test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' -rs
 
 test-slow: $(VENV)/.vision-runner
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow -rs
 
 check: $(VENV)/.vision-runner
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -82,6 +83,22 @@ def test_each_machine_shows_its_command_and_keeps_what_its_rank_prints(undisturb
         [printed] = logs.glob("**/0/stderr.log")
         assert ("epoch 2/2" in printed.read_text("utf-8")) == (rank == 0)
         assert (logs / "launcher.log").exists()
+
+
+@pytest.mark.slow
+def test_a_machine_that_loses_its_power_is_named_within_two_minutes(folder):
+    """Nobody is told: what it would send when its processes end is lost."""
+    first, _ = folder.start("train", "two.yaml", "--set", "train.epochs=1000")
+    folder.wait_for_checkpoint(first)
+    folder.machines.cut()
+    folder.machines[1].clear()
+    begun = time.monotonic()
+    [outcome] = folder.finish([first])
+    assert time.monotonic() - begun < 120  # where exchanges may take half an hour
+    assert outcome.code == 1
+    assert outcome.error.startswith("machine 1 (machine-1) has given no sign of life for ")
+    assert "continues the run" in outcome.error
+    folder.assert_nothing_is_left()
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from runner.errors import (
     StorageError,
 )
 from runner.launch import cards, fewer, rendezvous
+from runner.launch.alive import MISSED_S, Life
 from runner.launch.command import line
 from runner.launch.failures import FILE, Failure, Failures
 from runner.launch.host import NotNeededError
@@ -102,11 +103,12 @@ class Attempts:
                 raise
             except DeviceError as error:
                 raise DeviceError("; ".join([str(error), *self._advice()])) from error
-            ended = self._watch(attempt)
-            failure = ended.failure or self._failure_elsewhere(attempt, ended.told)
-            if failure is None:
-                return ended.told.result
-            failure = self._first(attempt, failure)
+            with attempt.life:
+                ended = self._watch(attempt)
+                failure = ended.failure or self._failure_elsewhere(attempt, ended.told)
+                if failure is None:
+                    return ended.told.result
+                failure = self._first(attempt, failure)
             self._note(ended)
             if self._stop.number is not None or not failure.again:
                 self._give_up(failure, ended)
@@ -121,12 +123,13 @@ class Attempts:
         meeting = self._meet(waits)
         launch, leader = self._launch, meeting.told[0]
         logs = launch.logs(leader["stamp"], launch.machines.rank) / f"attempt_{self._number}"
-        file = launch.logs(leader["stamp"], 0) / FILE
-        failures = Failures(file, leader["name"], launch.machines.rank)
+        shared = launch.logs(leader["stamp"], 0)
+        failures = Failures(shared / FILE, leader["name"], launch.machines.rank)
+        life = Life(shared, leader["name"], meeting.machines, launch.machines.rank)
         with _told_to(failures):
-            return self._prepared(meeting, logs, failures)
+            return self._prepared(meeting, logs, failures, life)
 
-    def _prepared(self, meeting: Meeting, logs: Path, failures: Failures) -> Attempt:
+    def _prepared(self, meeting: Meeting, logs: Path, failures: Failures, life: Life) -> Attempt:
         launch, machines = self._launch, meeting.machines
         plan = launch.plan_with(meeting.devices * machines.count)
         asked, found = launch.plan.recipe.device.count, plan.recipe.device.count
@@ -144,6 +147,7 @@ class Attempts:
             local_count=local_count,
             log_folder=logs,
             failures=failures,
+            life=life,
         )
 
     def _meet(self, waits: float) -> Meeting:
@@ -192,7 +196,7 @@ class Attempts:
         result = RunDir(self._folder).result
         deadline = time.monotonic() + self._section.timeout_s
         while not result.exists() and time.monotonic() < deadline:
-            if found := attempt.failures.of_others():
+            if found := attempt.failures.of_others() or attempt.life.lost():
                 return found
             time.sleep(LOOK_S)
         if result.exists():
@@ -211,7 +215,8 @@ class Attempts:
         deadline = time.monotonic() + SETTLE_S
         while (found := attempt.failures.first()) is None:
             if time.monotonic() > deadline:
-                return attempt.failures.furthest_behind() or failure
+                missed = attempt.life.lost(MISSED_S)
+                return attempt.failures.furthest_behind() or missed or failure
             time.sleep(LOOK_S)
         return found
 

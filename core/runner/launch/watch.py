@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from runner.entries import Command
     from runner.events import EventLog
+    from runner.launch.alive import Life
     from runner.launch.failures import Failures
     from runner.launch.stopping import Stop
     from runner.launch.told import Process
@@ -50,6 +51,8 @@ class Attempt:
     log_folder: Path
     """Exists; receives what the launcher prints."""
     failures: Failures
+    life: Life
+    """Entered; notices when another machine is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,12 +215,15 @@ class Watcher:
     def _ask_other_machines(self) -> None:
         """Learn whether something has failed there, which the processes here may wait for."""
         now = time.monotonic()
+        lost = self._attempt.life.lost()
         if not self._attempt.machines.several or self._deadline or now < self._next_file:
             return
         self._next_file = now + FILE_S
         self._elsewhere = self._attempt.failures.of_others()
         if self._elsewhere:
             self._deadline = now + LOST_S
+        elif lost:
+            self._fail(lost, LOST_S)
 
     def _copy(self, *, at_the_end: bool = False) -> None:
         """Print what the first process of this machine prints."""
