@@ -170,7 +170,8 @@ def test_a_further_attempt_goes_on_in_the_folder_of_the_first(project, start):
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_begins_again(project):
-    process = project.start("run", project.write_recipe(), *SLOW)
+    slow = ("--set", "framework.seconds_per_step=0.2")
+    process = project.start("run", project.write_recipe(), *slow)
     project.wait_for(lambda: list(project.path.glob("runs/*/*/events.jsonl")))
     process.kill()
     process.communicate(timeout=150)

@@ -134,7 +134,7 @@ class Machines:
         self.join()
 
     @staticmethod
-    def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    def wait_for(condition: Callable[[], object], seconds: float = 250) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"nothing happened in {seconds} s"

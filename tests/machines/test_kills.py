@@ -104,10 +104,10 @@ def test_ten_kills_of_a_rank_at_random_moments_change_nothing(framework, tmp_pat
     assert process.returncode == 0, err
     seconds = time.monotonic() - begun
     lost = 0
-    for _ in range(10):
+    while lost < 10:
         seed = random.randrange(10**6)
         chosen = random.Random(seed)
-        rank, moment = chosen.randrange(2), chosen.uniform(0, seconds)
+        rank, moment = chosen.randrange(2), chosen.uniform(0, 0.7 * seconds)
         print(f"{framework}, seed {seed}: kill of rank {rank} after {moment:.2f} s")
         (folder := tmp_path / str(seed)).mkdir()
         process = start(folder, framework)
@@ -119,5 +119,4 @@ def test_ten_kills_of_a_rank_at_random_moments_change_nothing(framework, tmp_pat
         assert last_files(folder) == last_files(undisturbed), err
         assert len(list(folder.glob("runs/two/*/result.json"))) == 1
         assert not processes(folder)
-        lost += "restart 1 of 3: " in err
-    assert lost >= 5, "most of the kills came too late"
+        lost += "restart 1 of 3: " in err  # else the run was over before its moment came

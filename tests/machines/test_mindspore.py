@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("mindspore")
 
+pytestmark = pytest.mark.timeout(900)
+
 RECIPE = """
 summary: Two machines
 framework: mindspore

@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.timeout(900)
+
 RECIPE = """
 summary: Two machines
 framework: torch

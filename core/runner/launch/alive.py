@@ -25,7 +25,7 @@ RENEW_S = 5.0
 LOST_S = 60.0
 """Time without a sign after which a machine is gone. A network file system may show a little later
 what has changed, and a machine may stand still for a while."""
-MISSED_S = 20.0
+MISSED_S = 2 * RENEW_S
 """The same where it is known that some process was lost, and not which."""
 
 
@@ -81,7 +81,7 @@ class Life:
                 quiet = quiet + min(passed, 2 * RENEW_S) if shown == before else 0.0
                 self._seen[place] = (shown, quiet)
         for shown, quiet in self._seen.values():
-            if shown and quiet > seconds:
+            if shown and quiet >= seconds:
                 return self._failure(shown, quiet)
         return None
 

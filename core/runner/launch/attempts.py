@@ -212,11 +212,12 @@ class Attempts:
         """Return what has failed first, on whichever machine."""
         if failure.agreed or not attempt.machines.several:
             return failure
+        if failure.follows and (missed := attempt.life.lost(MISSED_S)):
+            attempt.failures.write(missed)
         deadline = time.monotonic() + SETTLE_S
         while (found := attempt.failures.first()) is None:
             if time.monotonic() > deadline:
-                missed = attempt.life.lost(MISSED_S)
-                return attempt.failures.furthest_behind() or missed or failure
+                return attempt.failures.furthest_behind() or failure
             time.sleep(LOOK_S)
         return found
 

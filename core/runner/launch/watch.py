@@ -133,6 +133,8 @@ class Watcher:
         owing = {number for number, process in told.processes.items() if told.owes(process)}
         codes = self._ends.wait(owing, wait_s)
         left = told.update()
+        if any(own_words(process).follows for process in left):
+            codes |= self._ends.wait(owing, 0.0)  # what it follows from may just have come
         self._note(left, {told.processes[number]: code for number, code in codes.items()})
         if early:
             self._fail(self._early_end(early), LOST_S)

@@ -44,6 +44,8 @@ HELPER = "helper"
 TIMEOUT_S = 60.0
 """Time in which the processes must have met."""
 RETRY_S = 0.02
+LEAVE_S = 3.0
+"""Time in which the others may end when one has failed, as they may be about to do."""
 GONE = "a process of the group is gone, or does not answer"
 
 
@@ -187,10 +189,12 @@ def main() -> int:
     """Start the processes; when one fails, kill the others. Signals do to it what they do."""
     with tempfile.TemporaryDirectory(prefix="fake-group-") as folder, ExitStack() as stack:
         children = _start(int(sys.argv[1]), sys.argv[2:], Path(folder), stack)
+        failed = 0.0
         try:
             while None in [child.poll() for child in children]:
                 if any(child.returncode for child in children):
-                    time.sleep(1)  # the others may be about to fail as well
+                    failed = failed or time.monotonic()
+                if failed and time.monotonic() > failed + LEAVE_S:
                     return 1
                 time.sleep(0.05)
             return int(any(child.returncode for child in children))

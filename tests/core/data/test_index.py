@@ -422,7 +422,7 @@ def test_a_run_tells_how_its_images_were_found(project: Any, tmp_path: Path, kep
     for source in ("listed", "cached"):
         outcome = project.run("--set", data, "--set", "train.epochs=1", "--runs-dir", source)
         assert outcome.code == 0, outcome.err
-        assert f"train: 16 images {source} in 0." in outcome.err
+        assert f"train: 16 images {source} in " in outcome.err
         [folder] = (project.path / source).glob("*/*")
         told = [event for event in project.events(folder) if event["event"] == "data.indexed"]
         assert [(event["split"], event["source"]) for event in told] == [

@@ -324,7 +324,7 @@ def test_batches_are_read_ahead_but_not_far() -> None:
     batches = reader.eval_batches(4)
     next(batches)
     deadline = threading.Event()
-    for _ in range(100):
+    for _ in range(1000):
         if len(dataset.reads) == 12:
             break
         deadline.wait(0.02)

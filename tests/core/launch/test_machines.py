@@ -31,7 +31,7 @@ def test_both_start_again_and_end_with_the_weights_of_one_process(project, launc
 
 
 def test_a_rank_that_hangs_on_the_other_machine_is_named_on_both(project, launched):
-    first, second = launched.on_machines(*SLOW, "--set", "distributed.timeout_s=3")
+    first, second = launched.on_machines(*SLOW, "--set", "distributed.timeout_s=5")
     project.wait_for(project.checkpoints)
     os.kill(launched.rank(2), signal.SIGSTOP)
     for ended in (launched.finish(first), launched.finish(second)):
@@ -44,7 +44,7 @@ def test_a_rank_that_hangs_on_the_other_machine_is_named_on_both(project, launch
 
 
 def test_where_all_processes_only_wait_the_machine_that_is_behind_is_named(project, launched):
-    hangs = ("--set", "dataset.hang_at_image=50", "--set", "distributed.timeout_s=3")
+    hangs = ("--set", "dataset.hang_at_image=50", "--set", "distributed.timeout_s=5")
     started = launched.on_machines(*SLOW, *hangs, devices=2)
     outcomes = [launched.finish(process) for process in started]
     [log] = [

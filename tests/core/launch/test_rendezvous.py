@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 
 import pytest
@@ -29,7 +29,7 @@ def port() -> int:
 def impatient(monkeypatch):
     monkeypatch.setattr(host, "RETRY_S", 0.02)
     monkeypatch.setattr(host, "FREED_S", 0.1)
-    monkeypatch.setattr(host, "LAST_CALL_S", 0.3)
+    monkeypatch.setattr(host, "LAST_CALL_S", 1.0)
     monkeypatch.setattr(host, "CONNECT_S", 2.0)
 
 
@@ -87,9 +87,9 @@ def test_one_machine_meets_nobody():
 
 
 def test_a_machine_that_does_not_come_is_named_on_all_others(port):
-    found = meet_all(machines_of(3, port, (0, 1)), seconds=0.5)
+    found = meet_all(machines_of(3, port, (0, 1)), seconds=2.0)
     for error in found:
-        assert f"machine 2 of 3 has not come to 127.0.0.1:{port} within 0.5 s" in error
+        assert f"machine 2 of 3 has not come to 127.0.0.1:{port} within 2 s" in error
         assert "--node-rank 2" in error
 
 
@@ -105,7 +105,7 @@ def test_one_that_has_come_early_learns_from_machine_0_who_is_missing(port, monk
 
     other = threading.Thread(target=come)
     other.start()
-    time.sleep(2.5)
+    time.sleep(1.5)
     with pytest.raises(DeviceError, match="machine 2 of 3 has not come to"):
         prepare(machines_of(3, port)[0], 3.0)
     other.join()
@@ -170,7 +170,8 @@ def test_who_comes_by_does_not_disturb(port):
             with socket.socket() as other:
                 other.settimeout(1.0)
                 if other.connect_ex(("127.0.0.1", port)) == 0:
-                    other.send(b"GET / HTTP/1.0\r\n\r\n")
+                    with suppress(OSError):  # they have met
+                        other.send(b"GET / HTTP/1.0\r\n\r\n")
             time.sleep(0.01)
 
     stranger = threading.Thread(target=disturb)

@@ -237,7 +237,7 @@ def wait_in_vain() -> None:
     import conftest
 
     device = open_cpu(CpuOptions())
-    group = join(device, 3)
+    group = join(device, 10)
     [batch] = conftest._make_batches(1, images=4, size=8)
     model = conftest.tiny_entry(norm=False)
     trained = Trained(conftest._make_spec, model, device, group)
