@@ -19,9 +19,8 @@ def begin(plan: Plan) -> None:
     """Tell which process of its machine this is, and keep it to its cores where the recipe says so.
 
     From here on the process stops when who has started it is killed, and says where it is when it
-    is asked. The cores are chosen before
-    the framework is imported, which counts them; threads that there are already are kept to the
-    same ones.
+    is asked. The cores are chosen before the framework is imported, which counts them; threads that
+    there are already are kept to the same ones.
 
     Raises:
         DeviceError: The recipe says so, and it is not known which process this is, or of how many.
