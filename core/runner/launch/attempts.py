@@ -25,7 +25,7 @@ from runner.errors import (
     StorageError,
 )
 from runner.launch import cards, fewer, rendezvous
-from runner.launch.alive import MISSED_S, Life
+from runner.launch.alive import SIGN, Life
 from runner.launch.command import line
 from runner.launch.failures import FILE, Failure, Failures
 from runner.launch.host import NotNeededError
@@ -125,7 +125,13 @@ class Attempts:
         logs = launch.logs(leader["stamp"], launch.machines.rank) / f"attempt_{self._number}"
         shared = launch.logs(leader["stamp"], 0)
         failures = Failures(shared / FILE, leader["name"], launch.machines.rank)
-        life = Life(shared, leader["name"], meeting.machines, launch.machines.rank)
+        life = Life(
+            shared,
+            leader["name"],
+            meeting.machines,
+            launch.machines.rank,
+            self._section.machine_timeout_s,
+        )
         with _told_to(failures):
             return self._prepared(meeting, logs, failures, life)
 
@@ -141,7 +147,11 @@ class Attempts:
         local_count = machines.share(plan.recipe.device.count)
         return Attempt(
             command=command,
-            environment={**self._environment(), LOCAL_COUNT: str(local_count)},
+            environment={
+                **self._environment(),
+                LOCAL_COUNT: str(local_count),
+                SIGN: str(life.sign.absolute()),
+            },
             section=self._section,
             machines=machines,
             local_count=local_count,
@@ -212,7 +222,7 @@ class Attempts:
         """Return what has failed first, on whichever machine."""
         if failure.agreed or not attempt.machines.several:
             return failure
-        if failure.follows and (missed := attempt.life.lost(MISSED_S)):
+        if failure.follows and (missed := attempt.life.missed()):
             attempt.failures.write(missed)
         deadline = time.monotonic() + SETTLE_S
         while (found := attempt.failures.first()) is None:

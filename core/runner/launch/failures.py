@@ -58,6 +58,8 @@ class Failure:
     the others wait for."""
     hangs: Failure | None = None
     """What has happened first, if that process is behind those of all other machines."""
+    differs: bool = False
+    """Whether it is elsewhere in its program than the others of its machine."""
 
     def __str__(self) -> str:
         """Say which process has failed, and why."""
@@ -113,7 +115,9 @@ class Failures:
         told = {machine: found for machine, found in self._read() if found.marks is not None}
         marks = [found.marks for found in told.values() if found.marks is not None]
         behind = [found for found in told.values() if found.marks == min(marks)]
-        return behind[0].hangs if len(told) > len(behind) == 1 else None
+        if len(told) > 1 < len(behind):  # as many steps: where one alone has one that differs
+            behind = [found for found in behind if found.differs]
+        return behind[0].hangs if len(told) > 1 == len(behind) else None
 
     def _read(self) -> Iterator[tuple[int, Failure]]:
         try:

@@ -165,11 +165,16 @@ class Watch:
         if new and any(texts):
             told = zip(sights, texts, strict=True)
             with suppress(OSError):  # the console shows the innermost calls
-                self._log.write_text("\n".join(f"{sight}\n{text}" for sight, text in told))
+                self._log.write_text(
+                    "\n".join(f"{sight}\n{text}" for sight, text in told), encoding="utf-8"
+                )
         return sights
 
     def _judge(self, sights: Sequence[Sight]) -> Failure:
         suspect = find_suspect(sights)
+        elsewhere = find_elsewhere(sights)
+        if self._alone:
+            suspect = suspect or elsewhere
         longest = max(sights, key=lambda sight: sight.seconds)
         if suspect is not None and suspect.process.rank is not None:
             return self._hangs(suspect, longest)
@@ -179,10 +184,12 @@ class Watch:
         failure = Failure(reason=reason, words=True)
         if suspect is not None or self._alone:
             return failure
+        # Of several machines one may have none that hangs, and one that differs a moment only.
         fewest = min(sight.marks for sight in sights)
-        behind = [sight for sight in sights if sight.marks == fewest]
-        hangs = self._hangs(behind[0], longest) if len(behind) == 1 else None
-        return replace(failure, follows=True, marks=fewest, hangs=hangs)
+        found = elsewhere or (sights[0] if len(sights) == 1 else None)
+        hangs = self._hangs(found, longest) if found else None
+        differs = elsewhere is not None
+        return replace(failure, follows=True, marks=fewest, hangs=hangs, differs=differs)
 
     @property
     def _limit(self) -> str:
@@ -207,8 +214,8 @@ class Watch:
 def find_suspect(sights: Sequence[Sight]) -> Sight | None:
     """Return the one process that the others wait for; ``None`` if nothing tells which it is.
 
-    It is one that was stopped, has not met the others, has come less far than all of them, is the
-    only one that does not say that it waits, or the only one that is not where several others are.
+    It is one that was stopped, has not met the others, has come less far than all of them, or is
+    the only one that does not say that it waits.
     """
     fewest = min(sight.marks for sight in sights)
     for found in (
@@ -216,16 +223,22 @@ def find_suspect(sights: Sequence[Sight]) -> Sight | None:
         [sight for sight in sights if sight.process.rank is None],
         [sight for sight in sights if sight.marks == fewest],
         [sight for sight in sights if not sight.activity.startswith(WAITS)],
-        _elsewhere(sights, lambda sight: tuple(sight.functions)),
-        _elsewhere(sights, lambda sight: tuple(sight.calls)),
-        _elsewhere(sights, lambda sight: sight.place),
     ):
         if len(found) == 1 and (len(sights) > 1 or found[0].state in STOPPED):
             return found[0]
     return None
 
 
-def _elsewhere(sights: Sequence[Sight], place: Callable[[Sight], Hashable]) -> list[Sight]:
-    """Return those that are not where most are; none if no two are at the same place."""
-    [(common, times)] = Counter(map(place, sights)).most_common(1)
-    return [sight for sight in sights if times > 1 and place(sight) != common]
+def find_elsewhere(sights: Sequence[Sight]) -> Sight | None:
+    """Return the only process that is not where all others are; ``None`` if there is none."""
+    places: Sequence[Callable[[Sight], Hashable]] = (
+        lambda sight: tuple(sight.functions),
+        lambda sight: sight.place,
+    )
+    for place in places:
+        known = [sight for sight in sights if place(sight)]
+        common = Counter(map(place, known)).most_common(1)
+        if common and common[0][1] == len(known) - 1 > 1:
+            [found] = [sight for sight in known if place(sight) != common[0][0]]
+            return found
+    return None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 ASK = signal.SIGUSR2
-ANSWER_S = 2.0
+ANSWER_S = 5.0
 """Time in which a process answers, unless the kernel holds it."""
 LOOK_S = 0.25
 """An answer that has not grown for so long is complete: nothing marks its end."""

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from runner.launch import progress, status
+from runner.launch import alive, progress, status
 from runner.launch.processes import marked
 from runner.signals import SIGNALS
 
@@ -51,6 +51,7 @@ def _wait(starter: int, path: Path, timeout_s: float) -> None:
         met = any(note.what == "met" for note in status.read(path))
     except OSError:  # its folder is gone: it had put things away
         met = True
+    alive.forget()
     if not met:
         mark = f"{status.STATUS}={path}".encode()
         for process in sorted(marked(frozenset([mark])), key=os.getpid().__eq__):  # this one last

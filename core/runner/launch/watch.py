@@ -112,6 +112,7 @@ class Watcher:
         environment = {**self._attempt.environment, **own}
         with (self._attempt.log_folder / LAUNCHER_LOG).open("ab") as log:
             launcher = processes.start(self._attempt.command, environment, log)
+        self._attempt.life.begin()
         try:
             with self._ends:
                 while (code := launcher.poll()) is None:
@@ -133,8 +134,6 @@ class Watcher:
         owing = {number for number, process in told.processes.items() if told.owes(process)}
         codes = self._ends.wait(owing, wait_s)
         left = told.update()
-        if any(own_words(process).follows for process in left):
-            codes |= self._ends.wait(owing, 0.0)  # what it follows from may just have come
         self._note(left, {told.processes[number]: code for number, code in codes.items()})
         if early:
             self._fail(self._early_end(early), LOST_S)
@@ -217,14 +216,13 @@ class Watcher:
     def _ask_other_machines(self) -> None:
         """Learn whether something has failed there, which the processes here may wait for."""
         now = time.monotonic()
-        lost = self._attempt.life.lost()
         if not self._attempt.machines.several or self._deadline or now < self._next_file:
             return
         self._next_file = now + FILE_S
         self._elsewhere = self._attempt.failures.of_others()
         if self._elsewhere:
             self._deadline = now + LOST_S
-        elif lost:
+        elif not self._is_done() and (lost := self._attempt.life.lost()):
             self._fail(lost, LOST_S)
 
     def _copy(self, *, at_the_end: bool = False) -> None:
@@ -272,11 +270,15 @@ class Watcher:
         )
         return Ended(told=told, failure=failure, shown=shown)
 
+    def _is_done(self) -> bool:
+        """Say whether the other machines no longer need the processes here, and so each other."""
+        ranks = self._told.ranks
+        all_here = len(ranks) == self._attempt.local_count
+        return all_here and all(process.done for process in ranks.values())
+
     def _is_done_elsewhere(self) -> bool:
         """Say whether the processes here are done, and the result comes from another machine."""
-        ranks = self._told.ranks
-        all_here = len(ranks) == self._attempt.local_count and 0 not in ranks
-        return all_here and all(process.done for process in ranks.values())
+        return 0 not in self._told.ranks and self._is_done()
 
     def _explained(self) -> Failure | None:
         """Return the failure, with what the launcher says of a process whose end came too fast."""

@@ -235,6 +235,9 @@ class DistributedSection:
     than compiling, a checkpoint or an exchange takes."""
     rendezvous_s: Annotated[float, Gt(0)] = 600.0
     """Seconds in which the processes of all machines must have met."""
+    machine_timeout_s: Annotated[float, Gt(0)] = 60.0
+    """Seconds without a sign of life after which a machine is lost; more than a shared file system
+    takes to show on one machine what another has written."""
     restarts: Annotated[int, Ge(0)] = 0
     """Times that the processes are started again, from the last checkpoint, after one of them was
     lost: it was killed, crashed or hung, or its machine is gone."""

@@ -11,6 +11,7 @@ import tempfile
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from runner.events import EventLog
 from runner.launch import begin, output, status, watch
 from runner.launch import start as launch
 from runner.launch.failures import Failure, Failures
-from runner.launch.hung import Sight, find_suspect
+from runner.launch.hung import Sight, find_elsewhere, find_suspect
 from runner.launch.processes import GONE, Ends, how_ended, state
 from runner.launch.progress import Progress
 from runner.launch.stacks import Call
@@ -221,11 +222,30 @@ def sight(rank, **changes):
     return Sight(process=Process(number=100, since=0.0, rank=rank), **{**values, **changes})
 
 
-def test_one_that_asks_again_and_again_is_not_the_one_that_hangs():
-    waits = sight(0), sight(1, calls=[Call("group.py", "20", "sum")])
-    suspect = find_suspect([*waits, sight(2, calls=[Call("model.py", "10", "forward")])])
-    assert suspect is not None
-    assert suspect.process.rank == 2
+FORWARD = {"calls": [Call("model.py", "10", "forward")]}
+AGAIN = {"calls": [Call("group.py", "20", "sum")]}
+SILENT: dict[str, Any] = {"calls": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (({}, FORWARD, {}), 1),
+        (({}, AGAIN, {}), None),  # one that asks again and again waits
+        (({}, {"place": "nanosleep"}, {}), 1),
+        (({}, FORWARD, FORWARD, {}), None),
+        (({}, AGAIN, FORWARD), 2),
+        (({}, {}, SILENT), None),  # who does not answer is nowhere
+        ((SILENT, FORWARD, SILENT), None),
+        (({}, FORWARD, SILENT), None),
+        (({}, {}, {}), None),
+        (({}, FORWARD), None),
+        (({},), None),
+    ],
+)
+def test_one_that_is_elsewhere_in_its_program_is_found_among_several(changes, found):
+    suspect = find_elsewhere([sight(rank, **own) for rank, own in enumerate(changes)])
+    assert (suspect.process.rank if suspect else None) == found
 
 
 @pytest.mark.parametrize(
@@ -233,10 +253,6 @@ def test_one_that_asks_again_and_again_is_not_the_one_that_hangs():
     [
         ({"state": "T"}, 1),
         ({"marks": 6}, 1),
-        ({"place": "nanosleep"}, 1),
-        ({"calls": []}, 1),
-        ({"calls": [Call("group.py", "20", "sum")]}, 1),
-        ({"calls": [Call("model.py", "10", "forward")]}, 1),
         ({}, None),
     ],
 )
@@ -284,6 +300,9 @@ def test_where_all_machines_wait_the_one_behind_the_others_hangs(tmp_path):
     found = here.furthest_behind()
     assert found is not None
     assert str(found) == "rank 1 on node-b hangs"
+    beyond.write(replace(waits, marks=40, hangs=replace(culprit, rank=2), differs=True))
+    assert str(here.furthest_behind()) == "rank 2 on node-b hangs"
+    beyond.write(replace(waits, marks=40))
     here.write(replace(waits, marks=40))
     assert here.furthest_behind() is None  # two have come equally far: the network may be cut
 
