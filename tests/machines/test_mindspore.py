@@ -32,6 +32,7 @@ checkpoint: {every_steps: 2, keep: 2}
 ENVIRONMENT = {"RUNNER_PLUGINS": "mindspore,data", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_two_machines_train_together(undisturbed):
     folder, (first, second) = undisturbed
     for rank, outcome in enumerate((first, second)):
@@ -58,6 +59,21 @@ def test_two_machines_leave_what_one_machine_leaves(undisturbed, make_folder):
         capture_output=True,
     )
     assert undisturbed[0].last_files() == alone.last_files()
+
+
+@pytest.mark.slow
+def test_a_machine_that_loses_its_power_is_named_and_not_what_follows(folder):
+    """Processes end soon, because the scheduler misses one; that does not say why."""
+    soon = ("--set", "distributed.machine_timeout_s=12", "--set", "train.epochs=1000")
+    first, _ = folder.start("train", "two.yaml", *soon)
+    folder.wait_for_checkpoint(first)
+    folder.machines.cut()
+    folder.machines[1].clear()
+    [outcome] = folder.finish([first])
+    assert outcome.code == 1
+    assert outcome.error.startswith("machine 1 (machine-1) has given no sign of life for ")
+    assert "continues the run" in outcome.error
+    folder.assert_nothing_is_left()
 
 
 @pytest.mark.slow

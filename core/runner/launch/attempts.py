@@ -222,10 +222,11 @@ class Attempts:
         """Return what has failed first, on whichever machine."""
         if failure.agreed or not attempt.machines.several:
             return failure
-        if failure.follows and (missed := attempt.life.missed()):
-            attempt.failures.write(missed)
         deadline = time.monotonic() + SETTLE_S
         while (found := attempt.failures.first()) is None:
+            if failure.follows and (missed := attempt.life.missed()):
+                attempt.failures.write(missed)
+                return missed
             if time.monotonic() > deadline:
                 return attempt.failures.furthest_behind() or failure
             time.sleep(LOOK_S)
