@@ -93,6 +93,11 @@ class Machine:
         others = [process for process in found if process != self.holder.pid]
         return [process for process in others if network and _network_of(process) == network]
 
+    def stand_still(self) -> None:
+        """Let none of its processes notice anything any more, until they are ended."""
+        for process in self.processes():
+            os.kill(process, signal.SIGSTOP)
+
     def clear(self) -> None:
         """End every process on it."""
         while left := self.processes():
@@ -122,6 +127,12 @@ class Machines:
     def cut(self) -> None:
         """Pull the cable: what is sent is lost, and nobody is told."""
         self[1].do("ip", "link", "set", CABLE, "down")
+
+    def lose(self) -> None:
+        """Take the power from the second one: what it would send is lost, and nobody is told."""
+        self.cut()
+        self[1].stand_still()  # of processes that are killed one by one the others would notice
+        self[1].clear()
 
     def join(self) -> None:
         """Plug the cable in again."""

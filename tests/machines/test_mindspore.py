@@ -67,8 +67,7 @@ def test_a_machine_that_loses_its_power_is_named_and_not_what_follows(folder):
     soon = ("--set", "distributed.machine_timeout_s=12", "--set", "train.epochs=1000")
     first, _ = folder.start("train", "two.yaml", *soon)
     folder.wait_for_checkpoint(first)
-    folder.machines.cut()
-    folder.machines[1].clear()
+    folder.machines.lose()
     [outcome] = folder.finish([first])
     assert outcome.code == 1
     assert outcome.error.startswith("machine 1 (machine-1) has given no sign of life for ")

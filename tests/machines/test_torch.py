@@ -92,8 +92,7 @@ def test_a_machine_that_loses_its_power_is_named_within_two_minutes(folder):
     """Nobody is told: what it would send when its processes end is lost."""
     first, _ = folder.start("train", "two.yaml", "--set", "train.epochs=1000")
     folder.wait_for_checkpoint(first)
-    folder.machines.cut()
-    folder.machines[1].clear()
+    folder.machines.lose()
     begun = time.monotonic()
     [outcome] = folder.finish([first])
     assert time.monotonic() - begun < 120  # where exchanges may take half an hour
