@@ -86,7 +86,7 @@ class Life:
     def __exit__(self, *_: object) -> None:
         """Leave."""
         self._over.set()
-        if self._thread.is_alive():
+        if self._thread.ident is not None:  # it was started, and may have ended by now
             self._thread.join(self._period)  # longer where the file system does not answer
             with suppress(OSError):
                 self.sign.unlink()

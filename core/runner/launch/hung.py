@@ -57,9 +57,9 @@ class Sight:
         return f"{self.seconds:.0f} s without progress"
 
     @property
-    def functions(self) -> Sequence[tuple[str, str]]:
+    def functions(self) -> tuple[tuple[str, str], ...]:
         """Its calls without their lines, which change in one that asks again and again."""
-        return [(call.file, call.function) for call in self.calls]
+        return tuple((call.file, call.function) for call in self.calls)
 
 
 @final
@@ -232,7 +232,7 @@ def find_suspect(sights: Sequence[Sight]) -> Sight | None:
 def find_elsewhere(sights: Sequence[Sight]) -> Sight | None:
     """Return the only process that is not where all others are; ``None`` if there is none."""
     places: Sequence[Callable[[Sight], Hashable]] = (
-        lambda sight: tuple(sight.functions),
+        lambda sight: sight.functions,
         lambda sight: sight.place,
     )
     for place in places:

@@ -54,7 +54,7 @@ def show_on_request() -> None:
     new = path.with_name(f"{path.name}.new")
     with suppress(OSError):
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.write(descriptor, f"main thread {_hex(threading.get_ident())}\n".encode())
+        os.write(descriptor, f"main thread 0x{threading.get_ident():016x}\n".encode())
         faulthandler.register(ASK, file=descriptor, all_threads=True)
         new.rename(path)
 
@@ -96,8 +96,3 @@ def main_thread(answer: str) -> Sequence[Call]:
     own = [text for text in threads if first.split()[2] in text.partition("(")[0].split()]
     lines = own[0].splitlines() if own else []
     return [Call(*found.groups()) for found in map(_CALL.match, lines) if found]
-
-
-def _hex(ident: int) -> str:
-    """Return the number of a thread as ``faulthandler`` writes it."""
-    return f"0x{ident:016x}"

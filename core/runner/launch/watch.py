@@ -112,8 +112,8 @@ class Watcher:
         environment = {**self._attempt.environment, **own}
         with (self._attempt.log_folder / LAUNCHER_LOG).open("ab") as log:
             launcher = processes.start(self._attempt.command, environment, log)
-        self._attempt.life.begin()
         try:
+            self._attempt.life.begin()
             with self._ends:
                 while (code := launcher.poll()) is None:
                     self._look()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -86,20 +85,20 @@ def test_one_that_stood_still_itself_gives_the_others_time(clock, machine):
     assert pass_time(clock, 100, second, first) == [None, None]
 
 
-def test_who_leaves_is_not_missed_and_who_is_killed_is(machine, tmp_path, monkeypatch):
+def test_who_leaves_is_not_missed_and_who_is_killed_is(machine, project, tmp_path, monkeypatch):
     with machine(0, seconds=0.6) as first:
         first.begin()
         with machine(1) as second:
             second.begin()
-            wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+            project.wait_for(lambda: first.sign.exists() and second.sign.exists())
         assert not second.sign.exists()
         machine(2).look()  # and never again
-        wait_for(first.lost)
+        project.wait_for(first.lost)
         assert str(first.lost()).startswith("machine 2 (")
         monkeypatch.setenv(alive.SIGN, str(machine(2).sign))
         alive.forget()  # as its processes do, which save and leave
-        wait_for(lambda: first.lost() is None)
-    assert not list(tmp_path.iterdir())
+        project.wait_for(lambda: first.lost() is None)
+    assert not list(tmp_path.glob(".alive*"))
 
 
 def test_one_machine_alone_shows_nothing(tmp_path):
@@ -107,13 +106,6 @@ def test_one_machine_alone_shows_nothing(tmp_path):
         life.begin()
         assert life.lost() is None
         assert not list(tmp_path.iterdir())
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.02)
 
 
 def test_a_machine_that_stands_still_is_named_and_the_run_ends(project, launched):

@@ -21,6 +21,7 @@ from runner.errors import OtherRankError, StorageError
 from runner.events import EventLog
 from runner.launch import begin, output, status, watch
 from runner.launch import start as launch
+from runner.launch.alive import Life
 from runner.launch.failures import Failure, Failures
 from runner.launch.hung import Sight, find_elsewhere, find_suspect
 from runner.launch.processes import GONE, Ends, how_ended, state
@@ -122,6 +123,14 @@ def test_a_result_that_never_comes_is_an_error(outcome_of):
             """,
             timeout_s=1.0,
         )
+
+
+def test_a_result_is_not_waited_for_once_machine_0_is_gone(outcome_of, monkeypatch):
+    gone = Failure(reason="machine 0 (node-a) has given no sign of life", words=True)
+    monkeypatch.setattr(Life, "lost", lambda _: gone)
+    folder = "from pathlib import Path; status.tell_folder(Path('run'))"
+    with pytest.raises(OtherRankError, match=r"^machine 0 \(node-a\) has given no sign of life"):
+        outcome_of(f"rank(1, MET, {folder!r}, DONE).wait(); rank(2, MET, {folder!r}, DONE).wait()")
 
 
 def test_words_before_the_meeting_are_the_error_and_its_status(outcome_of):
