@@ -44,9 +44,10 @@ def plug_in(kind: str, *, collectives: str, visible_devices: str) -> ModuleType:
     if broken := os.environ.get("SIMULATED_BROKEN"):
         raise ImportError(broken)
     STATE.begin(kind, visible_devices)
-    torch.utils.rename_privateuse1_backend(kind)
+    torch_utils: Any = torch.utils  # releases differ in whether they export the next two by name
+    torch_utils.rename_privateuse1_backend(kind)
     module = device_module(kind)
-    torch.utils.generate_methods_for_privateuse1_backend()
+    torch_utils.generate_methods_for_privateuse1_backend()
     torch._register_device_module(kind, module)
     registered: Any = torch._C._acc
     registered.register_python_privateuseone_hook(backend_registration._DummyPrivateUse1Hook())

@@ -44,7 +44,8 @@ class Group(dist.ProcessGroup):
     """The processes of one run, each with its card."""
 
     def __init__(self, label: str, options: Any) -> None:
-        super().__init__(options.group_rank, options.group_size)
+        # (rank, size) is bound, but torch's stubs have named only (store, rank, size) since 2.12
+        super().__init__(options.group_rank, options.group_size)  # type: ignore[call-arg, unused-ignore]
         from torch.distributed.distributed_c10d import ProcessGroupGloo
 
         self._label = label
