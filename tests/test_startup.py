@@ -7,11 +7,25 @@ import sys
 
 import pytest
 
+import runner
+
 # pydantic is not in the list: typer imports it to read the arguments of any command.
 HEAVY = ("torch", "torchvision", "mindspore", "numpy", "PIL", "yaml", "rich", "onnx", "safetensors")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list-plugins"], ["list", "models"]])
+@pytest.mark.parametrize(
+    "program", [["-m", "runner"], ["-c", "from runner.cli import main; main()"]]
+)
+def test_version_is_the_same_on_every_way(program):
+    done = subprocess.run(
+        [sys.executable, *program, "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"vision-runner {runner.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["list-plugins"], ["list", "models"]]
+)
 def test_light_commands_import_no_heavy_package(arguments):
     code = (
         "import sys; from runner.cli import main\n"

@@ -21,6 +21,8 @@ from runner.entries import (
 from runner.hooks import hookimpl
 from runner.options import NoOptions, options
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ArtifactInfo",
     "Availability",
@@ -40,6 +42,7 @@ __all__ = [
     "PredictorEntry",
     "StepResult",
     "Translation",
+    "__version__",
     "hookimpl",
     "options",
 ]

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
@@ -93,8 +95,7 @@ def environment(packages: Sequence[str]) -> dict[str, Any]:
         "machine": platform.machine(),
         "host": platform.node(),
         "cpus": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        "packages": {"vision-runner": _version("vision-runner")}
-        | {name: _version(name) for name in packages},
+        "packages": {"vision-runner": __version__} | {name: _version(name) for name in packages},
     }
 
 

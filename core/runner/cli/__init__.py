@@ -7,9 +7,11 @@ Only typer is imported at start-up; what a command needs is imported inside it, 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from runner import __version__
 from runner.cli import launch, look, models, work
 from runner.cli.look import Kind
 from runner.errors import MissingDeviceError, RunnerError
@@ -42,6 +44,24 @@ app.command()(look.doctor)
 app.command("import-args")(look.import_args)
 app.command()(look.schema)
 app.add_typer(offline.app, name="offline")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vision-runner {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

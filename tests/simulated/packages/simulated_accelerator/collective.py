@@ -44,7 +44,7 @@ class Group(dist.ProcessGroup):
     """The processes of one run, each with its card."""
 
     def __init__(self, label: str, options: Any) -> None:
-        # (rank, size) is bound, but torch's stubs have named only (store, rank, size) since 2.12
+        # torch binds (rank, size) too, but its stubs name only (store, rank, size)
         super().__init__(options.group_rank, options.group_size)  # type: ignore[call-arg, unused-ignore]
         from torch.distributed.distributed_c10d import ProcessGroupGloo
 
