@@ -65,7 +65,7 @@ def read(folder: Path) -> Artifact:
     """
     from pydantic import TypeAdapter
 
-    from runner.data.transforms import Transform
+    from runner.data.transforms import Transform, off_scale
 
     try:
         record = json.loads((folder / INFO).read_text(encoding="utf-8"))
@@ -83,6 +83,8 @@ def read(folder: Path) -> Artifact:
         transforms: list[Transform] = TypeAdapter(list[Transform]).validate_json(
             json.dumps(record["transforms"])
         )
+        for key, message in off_scale(record["mean"], record["std"]):
+            raise ArtifactError(f"{folder / INFO}: {key}: {message}")
         return Artifact(
             folder=folder,
             info=ArtifactInfo(**{**info, "input_shape": tuple(info["input_shape"])}),

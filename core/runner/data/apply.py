@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from runner.data.decode import to_array
+from runner.data.limits import MAX_PIXELS
 from runner.data.transforms import (
     CenterCrop,
     ColorJitter,
@@ -48,6 +49,10 @@ _COLOR_CHANGES = {
 _CROP_ATTEMPTS = 10
 
 
+class TooLargeError(ValueError):
+    """A step would make an image of more than ``MAX_PIXELS`` pixels of this one."""
+
+
 def apply(
     image: Decoded, transforms: Sequence[Transform], random: np.random.Generator | None = None
 ) -> NDArray[np.uint8]:
@@ -62,6 +67,7 @@ def apply(
         Pixels ``[H, W, C]``.
 
     Raises:
+        TooLargeError: A step would make a huge image of this one.
         ValueError: The image does not fit a step, such as a crop that is larger than the image.
     """
     for transform in transforms:
@@ -94,6 +100,12 @@ def resize(image: Decoded, size: tuple[int, int], interpolation: str) -> Decoded
     height, width = size
     if _size(image) == (width, height):
         return image
+    if width * height > MAX_PIXELS:  # as of a thin line whose shorter side grows
+        have = "{} x {}".format(*_size(image))
+        raise TooLargeError(
+            f"of {have} pixels resize would make {width} x {height}, more than {MAX_PIXELS:,}; "
+            "remove the image, or resize to an exact size"
+        )
     return _pillow(image).resize((width, height), _FILTERS[interpolation])
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from runner.data.limits import MAX_PIXELS
 from runner.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Pillow's names of the formats that are read; others, such as EPS, start programs."""
-
-MAX_PIXELS = 89_478_485
-"""Pixels above which an image is refused; Pillow's own limit of 256 MiB at 3 bytes per pixel."""
 
 # Pillow warns of images that decode() refuses with an error. The filter is set for the process
 # because catch_warnings() may not be used by several threads at once.

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from runner.data.apply import apply
+from runner.data.apply import TooLargeError, apply
 from runner.data.cache import PixelCache
 from runner.data.damage import DamagedImages, fill_up
 from runner.data.decode import DamagedImage, DamagedImageError, decode, read
+from runner.data.limits import check_batches
 from runner.data.order import Augmentation, eval_indices, train_indices
 from runner.data.transforms import check_not_random, fixed_size
 from runner.data.workers import background_threads
@@ -171,6 +172,8 @@ class ImageLoader:
         self, chosen: Sequence[NDArray[np.int64]], augmentation: Augmentation | None
     ) -> Generator[Batch, None, None]:
         """Read batches ahead and yield them in order."""
+        ahead = min(len(chosen), self._section.prefetch_batches + 1)
+        check_batches(len(chosen[0]) if chosen else 0, ahead, self._size)
         pending: deque[_Pending] = deque()
         waiting = iter(chosen)
         try:
@@ -220,6 +223,9 @@ class ImageLoader:
             try:
                 random = augmentation.generator(index) if augmentation else None
                 slot[...] = apply(self._decoded(index), self._transforms, random)
+            except TooLargeError as error:
+                name = self._dataset.describe(index)
+                damaged.append(DamagedImage(index=index, description=name, reason=str(error)))
             except DamagedImageError as error:
                 damaged.append(
                     DamagedImage(index=index, description=error.description, reason=error.reason)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Optional
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from runner.data.images import IMAGE_ENDINGS
+from runner.data.limits import MAX_SIDE
 from runner.entries import DatasetEntry
 from runner.hooks import hookimpl
 from runner.options import options
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     from runner.contracts import Dataset
 
-PositiveInt = Annotated[int, Gt(0)]
+Images = Annotated[int, Gt(0), Le(20_000_000)]
+"""More than ImageNet-21k has; labels and order of a split lie in memory."""
+Side = Annotated[int, Gt(0), Le(MAX_SIDE)]
 
 
 def _extensions() -> list[str]:
@@ -93,15 +96,15 @@ class FlatValLabelOptions:
 class SyntheticOptions:
     """Generated images of coloured noise; every class has a tint that can be learnt."""
 
-    train_count: PositiveInt = 1280
+    train_count: Images = 1280
     """Images in the training split."""
-    val_count: PositiveInt = 256
+    val_count: Images = 256
     """Images in the validation split."""
-    size: tuple[PositiveInt, PositiveInt] = (224, 224)
+    size: tuple[Side, Side] = (224, 224)
     """Height and width."""
-    class_count: PositiveInt = 10
+    class_count: Annotated[int, Gt(0), Le(1_000_000)] = 10
     """Labels are drawn evenly from this many classes."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 0
     """The same seed gives the same images."""
 
 

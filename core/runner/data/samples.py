@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from runner.data.apply import apply
-from runner.data.decode import decode
+from runner.data.apply import TooLargeError, apply
+from runner.data.decode import DamagedImageError, decode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,11 +37,14 @@ def preprocess(
         Pixels ``[H, W, C]``, not normalised.
 
     Raises:
-        DamagedImageError: The image cannot be decoded.
+        DamagedImageError: The image cannot be decoded, or a step would make a huge one of it.
         ValueError: The image does not fit a step, or a step is random.
     """
     decoded = image if isinstance(image, np.ndarray) else decode(image, description)
-    return apply(decoded, transforms)
+    try:
+        return apply(decoded, transforms)
+    except TooLargeError as error:
+        raise DamagedImageError(description, str(error)) from error
 
 
 def sample_bytes(dataset: Dataset, index: int) -> tuple[bytes, str]:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, Union
 from annotated_types import Ge, Gt, Le
 from pydantic import Discriminator
 
+from runner.data.limits import MAX_SIDE
 from runner.errors import DataError
 from runner.options import options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Fraction = Annotated[float, Ge(0), Le(1)]
-Pixels = Annotated[int, Gt(0)]
+Pixels = Annotated[int, Gt(0), Le(MAX_SIDE)]
 
 
 @options
@@ -45,7 +46,7 @@ class RandomCrop:
     name: Literal["random_crop"]
     size: Pixels
     """Height and width of the result, in pixels."""
-    padding: Annotated[int, Ge(0)] = 0
+    padding: Annotated[int, Ge(0), Le(MAX_SIDE)] = 0
     """Black pixels added on each side first."""
 
 
@@ -100,6 +101,12 @@ class CenterCrop:
     """Height and width of the result, in pixels."""
 
 
+GREY_LEVELS = 255
+LEAST_STD = 0.003
+"""Smallest standard deviation that is believed, on [0, 1]: 1/255, which leaves pixels at a scale of
+255 for networks that were trained so, is above it; a usual one divided by 255 twice is below."""
+
+
 Transform = Annotated[
     Union[RandomResizedCrop, RandomCrop, HorizontalFlip, ColorJitter, Resize, CenterCrop],  # noqa: UP007
     Discriminator("name"),
@@ -136,6 +143,27 @@ def fixed_size(transforms: Sequence[Transform]) -> tuple[int, int]:
             "add {name: center_crop, size: 224} or {name: resize, exact: [224, 224]}"
         )
     return size
+
+
+def off_scale(mean: Sequence[float], std: Sequence[float]) -> Iterator[tuple[str, str]]:
+    """Yield ``mean`` or ``std``, and what is wrong, where they cannot be of pixels in [0, 1]."""
+    for key, values, example in (("mean", mean, "0.485"), ("std", std, "0.229")):
+        if max(values) > 1:
+            divided = ", ".join(f"{value / GREY_LEVELS:.4g}" for value in values)
+            yield (
+                key,
+                f"expected values of pixels scaled to [0, 1], such as {example}, got "
+                f"{list(values)}, which are of pixels from 0 to 255; divide by 255: [{divided}]",
+            )
+        elif min(values) < 0:
+            yield key, f"expected values from 0 to 1, such as {example}, got {list(values)}"
+    if max(std) < LEAST_STD:
+        times = ", ".join(f"{value * GREY_LEVELS:.4g}" for value in std)
+        yield (
+            "std",
+            f"got {list(std)}, less than one grey level, 1/255; divided by 255 twice? "
+            f"Expected values of pixels scaled to [0, 1]: [{times}]",
+        )
 
 
 def shorter_side_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, final
 
-from runner.data.transforms import output_size, random_steps
+from runner.data.transforms import off_scale, output_size, random_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,13 +70,19 @@ def broken(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
     yield from _devices(draft.device, draft.distributed)
     yield from _throughput(draft.throughput or [])
     if draft.transforms:
-        if draft.trains:
-            yield from _transforms("train", draft.transforms.train)
-        yield from _transforms("eval", draft.transforms.eval)
-        for position, step in enumerate(draft.transforms.eval):
-            if random_steps([step]):
-                message = f"{step.name} is random; evaluation must see the same pixels every time"
-                yield ("transforms", "eval", position), f"transforms.eval.{position}: {message}"
+        yield from _pixels(draft.transforms, trains=draft.trains)
+
+
+def _pixels(transforms: TransformsSection, *, trains: bool) -> Iterator[tuple[KeyPath, str]]:
+    if trains:
+        yield from _transforms("train", transforms.train)
+    yield from _transforms("eval", transforms.eval)
+    for position, step in enumerate(transforms.eval):
+        if random_steps([step]):
+            message = f"{step.name} is random; evaluation must see the same pixels every time"
+            yield ("transforms", "eval", position), f"transforms.eval.{position}: {message}"
+    for key, message in off_scale(transforms.mean, transforms.std):
+        yield ("transforms", key), f"transforms.{key}: {message}"
 
 
 def _precision(precision: PrecisionSection, *, trains: bool) -> Iterator[tuple[KeyPath, str]]:

@@ -113,9 +113,9 @@ class TransformsSection:
 class LoaderSection:
     """How images are read; in core's loader, threads, batches and bytes change no result."""
 
-    workers: PositiveInt = 2
+    workers: Annotated[int, Gt(0), Le(1024)] = 2
     """Threads that read, decode and augment."""
-    prefetch_batches: PositiveInt = 2
+    prefetch_batches: Annotated[int, Gt(0), Le(1024)] = 2
     """Batches that are prepared ahead."""
     cache_gib: Annotated[float, Ge(0)] = 0.0
     """Memory for decoded images of each split, in GiB; images that fit are decoded once."""

@@ -1,0 +1,44 @@
+"""How large images and batches may be: refused before memory is taken for them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from runner.errors import DataError
+
+MAX_PIXELS = 89_478_485
+"""Pixels above which an image is refused; Pillow's own limit of 256 MiB at 3 bytes per pixel."""
+
+MAX_SIDE = 8192
+"""Largest side of an image that a step makes or a generator gives, in pixels."""
+
+
+def check_batches(images: int, batches: int, size: tuple[int, int]) -> None:
+    """Refuse batches that the memory of this machine cannot hold.
+
+    Args:
+        images: Images of one batch on one process.
+        batches: Batches that are held at once.
+        size: Height and width of an image.
+
+    Raises:
+        DataError: They take more than there is.
+    """
+    memory = _memory()
+    height, width = size
+    needed = images * batches * height * width * 3
+    if memory and needed > memory:
+        raise DataError(
+            f"{batches} batches of {images:,} images of {width} x {height} pixels take "
+            f"{needed / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB; lower "
+            "train.batch_size or eval.batch_size, the size in transforms, or "
+            "loader.prefetch_batches"
+        )
+
+
+def _memory() -> int:
+    """Return the bytes of memory of this machine, 0 where the system does not tell."""
+    with suppress(ValueError, OSError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 0
