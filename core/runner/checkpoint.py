@@ -130,6 +130,22 @@ def save(
     return final
 
 
+def complete(path: Path, position: Position, metrics: Mapping[str, float]) -> None:
+    """Say in a checkpoint that was taken before its epoch was evaluated how that has ended.
+
+    Raises:
+        CheckpointError: Its record is damaged.
+        StorageError: It cannot be written; the record is untouched.
+    """
+    record = {**_read_info(path), "position": asdict(position), "metrics": dict(metrics)}
+    files.write_json(path / INFO, record)
+
+
+def is_complete(path: Path) -> bool:
+    """Say whether a folder is a checkpoint, and not one that is half-deleted."""
+    return (path / INFO).is_file()
+
+
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint and check every file against its checksum.
 
@@ -166,7 +182,7 @@ def listing(folder: Path) -> list[Path]:
         final = folder / aside.name[1 : -len(".old")]
         if not final.exists():
             aside.rename(final)
-    return sorted(path for path in folder.glob("step_*") if (path / INFO).is_file())
+    return sorted(path for path in folder.glob("step_*") if is_complete(path))
 
 
 def latest(folder: Path) -> Path:
@@ -217,6 +233,9 @@ def remove_old(folder: Path, *, keep: int, keep_best: bool) -> list[Path]:
     protected = {*found[-keep:], *([best(folder)] if keep_best else [])}
     for path in folder.glob(".step_*"):  # left by a process that was killed while it saved
         shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("step_*"):  # or while it removed
+        if not is_complete(path):
+            shutil.rmtree(path, ignore_errors=True)
     return _remove(path for path in found if path not in protected)
 
 

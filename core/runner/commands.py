@@ -12,6 +12,7 @@ from runner import (
     artifacts,
     checkpoint,
     classifier,
+    continuing,
     export,
     plan,
     plugins,
@@ -21,7 +22,7 @@ from runner import (
     smoke,
     verification,
 )
-from runner.consistency import RESUMABLE
+from runner.consistency import ON_REQUEST, RESUMABLE
 from runner.errors import DataError, RecipeError, UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
@@ -32,13 +33,14 @@ from runner.ranks import telling_alone
 from runner.session import open_device, open_engine, open_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from runner.events import Listener
     from runner.plan import Plan
     from runner.plugins import Plugins
     from runner.predict import Prediction
     from runner.recipe import Document
+    from runner.recipe.schema import Recipe
     from runner.registry import Registry
 
 
@@ -106,22 +108,28 @@ def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any
 
 
 def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[str, Any] | None:
-    """Continue a run from a checkpoint, or from its latest.
+    """Continue a run from a checkpoint, or from its latest; return the result of a finished one.
 
     Raises:
-        UsageError: The run is finished, or an override would change what the model sees.
+        UsageError: An override would change what the model sees, the run's recipe was edited, or
+            the run is finished and a checkpoint of it is named.
+        ArtifactError: The run is finished, and an export of it has failed.
         SystemExit: Processes that were started for several devices have failed.
     """
     with telling_alone():
         folder = rundir.find(path)
-        if folder.result.is_file() and not status.to_continue():
-            raise UsageError(f"{folder.path} is finished, see {folder.result}; nothing to continue")
+        source = path if checkpoint.is_complete(path) else None
         _check_resumable(overrides)
         manifest = folder.read_manifest()
         loaded = plugins.load()
         registry = loaded.registry
         document = recipe.compose(folder.recipe, overrides, environ=os.environ)
         checked = recipe.validate(document, registry)
+        if not status.to_continue():
+            finished = _finished(folder, source, checked)
+            if finished is not None:
+                return finished
+        changed = continuing.changed(folder, source, checked, overrides, registry)
         resolved = plan.resolve(str(manifest["recipe"]), checked, registry)
         take_place(resolved, request.machines)
         resolved = _as_launched(resolved)
@@ -130,9 +138,8 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
     if needed:
         request = replace(request, export=manifest["export"])
         return _launch(resolved, folder.path.parent, request)
-    source = path if (path / checkpoint.INFO).is_file() else None
     try:
-        return status.hand_over(run.resume(resolved, loaded, folder, source, request))
+        return status.hand_over(run.resume(resolved, loaded, folder, source, request, changed))
     except DataError as error:
         if manifest["folder"] == str(Path.cwd()):
             raise
@@ -143,10 +150,28 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         raise moved from error
 
 
+def _finished(folder: rundir.RunDir, source: Path | None, checked: Recipe) -> dict[str, Any] | None:
+    """Return the result of a run that is finished, and is not to train longer than it has."""
+    result = folder.read_result()
+    if result is None or ("epochs" in result and checked.train and _is_longer(checked, result)):
+        return None
+    if source:
+        raise UsageError(
+            f"{folder.path} is finished; to go back to {source}, remove {folder.result} first"
+        )
+    export.check_all(result.get("exports", ()))
+    return result
+
+
+def _is_longer(checked: Recipe, result: Mapping[str, Any]) -> bool:
+    assert checked.train
+    return checked.train.epochs > result["epochs"] and not result.get("reached_target")
+
+
 def _check_resumable(overrides: Sequence[str]) -> None:
     for text in overrides:
-        if not text.startswith(RESUMABLE):
-            keys = ", ".join(key.rstrip("=.") for key in RESUMABLE)
+        if not text.startswith((*RESUMABLE, *ON_REQUEST)):
+            keys = ", ".join(key.rstrip("=.") for key in (*RESUMABLE, *ON_REQUEST))
             raise UsageError(
                 f"--set {text} would make another experiment of the run; only {keys} may change: "
                 "start a new run with model.weights instead"

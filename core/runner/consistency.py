@@ -41,6 +41,8 @@ RESUMABLE = (
     "device.",
 )
 """What may change on the way without changing what the model sees."""
+ON_REQUEST = ("train.epochs=", "train.target_top1=", "eval.", "export")
+"""What ``resume --set`` may change besides: how long a run trains, what is made of its model."""
 PER_MACHINE = (
     "loader.workers=",
     "loader.prefetch_batches=",
@@ -73,7 +75,12 @@ def values(checked: Recipe, spared: Sequence[str]) -> Table:
         checked: The recipe.
         spared: Beginnings of keys, with ``=`` behind a whole one, that are left out.
     """
-    flat = _flat(recipe.resolved(checked), "")
+    return flat_values(recipe.resolved(checked), spared)
+
+
+def flat_values(resolved: Mapping[str, Any], spared: Sequence[str] = ()) -> Table:
+    """Return what ``values`` does, of a recipe that is no longer more than data."""
+    flat = _flat(resolved, "")
     return {key: value for key, value in flat if not f"{key}=".startswith(tuple(spared))}
 
 

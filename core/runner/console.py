@@ -113,7 +113,10 @@ def _restarted(fields: Mapping[str, Any]) -> str:
 def _from_where(fields: Mapping[str, Any]) -> str:
     if fields["checkpoint"] is None:
         return "from its beginning: it was ended before its first checkpoint"
-    return f"continued after step {fields['step']}"
+    changed = fields.get("changed")
+    return f"continued after step {fields['step']}" + (
+        f"; changed: {'; '.join(changed)}" if changed else ""
+    )
 
 
 def _opened(fields: Mapping[str, Any]) -> str:

@@ -14,13 +14,17 @@ from runner.launch import status
 from runner.rundir import RunDir
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from runner.checkpoint import Checkpoint
     from runner.ranks import Ranks
     from runner.recipe.schema import Recipe
     from runner.registry import Registry
+
+
+MOST_NAMED = 10
+"""Changed keys that a message names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,7 @@ def _look_for_a_mark(folder: RunDir, path: str, ranks: Ranks) -> None:
     A folder of this name may well be there where it is not the same one.
     """
     mark = ranks.share_text(f".seen-{secrets.token_hex(8)}", 0)
-    ranks.lead(lambda: _create(folder.path / mark))
+    ranks.lead(lambda: _create(folder.path, mark))
     try:
         ranks.everyone(lambda: _check_seen(folder.path / mark, path))
     finally:
@@ -85,11 +89,13 @@ def _look_for_a_mark(folder: RunDir, path: str, ranks: Ranks) -> None:
             (folder.path / mark).unlink(missing_ok=True)
 
 
-def _create(path: Path) -> None:
+def _create(folder: Path, mark: str) -> None:
     try:
-        path.touch()
+        for old in folder.glob(".seen-*"):  # left by a process that was killed
+            old.unlink(missing_ok=True)
+        (folder / mark).touch()
     except OSError as error:
-        raise StorageError(f"cannot write into {path.parent}: {error.strerror}") from error
+        raise StorageError(f"cannot write into {folder}: {error.strerror}") from error
 
 
 def _check_seen(mark: Path, path: str) -> None:
@@ -128,6 +134,83 @@ def check_recipe(folder: RunDir, checked: Recipe, registry: Registry) -> None:
             f"the recipe was changed after the run {folder.path} had begun: "
             f"{'; '.join(found)}; change it back, or start a new run"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """How a recipe differs from the one that the run has had so far."""
+
+    values: Sequence[str] = ()
+    """Each key with the value before and the one that counts from here on."""
+    recipe_text: str = ""
+    """What the run's recipe becomes; "" if it stays."""
+
+
+def changed(
+    folder: RunDir,
+    source: Path | None,
+    checked: Recipe,
+    overrides: Sequence[str],
+    registry: Registry,
+) -> Changed:
+    """Compare a recipe that a run is to continue with and the one it has had so far.
+
+    Args:
+        folder: The run.
+        source: The checkpoint to continue from; the latest if left out.
+        checked: The run's recipe as its file says by now, with the overrides.
+        overrides: Texts such as ``train.epochs=3``, each of a key that may change.
+        registry: What is installed.
+
+    Raises:
+        UsageError: The file was changed by hand, and that makes another experiment.
+    """
+    before = _begun_with(folder, source, registry)
+    if before is None:
+        return Changed()
+    here = consistency.values(checked, ())
+    named = tuple(f"{text.partition('=')[0].strip()}{end}" for text in overrides for end in "=.")
+    found = list(consistency.changes(before, here))
+    allowed = (*consistency.RESUMABLE, *named)
+    edited = [item for item in found if not f"{item[0]}=".startswith(allowed)]
+    if edited:
+        raise UsageError(_edited(folder, edited))
+    asked = [text for text in overrides if text.startswith(consistency.ON_REQUEST)]
+    if asked:
+        document = recipe.compose(folder.recipe, asked, environ=os.environ)
+        text = recipe.dump(recipe.validate(document, registry))
+    return Changed(values=[_change(item) for item in found], recipe_text=text if asked else "")
+
+
+def _begun_with(
+    folder: RunDir, source: Path | None, registry: Registry
+) -> Mapping[str, Any] | None:
+    """Return the values a run has had so far; ``None`` where nothing has kept them."""
+    latest = checkpoint.listing(folder.checkpoints)[-1:]
+    saved = source or (latest[0] if latest else None)
+    if saved is None:
+        begun = folder.read_manifest().get("resolved")  # older runs have none
+        return None if begun is None else consistency.flat_values(begun)
+    document = recipe.compose(saved / checkpoint.RECIPE, (), environ=os.environ)
+    return consistency.values(recipe.validate(document, registry), ())
+
+
+def _edited(folder: RunDir, found: Sequence[tuple[str, str, str]]) -> str:
+    on_request = [item for item in found if f"{item[0]}=".startswith(consistency.ON_REQUEST)]
+    ways = "change it back, or start a new run of it"
+    if on_request:
+        options = " ".join(f"--set {key}={new}" for key, _, new in on_request[:MOST_NAMED])
+        ways += f"; if it is meant, say so with {options}"
+    more = f" (and {len(found) - MOST_NAMED} more)" if len(found) > MOST_NAMED else ""
+    return (
+        f"{folder.recipe} was changed since the run's checkpoint was written: "
+        f"{'; '.join(_change(item) for item in found[:MOST_NAMED])}{more}; {ways}"
+    )
+
+
+def _change(item: tuple[str, str, str]) -> str:
+    key, old, new = item
+    return f"{key}: {old} -> {new}"
 
 
 def changes(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from runner import checkpoint, continuing, export, files, recipe, rundir
+from runner.continuing import Changed
 from runner.contracts import RunInfo
 from runner.errors import RunnerError
 from runner.evaluate import evaluate
@@ -52,7 +53,12 @@ def start(plan: Plan, plugins: Plugins, runs_dir: Path, request: Request) -> dic
 
 
 def resume(
-    plan: Plan, plugins: Plugins, folder: RunDir, source: Path | None, request: Request
+    plan: Plan,
+    plugins: Plugins,
+    folder: RunDir,
+    source: Path | None,
+    request: Request,
+    changed: Changed,
 ) -> dict[str, Any] | None:
     """Continue a run from one of its checkpoints, or from the latest, and return its result.
 
@@ -65,15 +71,16 @@ def resume(
     )
     with Opened(plan, plugins, request, asked) as opened, opened.ranks.telling():
         before = continuing.earlier(opened.ranks)
-        return _Run(opened).go_on(folder, None if before and before.saved else source)
+        return _Run(opened, changed).go_on(folder, None if before and before.saved else source)
 
 
 @final
 class _Run:
     """What is done with an opened plan."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Opened, changed: Changed | None = None) -> None:
         self._opened = opened
+        self._changed = changed or Changed()
         self._ranks = opened.ranks
         self._plan = opened.plan
         self._engine = opened.engine
@@ -85,9 +92,9 @@ class _Run:
 
     def create_folder(self, runs_dir: Path) -> RunDir:
         """Make the run folder, with what it holds from the start."""
-        folder = rundir.create(runs_dir, self._plan.name)
-        files.write_text(folder.recipe, recipe.dump(self._plan.recipe))
-        files.write_json(folder.manifest, self._opened.manifest())
+        checked = self._plan.recipe
+        manifest = {**self._opened.manifest(), "resolved": recipe.resolved(checked)}
+        folder = rundir.create(runs_dir, self._plan.name, recipe.dump(checked), manifest)
         status.tell_folder(folder.path)  # at once: a further attempt makes no second one
         return folder
 
@@ -151,7 +158,9 @@ class _Run:
         if not again:
             self._events.emit("run.started", **place)
             return
-        self._events.emit("run.resumed", **place, checkpoint=str(saved.path) if saved else None)
+        saved_at = str(saved.path) if saved else None
+        changed = list(self._changed.values)
+        self._events.emit("run.resumed", **place, checkpoint=saved_at, changed=changed)
 
     def _info(self, folder: RunDir) -> RunInfo:
         return RunInfo(
@@ -161,6 +170,9 @@ class _Run:
     def _claim(self, folder: RunDir) -> None:
         """Keep other processes out of the run folder, and write the logs there."""
         self._opened.stack.enter_context(files.lock(folder.path))
+        if self._changed.recipe_text:
+            files.write_text(folder.recipe, self._changed.recipe_text)
+        folder.result.unlink(missing_ok=True)  # of a run that now trains longer
         self._events.write_to(folder.events)
         self._loggers.open(self._plan, self._info(folder))
         self._events.tell(self._loggers.event)

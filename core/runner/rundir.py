@@ -10,15 +10,27 @@ result.json      the figures of a finished run
 
 from __future__ import annotations
 
+import errno
 import json
+import secrets
+import shutil
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from runner import files
 from runner.errors import CheckpointError, StorageError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+UNFINISHED = ".unfinished"
+"""End of the name of a folder that is to become that of a run."""
+UNFINISHED_S = 60.0
+"""Age from which such a folder is removed, if nobody works in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,29 +83,85 @@ class RunDir:
             ) from None
         return manifest
 
+    def read_result(self) -> dict[str, Any] | None:
+        """Return what ``result.json`` says; ``None`` if the run is not finished.
 
-def create(root: Path, recipe_name: str) -> RunDir:
-    """Make an empty run folder below ``root``.
+        Raises:
+            CheckpointError: It is damaged.
+        """
+        try:
+            result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.result} is damaged: {error}; remove it, and runner resume writes it again"
+            ) from None
+        return result
+
+
+def create(root: Path, recipe_name: str, recipe_text: str, manifest: Mapping[str, Any]) -> RunDir:
+    """Make a run folder below ``root``, with what it holds from the start.
+
+    It is complete or not there: it gets its name when recipe and manifest are on the disk.
 
     Raises:
         StorageError: The folder cannot be written.
     """
+    parent = root / recipe_name
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(parent)
+        unfinished = RunDir(parent / f".{secrets.token_hex(8)}{UNFINISHED}")
+        unfinished.path.mkdir()
+    except OSError as error:
+        raise StorageError(
+            f"cannot create a run folder in {parent}: {error.strerror}; "
+            "choose another place with --runs-dir"
+        ) from error
+    try:
+        with files.lock(unfinished.path):
+            write_begin(unfinished, recipe_text, manifest)
+            return RunDir(_give_name(unfinished.path, stamp))
+    finally:
+        shutil.rmtree(unfinished.path, ignore_errors=True)
+
+
+def write_begin(folder: RunDir, recipe_text: str, manifest: Mapping[str, Any]) -> None:
+    """Write what a run folder holds from the start.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    files.write_text(folder.recipe, recipe_text)
+    files.write_json(folder.manifest, manifest)
+
+
+def _remove_unfinished(parent: Path) -> None:
+    """Remove what processes have left that were killed while they made their run folder."""
+    for path in parent.glob(f".*{UNFINISHED}"):
+        with suppress(OSError, UsageError), files.lock(path):  # its process is alive otherwise
+            if time.time() - path.stat().st_mtime > UNFINISHED_S:
+                shutil.rmtree(path)
+
+
+def _give_name(unfinished: Path, stamp: str) -> Path:
+    """Rename a folder to the first name that is free."""
+    parent = unfinished.parent
     for attempt in range(100):
-        path = root / recipe_name / (f"{stamp}-{attempt}" if attempt else stamp)
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            if not path.is_dir():
-                raise StorageError(f"cannot create {path}: a file is in the way") from None
+        path = parent / (f"{stamp}-{attempt}" if attempt else stamp)
+        if path.exists() or path.is_symlink():
             continue
+        try:
+            unfinished.rename(path)
+            files.sync(parent)
         except OSError as error:
-            raise StorageError(
-                f"cannot create the run folder {path}: {error.strerror}; "
-                "choose another place with --runs-dir"
-            ) from error
-        return RunDir(path)
-    raise StorageError(f"cannot create a run folder in {root / recipe_name}: 100 names are taken")
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # taken meanwhile
+                continue
+            raise StorageError(f"cannot create {path}: {error.strerror}") from error
+        return path
+    raise StorageError(f"cannot create a run folder in {parent}: 100 names are taken")
 
 
 def find(path: Path) -> RunDir:
@@ -105,6 +173,11 @@ def find(path: Path) -> RunDir:
     for folder in (path, *path.resolve().parents):
         if (folder / "recipe.yaml").is_file() and (folder / "manifest.json").is_file():
             return RunDir(folder)
+    if path.is_dir() and {item.name for item in path.iterdir()} <= {"recipe.yaml"}:
+        raise UsageError(
+            f"{path} holds no run: whoever made this folder was ended before the run had begun, "
+            "so there is nothing to continue; start the run again, and remove the folder"
+        )
     raise UsageError(
         f"{path} is not a run: expected a folder with recipe.yaml and manifest.json, "
         "such as runs/quickstart/20260131-120000"

@@ -110,11 +110,17 @@ class Saver:
         """Go on from a checkpoint."""
         self._last = saved.path
         self._goes_back = True
+        self._ranks.lead(lambda: self._catch_up(saved))
+
+    def _catch_up(self, saved: Checkpoint) -> None:
+        """Do what a process that was killed right after saving has left undone."""
         position, top1 = saved.info.position, saved.info.position.best_top1
         ended_epoch = position.step_in_epoch == 0 and position.best_epoch == position.epoch
         if ended_epoch and top1 is not None:
-            # a process that was killed right after saving has not marked its best
-            self._ranks.lead(lambda: checkpoint.mark_best(self._folder, saved.path, top1))
+            checkpoint.mark_best(self._folder, saved.path, top1)
+        if checkpoint.latest(self._folder).name == saved.path.name:
+            self._remove_old()
+            self.tell()
 
     def is_due(self, step: int) -> bool:
         """Say whether a checkpoint is written in the middle of an epoch, after ``step`` steps."""
@@ -138,6 +144,19 @@ class Saver:
         started = time.perf_counter()
         self._engine.agree()
         self._ranks.lead(lambda: self._begin(position, dict(metrics), best_top1, started))
+
+    def complete(
+        self, position: Position, metrics: Mapping[str, float], best_top1: float | None = None
+    ) -> None:
+        """Say in the last checkpoint, which is of this step, how its epoch has ended.
+
+        Nothing but the record is written again: an evaluation changes neither weights nor state.
+
+        Raises:
+            StorageError: It cannot be written.
+            OtherRankError: That happened on rank 0, and this is another.
+        """
+        self._ranks.lead(lambda: self._complete(position, dict(metrics), best_top1))
 
     def finish(self) -> None:
         """Wait until the last checkpoint is written. Every rank calls this.
@@ -169,6 +188,18 @@ class Saver:
         except RunnerError as error:
             with suppress(RunnerError):  # the disk may be what failed
                 self._events.emit("warning", message=str(error))
+
+    def _complete(
+        self, position: Position, metrics: Mapping[str, float], best_top1: float | None
+    ) -> None:
+        self._wait()
+        path = self._last
+        if path is None or not checkpoint.is_complete(path):  # somebody has removed it
+            self._begin(position, metrics, best_top1, time.perf_counter())
+            return
+        checkpoint.complete(path, position, metrics)
+        self._settle(path, position.step, best_top1)
+        self.tell()
 
     def _begin(
         self,
@@ -209,6 +240,10 @@ class Saver:
         self._note(
             "checkpoint.saved", path=path, step=step, stall_s=round(stall_s, 3), write_s=write_s
         )
+        self._settle(path, step, best_top1)
+
+    def _settle(self, path: Path, step: int, best_top1: float | None) -> None:
+        """Mark the best, and remove what is no longer wanted."""
         if self._goes_back:  # now that there is one to go on from
             self._goes_back = False
             for later in checkpoint.remove_later(self._folder, step):
@@ -216,11 +251,15 @@ class Saver:
                 self._note("checkpoint.removed", path=later, reason=reason)
         if best_top1 is not None:
             checkpoint.mark_best(self._folder, path, best_top1)
+        self._remove_old()
+        status.tell_checkpoint(path)  # after what is later has gone: it is now the latest
+
+    def _remove_old(self) -> None:
+        section = self._section
         for old in checkpoint.remove_old(
-            self._folder, keep=self._section.keep, keep_best=self._section.keep_best
+            self._folder, keep=section.keep, keep_best=section.keep_best
         ):
             self._note("checkpoint.removed", path=old)
-        status.tell_checkpoint(path)  # after what is later has gone: it is now the latest
 
     def _note(self, event: str, *, path: Path, **fields: Any) -> None:
         """Keep an event for the loop's thread: listeners are called by one thread only."""

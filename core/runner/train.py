@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, final
 from runner import checkpoint
 from runner.checkpoint import Position
 from runner.contracts import EpochMetrics
-from runner.errors import InterruptedRunError, NonFiniteError
+from runner.errors import DataError, InterruptedRunError, NonFiniteError
 from runner.evaluate import Agreement, evaluate
 from runner.rates import StepRates, Throughput, Window, records
 
@@ -102,7 +102,7 @@ class Trainer:
         checkpoint.check_classes(saved.info.classes, self._train.classes, "the dataset")
         self._engine.load_weights(saved.weights)
         self._engine.load_state(saved.state)
-        self._position = saved.info.position
+        self._position = self._saved = saved.info.position
         self._metrics = dict(saved.info.metrics)
         self._saver.continue_from(saved)
 
@@ -302,6 +302,9 @@ class Trainer:
 
     def _finish_epoch(self, epoch: int) -> None:
         finished = epoch + 1
+        evaluates = self._evaluation_is_due(finished)
+        if evaluates and self._saves_after(finished):
+            self._save_before_evaluation()
         position = self._position
         self._metrics = {}
         if position.loss_count:  # none when every step of the epoch overflowed
@@ -311,7 +314,7 @@ class Trainer:
             self._metrics |= {"train.images_per_s": images_per_s, "train.data_wait": wait}
         self._metrics |= self._rates.end_epoch()
         started = time.perf_counter()
-        evaluation = self._evaluate() if self._evaluation_is_due(finished) else None
+        evaluation = self._evaluate() if evaluates else None
         if evaluation:
             images_per_s = evaluation.count / (time.perf_counter() - started)
             self._metrics |= {**evaluation.as_metrics(), "val.images_per_s": images_per_s}
@@ -330,22 +333,45 @@ class Trainer:
             **self._metrics,
         )
         self._finished_epoch(EpochMetrics(epoch=finished, step=position.step, values=self._metrics))
-        last = finished == self._section.epochs or self._reached_target()
-        if last or self._saver.is_due_after(finished, is_best=best_top1 is not None):
+        if self._saved is not None and self._saved.step == position.step:
+            self._saver.complete(self._position, self._metrics, best_top1)
+            self._saved = self._position
+        elif self._saves_after(finished, is_best=best_top1 is not None):
             self._save(best_top1)
+
+    def _saves_after(self, finished: int, *, is_best: bool = False) -> bool:
+        last = finished == self._section.epochs or self._reached_target()
+        return last or self._saver.is_due_after(finished, is_best=is_best)
+
+    def _save_before_evaluation(self) -> None:
+        """Have the epoch on the disk: an evaluation may fail, or be killed."""
+        if self._saved != self._position:
+            self._save()
+        self._saver.finish()
 
     def _evaluate(self) -> Evaluation:
         self._stop.agree()
         images = len(self._val.dataset.labels)
-        evaluation = evaluate(
-            self._engine,
-            self._val.loader,
-            self._plan.recipe.eval.batch_size,
-            ranks=self._ranks,
-            stopped=lambda: self._stop.signal_number is not None,
-            agreement=Agreement(self._stop.agree, self._section.log_every_steps, images),
-        )
+        try:
+            evaluation = evaluate(
+                self._engine,
+                self._val.loader,
+                self._plan.recipe.eval.batch_size,
+                ranks=self._ranks,
+                stopped=lambda: self._stop.signal_number is not None,
+                agreement=Agreement(self._stop.agree, self._section.log_every_steps, images),
+            )
+        except DataError as error:
+            error.args = (f"{error}{self._after_failed_evaluation()}",)
+            raise
         return evaluation or self._save_and_leave()
+
+    def _after_failed_evaluation(self) -> str:
+        """Say how to go on once the validation data is mended, where a checkpoint is known."""
+        path = self._saver.last
+        if path is None:
+            return ""
+        return f"; saved {path}; continue with: runner resume {path.parent.parent}"
 
     def _evaluation_is_due(self, finished: int) -> bool:
         section = self._plan.recipe.eval

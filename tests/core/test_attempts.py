@@ -341,9 +341,7 @@ def test_every_image_is_seen_once_on_two_then_one_then_three_ranks(project, star
     folder = project.run_folder()
     second = start(("resume", folder, "--set", "device.count=1"))
     second.finish()
-    resolved = (folder / "recipe.yaml").read_text()
-    assert "fail_after_steps: 4" in resolved
-    (folder / "recipe.yaml").write_text(resolved.replace("fail_after_steps: 4", ""))
+    project.monkeypatch.setenv("RUNNER_FAKE_SOUND", "1")
     third = start(*[("resume", folder, "--set", "device.count=3")] * 3)
     codes, outputs = third.finish()
     assert codes == [0, 0, 0], outputs

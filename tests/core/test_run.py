@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from runner import checkpoint, files
+from runner.errors import DataError
+from runner.testing.fake_engine import FakeEngine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,10 +81,7 @@ def test_an_interrupted_run_continues_to_the_same_weights(project, workers):
     with pytest.raises(RuntimeError, match="fake"):
         project.runner("run", broken, "--set", "framework.fail_after_steps=17")
     folder = project.run_folder()
-    resumed_recipe = (folder / "recipe.yaml").read_text()
-    (folder / "recipe.yaml").write_text(
-        resumed_recipe.replace("fail_after_steps: 17", "fail_after_steps: null")
-    )
+    project.monkeypatch.setenv("RUNNER_FAKE_SOUND", "1")
     outcome = project.runner("resume", folder, "--set", f"loader.workers={workers}", "--json")
     assert outcome.code == 0, outcome.err
     assert_same_weights(straight, final_weights(folder))
@@ -113,11 +113,147 @@ def test_a_run_can_go_back_to_an_earlier_checkpoint(project):
     assert [e["path"][-2:] for e in removed] == ["36"]  # 24 was written again first
 
 
-def test_a_finished_run_is_not_continued(project):
-    project.run()
-    outcome = project.runner("resume", project.run_folder())
+def test_a_finished_run_is_not_continued_and_has_its_result(project):
+    result = project.run().json
+    folder = project.run_folder()
+    outcome = project.runner("resume", folder, "--set", "loader.workers=1", "--json")
+    assert (outcome.code, outcome.json) == (0, result)
+    assert [e["event"] for e in project.events()].count("run.resumed") == 0
+    [*_, last] = checkpoint.listing(folder / "checkpoints")
+    outcome = project.runner("resume", last)
     assert outcome.code == 2
-    assert "is finished" in outcome.err
+    assert f"to go back to {last}, remove {folder / 'result.json'} first" in outcome.err
+
+
+def test_a_finished_run_whose_export_has_failed_says_so_again(project):
+    assert project.run(extra=EXPORT.replace("verify_images: 4", "error: 0.5")).code == 7
+    outcome = project.runner("resume", project.run_folder())
+    assert outcome.code == 7
+    assert "differ from the live model's" in outcome.err
+
+
+@pytest.mark.parametrize("content", [(), ("recipe.yaml",)])
+def test_a_folder_of_a_run_that_never_began_is_named(project, content):
+    (folder := project.path / "runs" / "colours" / "20260131-120000").mkdir(parents=True)
+    for name in content:
+        (folder / name).write_text("summary: x\n")
+    outcome = project.runner("resume", folder)
+    assert outcome.code == 2
+    assert "was ended before the run had begun" in outcome.err
+    assert "start the run again, and remove the folder" in outcome.err
+
+
+def test_what_a_killed_process_left_of_a_run_folder_goes(project):
+    runs = project.path / "runs" / "colours"
+    for name in ("old", "new"):
+        (runs / f".{name}.unfinished").mkdir(parents=True)
+    os.utime(runs / ".old.unfinished", (0, 0))
+    assert project.run().code == 0
+    assert [path.name for path in runs.glob(".*")] == [".new.unfinished"]
+    (runs / ".new.unfinished").rmdir()
+    assert checkpoint.listing(project.run_folder() / "checkpoints")
+
+
+EDITS = {
+    "learning_rate: 0.05": ("learning_rate: 0.5", "optimizer.learning_rate: 0.05 -> 0.5"),
+    "epochs: 3": ("epochs: 4", "train.epochs: 3 -> 4"),
+    "seed: 7": ("seed: 8", "seed: 7 -> 8"),
+    "size: 8": ("size: 7", "dataset.size: 8 -> 7"),
+}
+
+
+@pytest.mark.parametrize("steps", [4, 17])  # before and after the first checkpoint
+def test_a_recipe_edited_by_hand_is_refused_and_the_key_named(project, steps):
+    with pytest.raises(RuntimeError, match="fake"):
+        project.run("--set", f"framework.fail_after_steps={steps}", "--set", "seed=7")
+    folder = project.run_folder()
+    text = (folder / "recipe.yaml").read_text()
+    project.monkeypatch.setenv("RUNNER_FAKE_SOUND", "1")
+    for old, (new, named) in EDITS.items():
+        (folder / "recipe.yaml").write_text(text.replace(old, new, 1))
+        outcome = project.runner("resume", folder)
+        assert outcome.code == 2
+        assert f"{folder / 'recipe.yaml'} was changed" in outcome.err
+        assert named in outcome.err
+        assert ("--set train.epochs=4" in outcome.err) == ("epochs" in old)
+    (folder / "recipe.yaml").write_text(text)
+    assert project.runner("resume", folder).code == 0
+
+
+def test_what_changes_no_number_may_be_edited_and_is_told(project):
+    with pytest.raises(RuntimeError, match="fake"):
+        project.run("--set", "framework.fail_after_steps=17")
+    file = project.run_folder() / "recipe.yaml"
+    file.write_text(file.read_text().replace("log_every_steps: 4", "log_every_steps: 6"))
+    project.monkeypatch.setenv("RUNNER_FAKE_SOUND", "1")
+    outcome = project.runner("resume", project.run_folder(), "--set", "checkpoint.keep=9")
+    assert outcome.code == 0, outcome.err
+    [resumed] = [e for e in project.events() if e["event"] == "run.resumed"]
+    assert resumed["changed"] == ["checkpoint.keep: 2 -> 9", "train.log_every_steps: 4 -> 6"]
+    assert "changed: checkpoint.keep: 2 -> 9; train.log_every_steps: 4 -> 6" in outcome.err
+
+
+def test_a_finished_run_trains_longer_on_request(project):
+    project.run()
+    folder = project.run_folder()
+    outcome = project.runner("resume", folder, "--set", "train.epochs=4", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["epochs"] == 4
+    [resumed] = [e for e in project.events() if e["event"] == "run.resumed"]
+    assert (resumed["step"], resumed["changed"]) == (36, ["train.epochs: 3 -> 4"])
+    again = project.runner("resume", folder, "--json")
+    assert (again.code, again.json) == (0, outcome.json)
+    assert "epochs: 4" in (folder / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_an_epoch_is_on_the_disk_before_it_is_evaluated(project, monkeypatch, epoch):
+    result = project.run().json
+    straight = project.path / "straight"
+    project.run_folder().rename(straight)
+    evaluate = FakeEngine.eval_step
+
+    def fail(engine, batch):
+        [*_, last] = project.checkpoints()  # the disk of a process that is killed here
+        if last.name == f"step_{12 * epoch:08}":
+            position = checkpoint.load(last).info.position
+            assert (position.epoch, position.step_in_epoch) == (epoch - 1, 12)
+            raise DataError("an image cannot be read")
+        return evaluate(engine, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeEngine, "eval_step", fail)
+        outcome = project.run()
+    folder = project.run_folder()
+    assert outcome.code == 5
+    [*_, last] = (path.relative_to(project.path) for path in project.checkpoints())
+    run = folder.relative_to(project.path)
+    assert f"saved {last}; continue with: runner resume {run}" in outcome.err
+    outcome = project.runner("resume", folder, "--json")
+    assert outcome.code == 0, outcome.err
+    for name in ("best_top1", "best_epoch", "epochs", "steps"):
+        assert outcome.json[name] == result[name]
+    assert what_stays(folder) == what_stays(straight)
+
+
+def is_figure(metric):
+    return metric == "train.loss" or (metric.startswith("val.") and "_per_s" not in metric)
+
+
+def what_stays(folder):
+    """Return what the checkpoints of a run say, and which is the best, without speeds."""
+    best = checkpoint.best(folder / "checkpoints")
+    found = [checkpoint.load(path) for path in checkpoint.listing(folder / "checkpoints")]
+    return best and best.name, [
+        (
+            saved.path.name,
+            saved.info.position,
+            {name: value for name, value in saved.info.metrics.items() if is_figure(name)},
+            {name: array.tobytes() for name, array in saved.weights.items()},
+            {name: array.tobytes() for name, array in saved.state.tensors.items()},
+        )
+        for saved in found
+    ]
 
 
 def test_resume_refuses_what_would_change_the_experiment(project):

@@ -60,7 +60,10 @@ Step = Union[Annotated[int, Ge(0)], None]  # noqa: UP007  evaluated by pydantic 
 
 @options
 class FakeOptions:
-    """How the framework misbehaves; steps count from 0 at the start of training."""
+    """How the framework misbehaves; steps count from 0 at the start of training.
+
+    Where the environment has ``RUNNER_FAKE_SOUND=1``, as for a run that continues, nothing breaks.
+    """
 
     non_finite_at_step: Step = None
     """Step whose loss, and the weights after it, are not a number."""

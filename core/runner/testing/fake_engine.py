@@ -124,6 +124,7 @@ class FakeEngine:
         if spec.optimizer is not None:
             self._optimizer = spec.optimizer.build(self._groups(), spec.optimizer_options, 0.0)
         self._takes_signals = os.environ.get("RUNNER_FAKE_SIGNALS") == "1"
+        self._is_sound = os.environ.get("RUNNER_FAKE_SOUND") == "1"
         self._steps = 0
         self._steps_here = 0
 
@@ -131,7 +132,7 @@ class FakeEngine:
         """Take one step; fail, overflow or break down where the options say so."""
         if self._optimizer is None:
             raise ValueError("the engine was opened without an optimizer, so it cannot train")
-        misbehaves = self._options.on_rank in (None, self._rank)
+        misbehaves = self._options.on_rank in (None, self._rank) and not self._is_sound
         if misbehaves and self._steps == self._options.hang_at_step:
             sys.stderr.write("the fake framework hangs\n")
             sys.stderr.flush()
