@@ -223,16 +223,26 @@ class Plan:
         _check_installed(self.dataset)
         section = self.recipe.dataset
         dataset = self.dataset_entry.open(section.options, split)
+        from runner.data.classes import check_several  # NumPy comes with it
+
+        check_several(dataset, section.num_classes)
         declared = section.train_images if split == "train" else section.val_images
-        for what, expected, found in (
-            (f"{split}_images", declared, len(dataset.labels)),
-            ("num_classes", section.num_classes, len(dataset.classes)),
-        ):
-            if expected is not None and expected != found:
-                raise DataError(
-                    f"the {split} split of {section.name} has {what} {found}, the recipe declares "
-                    f"{expected}; check that the data is complete, or set dataset.{what}={found}"
-                )
+        wrong = [
+            (what, expected, found)
+            for what, expected, found in (
+                (f"{split}_images", declared, len(dataset.labels)),
+                ("num_classes", section.num_classes, len(dataset.classes)),
+            )
+            if expected is not None and expected != found
+        ]
+        if wrong:
+            has = " and ".join(f"{what} {found}" for what, _, found in wrong)
+            declares = " and ".join(str(expected) for _, expected, _ in wrong)
+            settings = " ".join(f"dataset.{what}={found}" for what, _, found in wrong)
+            raise DataError(
+                f"the {split} split of {section.name} has {has}, the recipe declares {declares}; "
+                f"check that the data is complete, or set {settings}"
+            )
         return dataset
 
 

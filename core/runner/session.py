@@ -10,6 +10,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from runner.data.classes import same_looking
 from runner.data.image_files import ImageFiles
 from runner.data.loader import ImageLoader
 from runner.entries import LoaderRequest
@@ -126,7 +127,7 @@ def check_same_classes(train: Split, val: Split) -> None:
     raise DataError(
         "the splits have different classes, so labels would not mean the same: "
         f"only in train: {', '.join(only_train[:5]) or 'none'}; "
-        f"only in val: {', '.join(only_val[:5]) or 'none'}; "
+        f"only in val: {', '.join(only_val[:5]) or 'none'}{same_looking(only_train, only_val)}; "
         "expected the same classes in the same order"
     )
 

@@ -159,7 +159,7 @@ def list_images(
         DataError: A folder cannot be listed, or symbolic links lead to one more than once.
     """
     visited = {} if visited is None else visited
-    _visit(folder, visited, noted)
+    visit(folder, visited, noted)
     paths: list[str] = []
     ignored = 0
     # The directory tells files from folders, so that no file has to be looked at: this finds
@@ -178,7 +178,12 @@ def list_images(
     return paths, ignored
 
 
-def _visit(folder: str, visited: dict[tuple[int, int], str], noted: Sources | None) -> None:
+def visit(folder: str, visited: dict[tuple[int, int], str], noted: Sources | None) -> None:
+    """Remember a folder, by device and inode.
+
+    Raises:
+        DataError: It cannot be looked at, or is one that was visited under another name.
+    """
     try:
         status = Path(folder).stat()
     except OSError as error:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from runner.data.sources import Sources
 
-FORMAT = 1
+FORMAT = 2
 _LEFT_OVER_S = 3600
 _BYTES_OF_A_LINE = 100
 """Of a text file of paths and labels; longer than most."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.data.classes import same_looking
 from runner.data.images import (
     SHOWN,
     existing_folder,
@@ -13,16 +15,19 @@ from runner.data.images import (
     list_images,
     shown,
     split_folder,
-    stem_of,
 )
 from runner.data.index import Listing, Part, open_image_files
 from runner.data.index_file import Key
+from runner.data.label_lines import line_of, read_list, text_lines
+from runner.data.matching import match
+from runner.data.present import cause_of, check_present
 from runner.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence, Set
+    from collections.abc import Mapping, Sequence, Set
 
     from runner.data.image_files import ImageFiles
+    from runner.data.label_lines import Labelled
     from runner.data.plugin import (
         ClassFoldersWithListsOptions,
         FlatValLabelOptions,
@@ -32,9 +37,6 @@ if TYPE_CHECKING:
 
 MAX_UNNAMED_CLASSES = 100_000
 """A label file may skip labels; above this many classes more than it has lines, it is wrong."""
-
-Labelled = tuple[list[str], list[int]]
-"""Paths and their labels, in the order of the file."""
 
 
 def open_class_folders_with_lists(config: ClassFoldersWithListsOptions, split: str) -> ImageFiles:
@@ -59,16 +61,25 @@ def open_class_folders_with_lists(config: ClassFoldersWithListsOptions, split: s
             noted.note(root / file_name)
             if name == split or (root / file_name).is_file():
                 found[name] = read_list(root / file_name, f"dataset.{name}_list")
-        base = _base(found[split][0][0], [own, root], noted)
+        _count_from(
+            config.first_label, {lists[name]: labels for name, (_, labels) in found.items()}
+        )
         names: dict[int, str] = {}
-        for name, (paths, labels) in found.items():
+        own_file = root / lists[split]
+        below = {
+            name: _below_root(paths, root, root / lists[name]) for name, (paths, _) in found.items()
+        }
+        base = _base(below[split][0], own_file, [own, root], noted)
+        for name, paths in below.items():
             # A split folder at the start of a path is not the class.
             skip = folders[name] + "/"
-            for path, label in zip(paths, labels, strict=True):
+            for path, label in zip(paths, found[name][1], strict=True):
                 _name_class(names, label, path.removeprefix(skip).split("/", 1)[0], lists[name])
-        return _listing(base, _classes(names, root), *found[split])
+        check_present(base, below[split], own_file, noted, root=root)
+        return _listing(base, _classes(names, root), below[split], found[split][1])
 
-    key = Key(layout="class_folders_with_lists", paths=[root, *named], options=[split])
+    options = [split, str(config.first_label)]
+    key = Key(layout="class_folders_with_lists", paths=[root, *named], options=options)
     return open_image_files(key, read)
 
 
@@ -76,7 +87,8 @@ def open_list_file(config: ListFileOptions, split: str) -> ImageFiles:
     """Open images listed in one file per split, each line ``<path> <label>``.
 
     Labels are 0 to K-1; K is the length of ``class_names``, or else follows from both lists.
-    Where both lists exist they must have the same labels.
+    Where both lists exist they must have the same labels; with ``missing_classes``, those of the
+    validation list may be some of them.
 
     Raises:
         DataError: A file is missing, a line is malformed, labels are missing or too large, or a
@@ -97,28 +109,34 @@ def open_list_file(config: ListFileOptions, split: str) -> ImageFiles:
         for file in filter(None, files):
             noted.note(file)
         paths, labels = read_list(own_file, f"dataset.{split}_list")
-        seen = set(labels)
-        there = None
+        by_list = {own: labels}
         # With class names, an evaluation needs no list of train images.
-        if other_file is not None and (names_file is None or other_file.is_file()):
-            there = set(read_list(other_file, "the other list")[1])
+        if other is not None and other_file and (names_file is None or other_file.is_file()):
+            by_list[other] = read_list(other_file, "the other list")[1]
+        _count_from(config.first_label, by_list)
+        seen = set(labels)
+        there = set(by_list[other]) if other in by_list else None
         if names_file is not None:
             classes = _read_names(names_file)
             _check_below(max(labels), classes, own)
         else:
             classes = _numbered(seen if there is None else seen | there, own)
         if there is not None and other is not None:
-            _check_same_labels(seen, there, own, other, classes)
+            train, val = (seen, there) if split == "train" else (there, seen)
+            if not (config.missing_classes and val <= train):
+                _check_same_labels(seen, there, own, other, classes)
+        check_present(root, paths, own_file, noted, root=root)
         return _listing(root, classes, paths, labels)
 
-    return open_image_files(Key(layout="list_file", paths=[root, *files], options=[split]), read)
+    options = [split, str(config.first_label), *(["some"] if config.missing_classes else [])]
+    return open_image_files(Key(layout="list_file", paths=[root, *files], options=options), read)
 
 
 def open_flat_val_label(config: FlatValLabelOptions, split: str) -> ImageFiles:
-    """Open a folder of validation images with a label file beside it.
+    """Open a folder of validation images with a label file next to it.
 
-    A line is ``<file name> <label>``. Names are compared up to their first dot, so that the list
-    fits converted files too.
+    A line is ``<file name> <label>``. Names are compared without their image ending, so that the
+    list fits converted files too.
 
     Raises:
         DataError: The split is not ``val``, a file is missing, a line is malformed, or images and
@@ -139,19 +157,46 @@ def open_flat_val_label(config: FlatValLabelOptions, split: str) -> ImageFiles:
     def read(noted: Sources) -> Listing:
         for path in filter(None, (file, names_file)):
             noted.note(path)
-        by_key = _by_key(*read_list(file, "dataset.labels"), file)
-        paths, ignored = list_images(
-            str(folder), "", known_extensions(config.extensions), noted=noted
-        )
-        keys = [stem_of(path) for path in paths]
-        _check_matched(keys, by_key, folder, file)
-        labels = [by_key[key] for key in keys]
+        extensions = known_extensions(config.extensions)
+        lines = read_list(file, "dataset.labels")
+        _count_from(config.first_label, {str(file): lines[1]})
+        paths, ignored = list_images(str(folder), "", extensions, noted=noted)
+        labels = match(paths, lines, folder, file, extensions)
         return _listing(folder, _classes_of(labels, file, names_file), paths, labels, ignored)
 
-    key = Key(
-        layout="flat_val_label", paths=[root, folder, file, names_file], options=config.extensions
-    )
+    options = [*config.extensions, f"first_label={config.first_label}"]
+    key = Key(layout="flat_val_label", paths=[root, folder, file, names_file], options=options)
     return open_image_files(key, read)
+
+
+def _count_from(first: int | None, lists: Mapping[str, list[int]]) -> None:
+    """Let labels begin at 0, in place.
+
+    Args:
+        first: The label of the first class; ``None`` for 0, which an image must have then.
+        lists: Labels by the name of their list.
+
+    Raises:
+        DataError: A label lies below the first, or none is 0.
+    """
+    where = min(lists, key=lambda name: min(lists[name]))
+    lowest = min(lists[where])
+    if first is None and lowest:
+        raise DataError(
+            f"no image of {' or '.join(lists)} has label 0, but there is label {lowest}; expected "
+            f"labels 0 to K-1 without gaps (they seem to start at {lowest}). If the first class "
+            f"has the label {lowest}, set dataset.first_label: {lowest}, which is taken off every "
+            "label; if the class 0 has no images here, set dataset.first_label: 0"
+        )
+    if not first:
+        return
+    if lowest < first:
+        raise DataError(
+            f"{where} has the label {lowest}, and dataset.first_label says that the first class "
+            f"has the label {first}; leave dataset.first_label out for labels from 0"
+        )
+    for labels in lists.values():
+        labels[:] = [label - first for label in labels]
 
 
 def _below(root: Path, name: str | None) -> Path | None:
@@ -180,73 +225,67 @@ def _listing(
     return Listing(folder=str(folder), classes=classes, parts=[part])
 
 
-def read_list(file: Path, setting: str) -> Labelled:
-    """Read lines of ``<path> <label>``; the path may hold spaces, empty lines are left out.
-
-    Raises:
-        DataError: The file is missing, empty, or has a malformed line, which is named.
-    """
-    paths: list[str] = []
-    labels: list[int] = []
-    for number, line in _lines(file, setting):
-        path, _, label = line.rpartition(" ")
-        path = path.rstrip()
-        # isascii: str.isdigit accepts digits of other scripts, and int() accepts "1_000".
-        if not path or not (label.isascii() and label.isdigit()):
-            raise DataError(
-                f"{file}:{number}: found {line!r}, expected `<path> <label>` with one space "
-                "between them and a label of 0 or more"
-            )
-        paths.append(path)
-        labels.append(int(label))
-    if not paths:
-        raise DataError(f"{file} is empty, expected lines of `<path> <label>`")
-    return paths, labels
-
-
-def _lines(file: Path, setting: str) -> list[tuple[int, str]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{file.absolute()} does not exist; set the file with --set {setting}=/path/to/file"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read as UTF-8 text: {error}") from error
-    stripped = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
-    return [(number, line) for number, line in stripped if line]
-
-
 def _read_names(file: Path) -> list[str]:
-    names = [line for _, line in _lines(file, "dataset.class_names")]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    names = [line for _, line in text_lines(file, "dataset.class_names")]
+    twice = _repeated(names)
     if not names or twice:
         found = f"has {shown(twice)} more than once" if twice else "is empty"
         raise DataError(f"{file} {found}, expected one name per line, in label order")
     return names
 
 
-def _base(first: str, candidates: Sequence[Path], noted: Sources) -> Path:
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def _base(first: str, file: Path, candidates: Sequence[Path], noted: Sources) -> Path:
     for candidate in candidates:
         noted.note((candidate / first).parent)
         if (candidate / first).exists():
             return candidate
     tried = " and ".join(str(candidate / first) for candidate in candidates)
-    raise DataError(f"the first image of the list does not exist: tried {tried}")
+    raise DataError(
+        f"{file}:{line_of(file, 0)}: the first image of the list does not exist: tried {tried}; "
+        f"{cause_of(candidates[-1], first, candidates[-1])}"
+    )
+
+
+def _below_root(paths: list[str], root: Path, file: Path) -> list[str]:
+    """Return paths that name their class folder: below the root, or a split folder.
+
+    Raises:
+        DataError: A path does not.
+    """
+    starts = [f"{folder}/" for folder in (root.absolute(), root.resolve())]
+    below = [
+        path
+        if path[0] != "/"
+        else next((path.removeprefix(start) for start in starts if path.startswith(start)), path)
+        for path in paths
+    ]
+    for position, path in enumerate(below):
+        if path[0] == "/":
+            raise DataError(
+                f"{file}:{line_of(file, position)}: {path} does not lie below {root.absolute()}, "
+                "so its class folder is unknown; expected <class>/<image>, or use dataset.name: "
+                "list_file, which has no class folders"
+            )
+    return below
 
 
 def _name_class(names: dict[int, str], label: int, folder: str, where: str) -> None:
     if names.setdefault(label, folder) != folder:
         raise DataError(
-            f"{where} gives label {label} to images of {folder!r} and of {names[label]!r}; "
-            "expected one class folder for each label, in both lists"
+            f"{where} gives label {label} to images of {folder!r} and of {names[label]!r}"
+            f"{same_looking([folder], [names[label]])}; expected one class folder for each label, "
+            "in both lists"
         )
 
 
 def _classes(names: dict[int, str], root: Path) -> list[str]:
     _numbered(names.keys(), str(root))
     classes = [names[label] for label in range(len(names))]
-    twice = sorted({name for name in classes if classes.count(name) > 1})
+    twice = _repeated(classes)
     if twice:
         labels = [label for label, name in names.items() if name == twice[0]]
         raise DataError(
@@ -268,7 +307,6 @@ def _numbered(labels: Set[int], where: str) -> list[str]:
         raise DataError(
             f"no image of {where} has label {first}{more}, but there is label "
             f"{max(labels)}; expected labels 0 to K-1 without gaps"
-            + (" (they seem to start at 1)" if gaps == 1 and 0 not in labels else "")
         )
     return [str(label) for label in range(len(labels))]
 
@@ -298,7 +336,8 @@ def _check_same_labels(
         + (
             "one list seems to count from 0 and the other from 1, use labels 0 to K-1 in both"
             if shifted
-            else "add lines for the missing labels or remove the extra ones"
+            else "add lines for the missing labels or remove the extra ones (if only the "
+            "validation list lacks classes, dataset.missing_classes: true allows it)"
         )
     )
 
@@ -306,25 +345,3 @@ def _check_same_labels(
 def _described(label: int, classes: Sequence[str]) -> str:
     name = classes[label] if label < len(classes) else str(label)
     return f"label {label}" if name == str(label) else f"label {label} ({name})"
-
-
-def _by_key(names: list[str], labels: list[int], file: Path) -> dict[str, int]:
-    by_key: dict[str, int] = {}
-    for name, label in zip(names, labels, strict=True):
-        if by_key.setdefault(stem_of(name), label) != label:
-            raise DataError(
-                f"{file} gives {stem_of(name)!r} the labels {by_key[stem_of(name)]} and {label}"
-            )
-    return by_key
-
-
-def _check_matched(keys: list[str], by_key: dict[str, int], folder: Path, file: Path) -> None:
-    unlabelled = sorted(set(keys) - by_key.keys())
-    missing = sorted(by_key.keys() - set(keys))
-    if unlabelled:
-        raise DataError(f"images in {folder} without a line in {file}: {shown(unlabelled)}")
-    if missing:
-        raise DataError(
-            f"{len(missing)} images of {file} are not in {folder}: {shown(missing)}; "
-            "copy them there, or remove their lines"
-        )

@@ -42,6 +42,8 @@ class ClassFoldersOptions:
     """Folder of the validation images, below `root`."""
     extensions: list[str] = field(default_factory=_extensions)
     """File endings that are images, in upper or lower case; other files are counted and left."""
+    missing_classes: bool = False
+    """Let classes be without validation images, and without a folder for them."""
 
 
 @options
@@ -58,6 +60,10 @@ class ClassFoldersWithListsOptions:
     """Lines of `<path> <label>` below `root`; paths start at the split folder or at `root`."""
     val_list: str = "val.txt"
     """The same for the validation images."""
+    # Optional[] in place of `| None`: pydantic evaluates it on Python 3.10 as well.
+    first_label: Optional[Annotated[int, Ge(0)]] = None  # noqa: UP045
+    """Label of the first class in the lists, such as 1, which is taken off every label; 0 when left
+    out, and some image must have it then."""
 
 
 @options
@@ -66,13 +72,17 @@ class ListFileOptions:
 
     root: str
     """Folder at which the paths in the lists start."""
-    # Optional[] in place of `| None`: pydantic evaluates it on Python 3.10 as well.
     train_list: Optional[str] = None  # noqa: UP045
     """File with lines of `<path> <label>`; relative to `root` unless absolute."""
     val_list: Optional[str] = None  # noqa: UP045
     """The same for the validation images."""
     class_names: Optional[str] = None  # noqa: UP045
     """File with one class name per line, in label order; labels are the names if left out."""
+    first_label: Optional[Annotated[int, Ge(0)]] = None  # noqa: UP045
+    """Label of the first class in the lists, such as 1, which is taken off every label; 0 when left
+    out, and some image must have it then."""
+    missing_classes: bool = False
+    """Let classes be without validation images."""
 
 
 @options
@@ -84,10 +94,13 @@ class FlatValLabelOptions:
     val: str = "val"
     """Folder of the images, below `root`."""
     labels: str = "val_label.txt"
-    """File below `root` with lines of `<file name> <label>`; of names, the part before the first
-    dot counts."""
+    """File below `root` with lines of `<file name> <label>`; the ending of an image may be left out
+    or another one."""
     class_names: Optional[str] = None  # noqa: UP045
     """File with one class name per line, in label order; labels are the names if left out."""
+    first_label: Optional[Annotated[int, Ge(0)]] = None  # noqa: UP045
+    """Label of the first class in the lists, such as 1, which is taken off every label; 0 when left
+    out, and some image must have it then."""
     extensions: list[str] = field(default_factory=_extensions)
     """File endings that are images, in upper or lower case; other files are counted and left."""
 

@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, int]:
     if path.suffix == JSON:
         pairs = _read_json(path)
     else:
-        from runner.data.lists import read_list
+        from runner.data.label_lines import read_list
 
         pairs = list(zip(*read_list(path, "--labels"), strict=True))
     check_stems([name for name, _ in pairs])

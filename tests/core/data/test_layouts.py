@@ -23,8 +23,11 @@ from runner.data.plugin import (
 from runner.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runner.contracts import Dataset
 
+COMPOSED, DECOMPOSED = "\u00e9", "e\u0301"
 ENTRIES = {entry.name: entry for entry in runner_register_datasets()}
 
 
@@ -133,11 +136,50 @@ class TestClassFolders:
     def test_links_that_lead_to_a_folder_twice_are_refused(self, root: Path, target: str) -> None:
         touch(root, "train/cat/more/x.jpg")
         (root / "train/cat/link").symlink_to(target, target_is_directory=True)
-        if target == "../dog":  # another folder is no repetition
-            assert self.open(root).labels.tolist() == [0, 0, 0, 0, 1]
-            return
         with pytest.raises(DataError, match=r"train/cat/link\S* leads to the same folder as "):
             self.open(root)
+
+    def test_two_classes_that_are_one_folder_are_refused(self, root: Path) -> None:
+        (root / "train/kitten").symlink_to("cat", target_is_directory=True)
+        message = f"{root}/train/kitten leads to the same folder as {root}/train/cat"
+        with pytest.raises(DataError, match=re.escape(message)):
+            self.open(root)
+
+    def test_a_link_to_images_elsewhere_is_a_class(self, root: Path) -> None:
+        (root / "train/dog").rename(root / "dogs")
+        (root / "train/dog").symlink_to("../dogs", target_is_directory=True)
+        assert self.open(root).classes == ("cat", "dog")
+
+    def test_names_that_look_the_same_are_told_apart(self, root: Path) -> None:
+        touch(root, f"train/chien-{COMPOSED}/x.jpg", f"val/chien-{DECOMPOSED}/x.jpg")
+        with pytest.raises(DataError, match=r"U\+00E9 in one and U\+0065 U\+0301 in the other"):
+            self.open(root)
+        touch(root, "train/Emu/x.jpg", "val/emu/x.jpg")
+        (root / f"train/chien-{COMPOSED}").rename(root / "train/x")
+        (root / f"val/chien-{DECOMPOSED}").rename(root / "val/x")
+        with pytest.raises(DataError, match="'emu' differs from 'Emu' in upper and lower case"):
+            self.open(root)
+
+    def test_a_class_without_validation_images_is_allowed_by_a_key(self, root: Path) -> None:
+        touch(root, "train/bee/x.jpg")
+        for split in ("train", "val"):
+            with pytest.raises(DataError, match=r"dataset\.missing_classes: true allows it"):
+                self.open(root, split)
+        train, val = (self.open(root, split, missing_classes=True) for split in ("train", "val"))
+        assert train.classes == val.classes == ("bee", "cat", "dog")
+        assert contents(val) == [(b"val/cat/d.jpg", 1), (b"val/dog/e.jpg", 2)]
+        (root / "val/bee").mkdir()
+        assert self.open(root, "val", missing_classes=True).labels.tolist() == [1, 2]
+        touch(root, "val/cow/x.jpg")
+        for split in ("train", "val"):
+            with pytest.raises(DataError, match="val has cow, "):
+                self.open(root, split, missing_classes=True)
+
+    def test_a_class_without_training_images_is_refused(self, root: Path) -> None:
+        touch(root, "val/cow/x.jpg")
+        (root / "train/cow").mkdir()
+        with pytest.raises(DataError, match=r"class folders without images in .*/train: cow"):
+            self.open(root, missing_classes=True)
 
     def test_a_link_to_its_own_name_is_named(self, root: Path) -> None:
         (root / "train/cat/link").symlink_to("link")
@@ -158,8 +200,8 @@ class TestClassFoldersWithLists:
         (tmp_path / "val.txt").write_text("val/dog/e.jpg 0\r\nval/cat/d.jpg 1\r\n")
         return tmp_path
 
-    def open(self, root: Path, split: str = "train") -> Dataset:
-        config = ClassFoldersWithListsOptions(root=str(root))
+    def open(self, root: Path, split: str = "train", **options: Any) -> Dataset:
+        config = ClassFoldersWithListsOptions(root=str(root), **options)
         return open_dataset("class_folders_with_lists", config, split)
 
     def test_labels_come_from_the_lists(self, root: Path) -> None:
@@ -193,6 +235,31 @@ class TestClassFoldersWithLists:
         ):
             self.open(root)
 
+    def test_a_file_that_is_not_there_is_named_with_its_line(self, root: Path) -> None:
+        (root / "train.txt").write_text("cat/a.jpg 1\n\ndog/c.jpg 0\n")
+        with pytest.raises(DataError, match=r"train.txt:3: the image 'dog/c.jpg' is not there"):
+            self.open(root)
+
+    @pytest.mark.parametrize("start", ["./", "./val/", ".//./", "{root}/val/"])
+    def test_paths_begin_in_many_ways(self, root: Path, start: str) -> None:
+        start = start.format(root=root)
+        (root / "val.txt").write_text(f"{start}dog/e.jpg 0\n{start}cat/d.jpg 1\n")
+        assert self.open(root).classes == ("dog", "cat")
+        assert contents(self.open(root, "val")) == [(b"val/dog/e.jpg", 0), (b"val/cat/d.jpg", 1)]
+
+    def test_paths_elsewhere_have_no_class_folder(self, root: Path) -> None:
+        (root / "val.txt").write_text("dog/e.jpg 0\n/elsewhere/cat/d.jpg 1\n")
+        with pytest.raises(DataError, match=r"val.txt:2: /elsewhere/cat/d.jpg does not lie below"):
+            self.open(root, "val")
+
+    def test_labels_from_one_are_shifted_by_a_key(self, root: Path) -> None:
+        (root / "train.txt").write_text("cat/a.jpg 2\ndog/b c.jpg 1\n")
+        (root / "val.txt").write_text("dog/e.jpg 1\ncat/d.jpg 2\n")
+        with pytest.raises(DataError, match=r"train.txt or val.txt has label 0.*first_label: 1"):
+            self.open(root)
+        train = self.open(root, first_label=1)
+        assert (train.classes, train.labels.tolist()) == (("dog", "cat"), [1, 0])
+
 
 class TestListFile:
     @pytest.fixture
@@ -203,7 +270,7 @@ class TestListFile:
         (tmp_path / "names").write_text("ant\nbee\ncat\n")
         return tmp_path
 
-    def open(self, root: Path, split: str = "train", **options: str) -> Dataset:
+    def open(self, root: Path, split: str = "train", **options: Any) -> Dataset:
         lists = {"train_list": "train.lst", "val_list": "val.lst", **options}
         return open_dataset("list_file", ListFileOptions(root=str(root), **lists), split)
 
@@ -230,7 +297,7 @@ class TestListFile:
     def test_one_list_is_enough_to_open_it(self, root: Path) -> None:
         (root / "val.lst").write_text("c.jpg 1\n")
         (root / "train.lst").unlink()
-        assert len(self.open(root, "val", class_names="names").labels) == 1
+        assert len(self.open(root, "val", class_names="names", first_label=0).labels) == 1
         (root / "val.lst").write_text("c.jpg 0\n")
         config = ListFileOptions(root=str(root), val_list="val.lst")
         assert len(open_dataset("list_file", config, "val").labels) == 1
@@ -258,19 +325,132 @@ class TestListFile:
             self.open(root, class_names="names")
 
     @pytest.mark.parametrize(
-        "line", ["a.jpg", "a.jpg cat", "a.jpg -1", "a.jpg 1.0", "a.jpg\t1", "7", "a.jpg 1_0", "a ²"]
+        ("line", "hint"),
+        [
+            ("a.jpg", ""),
+            ("a.jpg cat", ""),
+            ("a.jpg -1", "remove images without a class"),
+            ("a.jpg 1.0", "write the label as a whole number"),
+            ("7", ""),
+            ("a.jpg 1_0", ""),
+            ("a ²", ""),
+            ("a.jpg,1", "there is a comma between them: change it with sed"),
+            ("a.jpg, 1", "there is a comma between them: change it with sed"),
+            ('"a.jpg" 1', "quotes would be taken as part of the name"),
+            ("'a.jpg' 1", "quotes would be taken as part of the name"),
+            ("# image label", "this seems to be a comment"),
+            ("# list of version 1", "this seems to be a comment"),
+            ("1 a.jpg", "the label seems to stand first: change it with sed"),
+        ],
     )
-    def test_a_malformed_line_is_named(self, root: Path, line: str) -> None:
+    def test_a_malformed_line_is_named(self, root: Path, line: str, hint: str) -> None:
         (root / "train.lst").write_text(f"x/a.jpg 0\n\n{line}\n")
         with pytest.raises(DataError) as caught:
             self.open(root)
         assert f"train.lst:3: found {line!r}, expected `<path> <label>`" in str(caught.value)
+        assert hint in str(caught.value)
 
-    def test_labels_from_one_are_recognised(self, root: Path) -> None:
+    def test_a_header_is_named(self, root: Path) -> None:
+        (root / "train.lst").write_text("path label\nx/a.jpg 0\n")
+        with pytest.raises(DataError, match=r"train.lst:1: .*if this is a header, remove the line"):
+            self.open(root)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda text: text.replace(" ", "\t"),
+            lambda text: text.replace(" ", "\t "),
+            lambda text: text.replace(" ", "   "),
+            lambda text: text.replace("\n", "  \n"),
+            lambda text: "\n" + text.replace("\n", "\n\n"),
+            lambda text: "\ufeff" + text.replace("\n", "\r\n"),
+            lambda text: text.replace("\n", "\r"),
+            lambda text: "./" + text.replace("\n", "\n./").removesuffix("./"),
+        ],
+    )
+    def test_what_is_harmless_is_read(self, root: Path, change: Callable[[str], str]) -> None:
+        expected = contents(self.open(root))
+        (root / "train.lst").write_bytes(change((root / "train.lst").read_text()).encode())
+        assert contents(self.open(root)) == expected
+
+    @pytest.mark.parametrize(
+        "name", ["#1.jpg", "a, b.jpg", 'say "a".jpg', "a\tb.jpg", "日本 1.jpg"]
+    )
+    def test_odd_names_are_names(self, root: Path, name: str) -> None:
+        touch(root, name)
+        (root / "train.lst").write_text(f"{name} 0\nx/b.jpg 1\nx/b.jpg 2\n", encoding="utf-8")
+        assert contents(self.open(root))[0] == (name.encode(), 0)
+
+    def test_utf_16_is_read_where_it_says_so(self, root: Path) -> None:
+        expected = contents(self.open(root))
+        text = (root / "train.lst").read_text()
+        (root / "train.lst").write_text(text, encoding="utf-16")
+        assert contents(self.open(root)) == expected
+        (root / "train.lst").write_text(text, encoding="utf-16-le")
+        with pytest.raises(DataError, match=r"train.lst:1: found a zero byte.* iconv -f UTF-16LE"):
+            self.open(root)
+
+    def test_names_that_are_not_utf_8_are_read(self, root: Path) -> None:
+        name = "猫.jpg".encode("gbk")
+        (root / os.fsdecode(name)).write_text("x")
+        (root / "train.lst").write_bytes(name + b" 0\nx/b.jpg 1\nx/b.jpg 2\n")
+        assert contents(self.open(root))[0] == (b"x", 0)
+
+    @pytest.mark.parametrize(
+        ("line", "hint"),
+        [
+            ("x\\b.jpg 1", "paths are written with /: change them with sed"),
+            ("c.jpg 0 1", "expected one label in a line"),
+            ("X/B.jpg 1", "'x' differs from 'X' in upper and lower case only"),
+            ("nowhere.jpg 1", "expected paths that start at"),
+            (f"{'n' * 300}.jpg 1", "expected paths that start at"),
+        ],
+    )
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_images_that_are_not_there_are_named(
+        self, root: Path, split: str, line: str, hint: str
+    ) -> None:
+        (root / f"{split}.lst").write_text(f"c.jpg 0\nd.jpg 1\n\nd.jpg 2\n{line}\nmore.jpg 2\n")
+        with pytest.raises(DataError, match=rf"{split}.lst:5: the image .* nor are 1 others") as e:
+            self.open(root, split)
+        assert hint in str(e.value)
+
+    def test_many_images_of_a_folder_are_looked_for_at_once(self, root: Path) -> None:
+        touch(root, *(f"many/{number}.jpg" for number in range(40)))
+        lines = [f"many/{number}.jpg {number % 3}\n" for number in range(41)]
+        (root / "train.lst").write_text("".join(lines))
+        with pytest.raises(
+            DataError, match=r"train.lst:41: the image 'many/40.jpg' is not there: "
+        ):
+            self.open(root)
+
+    def test_names_in_another_form_are_told(self, root: Path) -> None:
+        touch(root, f"{DECOMPOSED}.jpg")
+        lines = f"{COMPOSED}.jpg 0\nx/b.jpg 1\nx/b.jpg 2\n"
+        (root / "train.lst").write_text(lines, encoding="utf-8")
+        with pytest.raises(DataError, match=r"lst:1: .* U\+00E9 in one and U\+0065 U\+0301 in "):
+            self.open(root)
+
+    def test_labels_from_one_are_shifted_by_a_key(self, root: Path) -> None:
         (root / "train.lst").write_text("x/a.jpg 1\nx/b.jpg 2\n")
-        (root / "val.lst").write_text("c.jpg 1\n")
+        (root / "val.lst").write_text("c.jpg 1\nd.jpg 2\n")
         with pytest.raises(DataError, match=r"has label 0, .* without gaps .*seem to start at 1"):
             self.open(root)
+        assert self.open(root, first_label=1).labels.tolist() == [0, 1]
+        with pytest.raises(DataError, match=r"has the label 1, and dataset.first_label says .* 2"):
+            self.open(root, first_label=2)
+        with pytest.raises(DataError, match="has label 0, but there is label 2; expected"):
+            self.open(root, first_label=0)
+
+    def test_a_class_without_validation_images_is_allowed_by_a_key(self, root: Path) -> None:
+        (root / "val.lst").write_text("c.jpg 1\nd.jpg 0\n")
+        with pytest.raises(DataError, match=r"dataset\.missing_classes: true allows it"):
+            self.open(root, "val")
+        val = self.open(root, "val", missing_classes=True)
+        assert (val.classes, val.labels.tolist()) == (("0", "1", "2"), [1, 0])
+        (root / "train.lst").write_text("x/a.jpg 0\nx/b.jpg 2\n")
+        with pytest.raises(DataError, match=r"val.lst has label 1, train.lst has not"):
+            self.open(root, "val", missing_classes=True)
 
     def test_a_huge_label_costs_nothing(self, root: Path) -> None:
         (root / "train.lst").write_text(f"x/a.jpg 0\nx/b.jpg {10**15}\n")
@@ -300,8 +480,8 @@ class TestFlatValLabel:
         config = FlatValLabelOptions(root=str(root), **options)
         return open_dataset("flat_val_label", config, split)
 
-    def test_names_match_up_to_the_first_dot(self, root: Path) -> None:
-        val = self.open(root)
+    def test_names_match_without_their_ending(self, root: Path) -> None:
+        val = self.open(root, first_label=0)
         assert contents(val) == [(b"val/I_1.JPEG", 65), (b"val/I_2.JPEG", 970)]
         assert len(val.classes) == 971
         assert isinstance(val, ImageFiles)
@@ -309,7 +489,36 @@ class TestFlatValLabel:
 
     def test_class_names_say_how_many_classes_there_are(self, root: Path) -> None:
         (root / "names").write_text("\n".join(f"n{i}" for i in range(1000)))
-        assert self.open(root, class_names="names").classes[970] == "n970"
+        assert self.open(root, class_names="names", first_label=0).classes[970] == "n970"
+
+    def test_a_subset_whose_labels_begin_at_one_is_refused(self, root: Path) -> None:
+        (root / "val_label.txt").write_text("I_1.JPEG 1\nI_2.bin 2\n")
+        (root / "names").write_text("ant\nbee\ncat\n")
+        for options in ({}, {"class_names": "names"}):
+            with pytest.raises(DataError, match=r"has label 0, .*set dataset.first_label: 1, "):
+                self.open(root, **options)
+        assert self.open(root, first_label=1).labels.tolist() == [0, 1]
+        assert self.open(root, first_label=0).labels.tolist() == [1, 2]
+
+    def test_a_dot_in_a_name_belongs_to_it(self, root: Path) -> None:
+        touch(root, "val/1.5.png", "val/1.7.png", "val/img.001.png", "val/img.002.PNG")
+        lines = "I_1 0\nI_2 1\n1.5.png 2\nimg.001 0\nimg.002.bin 1\n"
+        (root / "val_label.txt").write_text(lines)
+        with pytest.raises(DataError, match=r"without a line in .*: 1.7.png"):
+            self.open(root)
+        (root / "val_label.txt").write_text(lines + "1.7 0\n")
+        found = dict(contents(self.open(root)))
+        assert found[b"val/1.5.png"] == 2
+        assert found[b"val/1.7.png"] == 0
+        assert (found[b"val/img.001.png"], found[b"val/img.002.PNG"]) == (0, 1)
+
+    def test_images_that_differ_in_their_ending_need_whole_names(self, root: Path) -> None:
+        touch(root, "val/I_1.png")
+        (root / "val_label.txt").write_text("I_1 0\nI_2 1\n")
+        with pytest.raises(DataError, match=r"I_1.JPEG and I_1.png, which a list without endings"):
+            self.open(root)
+        (root / "val_label.txt").write_text("I_1.JPEG 0\nI_2.JPEG 1\nI_1.png 1\n")
+        assert (b"val/I_1.png", 1) in contents(self.open(root))
 
     def test_a_huge_label_is_refused(self, root: Path) -> None:
         (root / "val_label.txt").write_text(f"I_1.JPEG 0\nI_2.JPEG {10**15}\n")
@@ -325,15 +534,17 @@ class TestFlatValLabel:
     def test_images_and_lines_must_match(self, root: Path) -> None:
         touch(root, "val/I_3.JPEG")
         with pytest.raises(DataError, match=r"without a line in .*val_label.txt: I_3"):
-            self.open(root)
-        (root / "val_label.txt").write_text("I_1.JPEG 1\nI_2.JPEG 1\nI_3.x 1\nI_4.x 1\n")
-        with pytest.raises(DataError, match=r"1 images of .* are not in .*: I_4"):
+            self.open(root, first_label=0)
+        (root / "val_label.txt").write_text("I_1.JPEG 0\nI_2.JPEG 1\nI_3 1\nI_4.bin 1\n")
+        with pytest.raises(DataError, match=r"1 images of .* are not in .*: I_4.bin .* line 4"):
             self.open(root)
 
     def test_an_image_with_two_labels_is_refused(self, root: Path) -> None:
-        (root / "val_label.txt").write_text("I_1.JPEG 1\nI_1.png 2\n")
-        with pytest.raises(DataError, match="gives 'I_1' the labels 1 and 2"):
-            self.open(root)
+        for label in (2, 1):
+            (root / "val_label.txt").write_text(f"I_1.JPEG 1\nI_1.png {label}\nI_2 0\n")
+            message = rf"gives 'I_1' the labels 1 and {label}, in the lines 1 \(I_1.JPEG\) and 2 "
+            with pytest.raises(DataError, match=message):
+                self.open(root)
 
 
 def test_synthetic_images_are_a_function_of_seed_split_and_index() -> None:

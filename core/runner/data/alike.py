@@ -1,0 +1,51 @@
+"""Names that look the same to people and are not: what differs, and how to make them one."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def alike(name: str, others: Iterable[str]) -> str:
+    """Say which of ``others`` looks like ``name``, and what differs; "" if none does."""
+    composed = _composed(name)
+    folded = composed.casefold()
+    for other in others:
+        if other == name:
+            continue
+        if _composed(other) == composed:
+            return _composition(name, other)
+        if _composed(other).casefold() == folded:
+            return f"{other!r} differs from {name!r} in upper and lower case only"
+    return ""
+
+
+def _composition(name: str, other: str) -> str:
+    first = next(
+        (one, two) for one, two in zip(_letters(name), _letters(other), strict=False) if one != two
+    )
+    one, two = (" ".join(f"U+{ord(sign):04X}" for sign in letter) for letter in first)
+    return (
+        f"{name!r} is there under a name that looks the same: {first[0]!r} is {one} in one and "
+        f"{two} in the other (Unicode NFC and NFD, as macOS and its archives write them); give "
+        "both one form, with `convmv -f utf8 -t utf8 --nfc -r --notest FOLDER` for files, or "
+        "`uconv -x nfc` for lists"
+    )
+
+
+def _letters(name: str) -> list[str]:
+    """Split a name into letters, each with its combining signs."""
+    letters: list[str] = []
+    for sign in name:
+        if letters and unicodedata.combining(sign):
+            letters[-1] += sign
+        else:
+            letters.append(sign)
+    return letters
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,54 @@
+"""Which classes a split may have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runner.data.alike import alike
+from runner.data.image_files import ImageFiles
+from runner.data.images import shown
+from runner.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runner.contracts import Dataset
+
+
+def check_several(dataset: Dataset, declared: int | None) -> None:
+    """Refuse a split of one class, of which everything is right, unless the recipe declares it.
+
+    Raises:
+        DataError: There is one class, and ``declared`` is not 1.
+    """
+    if len(dataset.classes) != 1 or declared == 1:
+        return
+    [name] = dataset.classes
+    inner = _folders_below(dataset)
+    found = (
+        f"{inner[0]} is the only class, and holds nothing but folders: {shown(inner[1])}; if these "
+        "are the classes, the images lie one folder deeper than the recipe says: set dataset.train "
+        f"and dataset.val, such as --set dataset.train=train/{name} --set dataset.val=val/{name}"
+        if inner
+        else f"the data has one class, {name!r}, so there is nothing to learn and every answer is "
+        "right; expected two or more"
+    )
+    raise DataError(f"{found} (if one class is what you want, set dataset.num_classes: 1)")
+
+
+def _folders_below(dataset: Dataset) -> tuple[str, list[str]] | None:
+    """Return the only class folder and the folders in it, if no image lies in itself."""
+    if not isinstance(dataset, ImageFiles):
+        return None
+    own = dataset.classes[0] + "/"
+    below = [name.removeprefix(own) for name in dataset.paths.folders]
+    if not all(name and name != own for name in below):
+        return None
+    if not all(name.startswith(own) for name in dataset.paths.folders):
+        return None
+    return f"{dataset.folder}/{own[:-1]}", sorted({name.split("/", 1)[0] for name in below})
+
+
+def same_looking(missing: Sequence[str], there: Sequence[str]) -> str:
+    """Say that names of one side are those of the other in disguise; "" if they are not."""
+    return next((f"; {text}" for text in (alike(name, there) for name in missing) if text), "")

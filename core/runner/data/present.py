@@ -1,0 +1,105 @@
+"""Whether the images that a list names are there."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from runner.data.alike import alike
+from runner.data.label_lines import line_of, shortened
+from runner.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from runner.data.sources import Sources
+
+_FEW = 32
+"""Names in a folder for which looking for each is faster than listing the folder."""
+
+
+def check_present(
+    base: Path, paths: Sequence[str], file: Path, noted: Sources, *, root: Path
+) -> None:
+    """Refuse a list that names images which are not there.
+
+    Each folder is listed once, because asking for a million files takes minutes over a network.
+
+    Args:
+        base: Where the paths start.
+        paths: What the list names, in its order.
+        file: The list.
+        noted: Learns which folders the answer depends on.
+        root: The dataset's root, for the advice.
+
+    Raises:
+        DataError: Files are missing; the first is named with its line, and what may be the cause.
+    """
+    missing = {
+        folder + name
+        for folder, names in _by_folder(paths).items()
+        for name in _missing(base / folder, names, noted)
+    }
+    if not missing:
+        return
+    position = next(at for at, path in enumerate(paths) if path in missing)
+    path, more = paths[position], len(missing) - 1
+    others = f", nor are {more} others of the list" if more else ""
+    raise DataError(
+        f"{file}:{line_of(file, position)}: the image {shortened(path)!r} is not there"
+        f"{others}: looked for {shortened(str(base / path))}; {cause_of(base, path, root)}"
+    )
+
+
+def _by_folder(paths: Sequence[str]) -> Mapping[str, set[str]]:
+    folders: dict[str, set[str]] = {}
+    for path in paths:
+        folder, slash, name = path.rpartition("/")
+        folders.setdefault(folder + slash, set()).add(name)
+    return folders
+
+
+def _missing(folder: Path, names: set[str], noted: Sources) -> set[str]:
+    noted.note(folder)
+    if len(names) > _FEW:
+        try:
+            return names.difference(os.listdir(folder))  # noqa: PTH208  names in one call
+        except OSError:  # a folder that may be entered and not listed, for one
+            pass
+    return {name for name in names if not _exists(folder / name)}
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long
+        return False
+
+
+def cause_of(base: Path, path: str, root: Path) -> str:
+    """Say why an image is missing and what to change, as far as that can be seen."""
+    if "\\" in path and _exists(base / path.replace("\\", "/")):
+        return "paths are written with /: change them with sed -i 's#\\\\#/#g' FILE"
+    *before, last = path.split()
+    if before and last.isdigit() and _exists(base / " ".join(before)):
+        return "expected one label in a line, and there are several"
+    look_alike = _look_alike(base, path)
+    if look_alike:
+        return look_alike
+    for parent in (root.absolute().parent, *(root / name for name in ("train", "val"))):
+        if _exists(parent / path):
+            return f"it is {parent / path}: the paths of the list seem to start at {parent}"
+    return f"expected paths that start at {base}; correct the list, or dataset.root"
+
+
+def _look_alike(folder: Path, path: str) -> str:
+    """Follow a path as far as it goes, and say what the part that is missing looks like."""
+    for part in path.split("/"):
+        if not _exists(folder / part):
+            try:
+                return alike(part, os.listdir(folder))  # noqa: PTH208
+            except OSError:
+                return ""
+        folder /= part
+    return ""
