@@ -10,7 +10,28 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+TRAPS = ("random", "queue", "statistics", "selectors", "numpy", "yaml", "torch", "mindspore")
+TRAP = """
+import sys
+open({marker!r}, "a").write(__name__ + " " + " ".join(sys.orig_argv) + "\\n")
+raise ImportError(__name__ + " is a file of the user")
+"""
+
+
+@pytest.fixture(scope="session")
+def set_traps() -> Callable[[Path], Path]:
+    """Put files into a folder that have the names of modules; return what they write to."""
+
+    def put(folder: Path) -> Path:
+        marker = folder / "executed.txt"
+        for name in TRAPS:
+            (folder / f"{name}.py").write_text(TRAP.format(marker=str(marker)), encoding="utf-8")
+        return marker
+
+    return put
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,14 @@ libraries that it shares with another framework may do. None of that may reach t
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from runner import plugins
+from runner import interpreter, plugins
 from runner.errors import CheckpointError, PluginError, RunnerError
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ def read(path: Path, framework: str) -> Mapping[str, NDArray[Any]]:
 
     with tempfile.TemporaryDirectory(prefix="runner-weights-") as folder:
         target = Path(folder) / "weights.safetensors"
+        command = interpreter.module("runner.foreign", framework, str(path), str(target))
         child = subprocess.run(
-            [sys.executable, "-m", "runner.foreign", framework, str(path), str(target)],
+            command.arguments,
+            env={**os.environ, **command.environment},
             capture_output=True,
             encoding="utf-8",
             errors="replace",

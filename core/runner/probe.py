@@ -7,12 +7,13 @@ command that asks.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
-from runner import plugins
+from runner import interpreter, plugins
 from runner.contracts import Availability
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ MARKER = "runner-probe: "
 
 def probe(framework: str, device: str) -> Availability:
     """Probe a device entry in a child process; never raises."""
-    command = [sys.executable, "-m", "runner.probe", framework, device]
+    command = interpreter.module("runner.probe", framework, device)
     try:
         child = subprocess.run(
-            command,
+            command.arguments,
+            env={**os.environ, **command.environment},
             capture_output=True,
             encoding="utf-8",
             errors="replace",

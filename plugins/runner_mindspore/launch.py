@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner import interpreter
 from runner.entries import Command
 from runner.errors import DeviceError, PluginError, UsageError
 from runner_mindspore import rank_table
@@ -66,7 +67,7 @@ def _msrun(request: LaunchRequest) -> Command:
             f"--log_dir={request.log_folder}",
             "--join=True",
             *(["--bind_core=True"] if traits and traits.bind_cores else []),
-            *(python.name, "-m", "runner", *request.arguments),
+            *(python.name, interpreter.BOOT, "runner", *request.arguments),
         ],
         environment={**_path(python), **_unless_set({**QUIET_START, **own, **_threads(request)})},
         interrupted=False,  # it kills its processes then, before they have saved

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-from runner.entries import Command
+from runner import interpreter
 from runner.errors import DeviceError, UsageError
 from runner_torch.traits import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from runner.entries import LaunchRequest, RankPlace
+    from runner.entries import Command, LaunchRequest, RankPlace
     from runner.machines import Machines
 
 
@@ -30,17 +29,18 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
     """
     check_index(getattr(request.device_options, "index", 0), request.count)
     # torchrun by its module name: its script may be that of another environment
-    launcher = [sys.executable, "-m", "torch.distributed.run"]
+    launcher = interpreter.module("torch.distributed.run")
     processes = ["--nproc-per-node", str(request.local_count)]
     # each process prints to files of its own, and core restarts them
     watched = ["--max-restarts", "0", "--redirects", "3", "--log-dir", str(request.log_folder)]
     # It sets one thread for each process otherwise, and warns.
     threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // request.local_count))}
-    arguments = [*launcher, *_meeting(request), *processes, *watched]
+    # after "--", or torchrun would look for abbreviations of its own options in ours
+    program = ["--", interpreter.BOOT, "runner", *request.arguments]
     return [
-        Command(
-            # after "--", or torchrun would look for abbreviations of its own options in ours
-            arguments=[*arguments, "-m", "--", "runner", *request.arguments],
+        replace(
+            launcher,
+            arguments=[*launcher.arguments, *_meeting(request), *processes, *watched, *program],
             environment=unless_set({**threads, **_network(request.machines)}),
         )
     ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
+from runner.interpreter import BOOT
 from runner.launch.slurm import PORTS
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ fi
 srun --nodes={nodes} --ntasks-per-node=1 \\
   --cpus-per-task="${{SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}}" \\
   --kill-on-bad-exit=0 --wait=0{no_kill} \\
-  "$python" -m runner "${{command[@]}}" --nnodes {nnodes} --rdzv "$head:$port"
+  "$python" {boot} runner "${{command[@]}}" --nnodes {nnodes} --rdzv "$head:$port"
 status=$?
 {forgive}if [ "$status" -eq 143 ]; then
   scontrol requeue "$SLURM_JOB_ID"
@@ -127,6 +128,7 @@ def script(job: Job) -> str:
         directives="\n".join(f"#SBATCH {line}" for line in lines),
         title=f"{job.name} on {job.devices} devices of {machines}.",
         python=shlex.quote(sys.executable),
+        boot=shlex.quote(BOOT),
         runs=shlex.quote(str(job.runs_dir)),
         first=PORTS[0],
         ports=len(PORTS),

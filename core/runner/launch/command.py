@@ -7,6 +7,7 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from runner import interpreter
 from runner.entries import LaunchRequest
 from runner.errors import DeviceError
 from runner.launch import cards, network
@@ -52,6 +53,7 @@ def commands(
         )
     )
     added = {
+        **interpreter.environment(),
         **cards.environment(plan.device_entry, section.cards, os.environ),
         **network.environment(plan.device_entry, machines, os.environ),
     }

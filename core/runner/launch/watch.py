@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
+from runner import interpreter
 from runner.launch import hung, output, processes
 from runner.launch.failures import Failure
 from runner.launch.starter import STARTER
@@ -292,8 +293,7 @@ class Watcher:
 
     def _of_launcher(self, code: int) -> Failure:
         """Explain an end that no process explains."""
-        program, *options = self._attempt.command.arguments
-        name = options[1] if options[:1] == ["-m"] else program
+        name = interpreter.program(self._attempt.command.arguments)
         how = processes.how_ended(code).partition(",")[0]
         if self._told.ranks:
             when = "before the run was finished"

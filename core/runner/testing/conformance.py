@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from runner import interpreter
 from runner.contracts import Availability
 from runner.entries import DeviceEntry
 from runner.plugin_checks import CALLABLES
@@ -48,13 +49,6 @@ ARGUMENTS = {
 }
 FRAMEWORKS = ("torch", "torchvision", "tensorflow", "jax", "mindspore", "onnx", "onnxruntime")
 HEAVY = (*FRAMEWORKS, "sklearn", "numpy", "PIL", "pydantic", "rich", "yaml")
-IMPORT_PROGRAM = """
-import importlib, json, sys
-from runner.plugins import load
-name, heavy = sys.argv[1], json.loads(sys.argv[2])
-load(extra=[("checked", importlib.import_module(name))], environ={"RUNNER_PLUGINS": ""})
-print(json.dumps(sorted(set(heavy) & set(sys.modules))))
-"""
 
 
 def check_plugin(module: str) -> PluginInfo:
@@ -162,7 +156,7 @@ def _check_probe(entry: DeviceEntry) -> None:
 
 def _check_imports(module: str, heavy: Iterable[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT_PROGRAM, module, json.dumps(sorted(heavy))],
+        interpreter.module("runner.testing.imports", module, json.dumps(sorted(heavy))).arguments,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,

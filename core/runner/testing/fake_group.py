@@ -24,17 +24,18 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO, final
 
-from runner.entries import Command
+from runner import interpreter
 from runner.errors import OtherRankError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from runner.contracts import Device
-    from runner.entries import LaunchRequest, RankPlace
+    from runner.entries import Command, LaunchRequest, RankPlace
 
 WORLD_SIZE, FIRST_RANK = "RUNNER_FAKE_WORLD_SIZE", "RUNNER_FAKE_FIRST_RANK"
 SOCKET, LOGS = "RUNNER_FAKE_SOCKET", "RUNNER_FAKE_LOGS"
@@ -51,7 +52,6 @@ GONE = "a process of the group is gone, or does not answer"
 
 def launch(request: LaunchRequest) -> Sequence[Command]:
     """Return the command that starts the processes of this machine."""
-    program = (sys.executable, "-m", "runner.testing.fake_group")
     machines, environment = request.machines, {LOGS: str(request.log_folder)}
     if machines.port is not None:
         environment |= {
@@ -59,9 +59,10 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
             FIRST_RANK: str(machines.rank * request.local_count),
             SOCKET: machines.endpoint,
         }
-    arguments = [*program, str(request.local_count), *request.arguments]
+    name, count = "runner.testing.fake_group", str(request.local_count)
+    program = interpreter.module(name, count, *request.arguments)
     # it kills its processes when it is interrupted
-    return [Command(arguments=arguments, environment=environment, interrupted=False)]
+    return [replace(program, environment=environment, interrupted=False)]
 
 
 def rank_environment(place: RankPlace) -> Mapping[str, str]:
@@ -218,7 +219,7 @@ def _start(
         places = [{RANK: HELPER}, *places]
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "runner", *arguments],
+            interpreter.module("runner", *arguments).arguments,
             env={**common, **place},
             stdout=(output := _output(place[RANK], stack)),
             stderr=output,

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from runner import checkpoint
+from runner.interpreter import BOOT
 from runner.launch.processes import GONE, state
 
 SLOW = ("--set", "framework.seconds_per_step=0.1")
@@ -40,7 +41,7 @@ def test_two_processes_give_what_one_gives_and_only_one_of_them_speaks(project, 
     assert json.loads((folder / "manifest.json").read_text())["world_size"] == 2
     first, *lines = ended.err.splitlines()
     assert first.startswith("launch: RUNNER_FAKE_LOGS=")
-    assert shlex.split(first)[3:6] == ["-m", "runner.testing.fake_group", "2"]
+    assert shlex.split(first)[3:6] == [BOOT, "runner.testing.fake_group", "2"]
     assert len([line for line in lines if line.startswith("epoch 1/3")]) == 1
     logs = {path.name for path in project.path.glob("runs/colours/*.launch/attempt_0/*.log")}
     assert logs == {"launcher.log", "rank_0.log", "rank_1.log", "rank_helper.log"}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from runner import interpreter
 from runner.entries import LaunchRequest
 from runner.machines import Machines
 from runner.options import NoOptions
@@ -80,7 +81,7 @@ def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
     (command,) = launch(request)
     words = [str(SCRIPT) if word == "runner" else word for word in command.arguments]
-    words.remove("-m")
+    words.remove(interpreter.BOOT)
     return subprocess.run(
         [*words, *arguments],
         cwd=folder,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from runner import plugins
+from runner import interpreter, plugins
 from runner.entries import Command, LaunchRequest
 from runner.errors import DeviceError, UsageError
 from runner.launch import cards, network
@@ -82,7 +82,7 @@ def test_msrun_starts_eight_ascend_cards():
         "--log_dir=logs",
         "--join=True",
         "--bind_core=True",
-        *("python", "-m", "runner", "train", "recipes/resnext152_ascend.yaml"),
+        *("python", interpreter.BOOT, "runner", "train", "recipes/resnext152_ascend.yaml"),
     ]
     assert command.environment == {"MS_SUBMODULE_LOG_v": "{DISTRIBUTED:3}"}
 
@@ -99,7 +99,7 @@ def test_on_several_machines_each_starts_its_own_processes():
         "--cluster_time_out=91",
         "--log_dir=logs",
         "--join=True",
-        *("python", "-m", "runner", "train", "recipes/resnext152_ascend.yaml"),
+        *("python", interpreter.BOOT, "runner", "train", "recipes/resnext152_ascend.yaml"),
     ]
 
 
@@ -135,7 +135,7 @@ def test_msrun_finds_this_interpreter(monkeypatch):
     (command,) = launch(request_for())
     path = command.environment["PATH"]
     assert path == f"{OWN_BIN}{os.pathsep}/usr/bin"
-    python = command.arguments[command.arguments.index("-m") - 1]
+    python = command.arguments[command.arguments.index(interpreter.BOOT) - 1]
     found = shutil.which(python, path=path)
     assert found is not None
     assert Path(found).samefile(sys.executable)

@@ -58,11 +58,15 @@ def left_behind(folder: RecipeFolder) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(make_recipe_folder: Callable[..., RecipeFolder]) -> RecipeFolder:
+def undisturbed(
+    make_recipe_folder: Callable[..., RecipeFolder], set_traps: Callable[[Path], Path]
+) -> RecipeFolder:
     """The folder in which a run of two processes has come to its end."""
     folder = make_recipe_folder(RECIPE)
+    executed = set_traps(folder.path)
     # what msrun and the processes print is elsewhere
     assert json.loads(folder.finish("train", "two.yaml", "--json")) == folder.result
+    assert not executed.exists()
     return folder
 
 

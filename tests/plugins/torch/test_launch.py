@@ -10,6 +10,7 @@ import pytest
 
 from runner.entries import LaunchRequest, RankPlace
 from runner.errors import DeviceError, UsageError
+from runner.interpreter import BOOT
 from runner.launch import cards, network
 from runner.machines import Machines
 from runner_torch.device_entry import device_entry
@@ -67,9 +68,9 @@ def test_torchrun_starts_the_processes_and_they_share_the_cores() -> None:
     (command,) = launch(request_for(2))
     assert command.arguments == [
         sys.executable,
-        *("-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
+        *(BOOT, "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
         *("--nproc-per-node", "2", *WATCHED),
-        *("-m", "--", "runner", "train", "quickstart", "--rdzv", "a:1"),
+        *("--", BOOT, "runner", "train", "quickstart", "--rdzv", "a:1"),
     ]
     assert command.environment == {"OMP_NUM_THREADS": str(max(1, available_cores() // 2))}
     (command,) = launch(request_for(4 * available_cores()))
@@ -79,10 +80,10 @@ def test_torchrun_starts_the_processes_and_they_share_the_cores() -> None:
 def test_on_several_machines_each_starts_its_own_processes() -> None:
     (command,) = launch(request_for(4, machines=SECOND_OF_TWO))
     assert command.arguments == [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", "1"),
+        *(sys.executable, BOOT, "torch.distributed.run", "--nnodes", "2", "--node-rank", "1"),
         *("--master-addr", "10.0.0.7", "--master-port", "29500", "--rdzv-conf", "timeout=91"),
         *("--nproc-per-node", "2", *WATCHED),
-        *("-m", "--", "runner", "train", "quickstart", "--rdzv", "a:1"),
+        *("--", BOOT, "runner", "train", "quickstart", "--rdzv", "a:1"),
     ]
     threads = str(max(1, available_cores() // 2))
     assert command.environment == {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": "eth1"}
@@ -94,8 +95,8 @@ def test_the_launcher_leaves_the_arguments_of_the_processes_alone() -> None:
         (command,) = launch(request_for(4, machines=machines))
         words = [*command.arguments[3:]]
         parsed = run.parse_args(words)
-        assert (parsed.module, parsed.training_script) == (True, "runner")
-        assert parsed.training_script_args == ["train", "quickstart", "--rdzv", "a:1"]
+        assert (parsed.module, parsed.training_script) == (False, BOOT)
+        assert parsed.training_script_args == ["runner", "train", "quickstart", "--rdzv", "a:1"]
         assert parsed.max_restarts == 0
         if machines.several:
             assert (parsed.nnodes, parsed.node_rank, parsed.master_port) == ("2", 1, 29500)

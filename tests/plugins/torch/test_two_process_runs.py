@@ -39,12 +39,16 @@ ENVIRONMENT = {"RUNNER_PLUGINS": "torch,data", "PYTHONWARNINGS": "default"}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(make_recipe_folder: Callable[..., RecipeFolder]) -> RecipeFolder:
+def undisturbed(
+    make_recipe_folder: Callable[..., RecipeFolder], set_traps: Callable[[Path], Path]
+) -> RecipeFolder:
     """The folder in which a run of two processes has come to its end."""
     folder = make_recipe_folder(RECIPE, **ENVIRONMENT)
+    executed = set_traps(folder.path)
     process = folder.start("train", "two.yaml", "--json")
     out, err = process.communicate()
     assert process.returncode == 0, out + err
+    assert not executed.exists()
     assert not re.search(r"\wWarning: ", err)  # of Python; torch 2.11 logs others
     assert json.loads(out) == folder.result
     return folder
