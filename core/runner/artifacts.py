@@ -13,17 +13,21 @@ Nothing else is needed to run the model where a runtime for its format is instal
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast, final
+
+from annotated_types import Ge, Gt, Len
+from typing_extensions import NotRequired, TypedDict
 
 from runner.contracts import ArtifactInfo
 from runner.errors import ArtifactError, MissingRuntimeError, UsageError
 from runner.files import sha256
+from runner.storage import paths, records
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from typing import Any
 
     import numpy as np
     from numpy.typing import NDArray
@@ -33,8 +37,49 @@ if TYPE_CHECKING:
     from runner.entries import PredictorEntry
     from runner.registry import Registry
 
-FORMAT = 1
 INFO, GOLDEN = "artifact.json", "golden.safetensors"
+
+LARGEST_INPUT = 1 << 29
+"""Numbers in one call of a fixed batch: 2 GiB in float32."""
+
+Triple = Annotated[list[float], Len(3, 3)]
+
+
+@records.schema()
+class _InfoRecord(TypedDict):
+    format: records.Text
+    file: records.Text
+    input_name: records.Text
+    input_shape: Annotated[list[Union[Annotated[int, Gt(0)], records.Text]], Len(4, 4)]  # noqa: UP007
+    output_name: records.Text
+    input_type: NotRequired[Literal["float32", "float16", "uint8"]]
+    details: dict[records.Text, Any]
+
+
+@records.schema()
+class _ArtifactRecord(TypedDict):
+    recipe: records.Text
+    model: records.Text
+    framework: records.Text
+    source: NotRequired[Union[records.Text, None]]  # noqa: UP007  evaluated on Python 3.10
+    exporter: NotRequired[records.Text]
+    info: _InfoRecord
+    classes: Annotated[list[records.Text], Len(1)]
+    transforms: list[dict[records.Text, Any]]
+    mean: Triple
+    std: Triple
+    tolerance: Annotated[float, Ge(0)]
+    golden: Annotated[list[records.Text], Len(1)]
+    files: dict[records.Text, records.Text]
+
+
+KIND = records.Kind(
+    file=INFO,
+    schema=_ArtifactRecord,
+    error=ArtifactError,
+    remedy="export it again",
+    unchecked_format=1,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +95,16 @@ class Artifact:
     tolerance: float
     golden: tuple[str, ...]
     """Paths of the raw images, inside the folder."""
+    framework: str = ""
+    """The framework that wrote it."""
+    exporter: str | None = None
+    """The entry that wrote it; older artifacts do not say."""
+    source: str | None = None
+    """The exporter whose artifact was converted, where one was."""
+    checked: bool = True
+    """Whether ``artifact.json`` has a checksum; older ones have none."""
+    listed: frozenset[str] = frozenset()
+    """Files that have a checksum, by their path inside the folder."""
 
 
 def is_artifact(path: Path) -> bool:
@@ -61,47 +116,96 @@ def read(folder: Path) -> Artifact:
     """Read an artifact and check its files against their checksums.
 
     Raises:
-        ArtifactError: It is not an artifact, or a file is missing or damaged.
+        ArtifactError: It is not an artifact, or was changed, or a file is missing or damaged.
     """
-    from pydantic import TypeAdapter
-
-    from runner.data.transforms import Transform, off_scale
-
     try:
-        record = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
-            raise ArtifactError(
-                f"{folder} has artifact format {record['format']}; this version of runner reads "
-                f"format {FORMAT}"
-            )
-        for name, digest in record["files"].items():
-            if sha256(folder / name) != digest:
-                raise ArtifactError(
-                    f"{folder / name} is damaged: its SHA-256 differs from {INFO}; export it again"
-                )
-        info = record["info"]
-        transforms: list[Transform] = TypeAdapter(list[Transform]).validate_json(
-            json.dumps(record["transforms"])
-        )
-        for key, message in off_scale(record["mean"], record["std"]):
-            raise ArtifactError(f"{folder / INFO}: {key}: {message}")
-        return Artifact(
-            folder=folder,
-            info=ArtifactInfo(**{**info, "input_shape": tuple(info["input_shape"])}),
-            classes=tuple(record["classes"]),
-            transforms=transforms,
-            mean=tuple(record["mean"]),
-            std=tuple(record["std"]),
-            tolerance=record["tolerance"],
-            golden=tuple(record["golden"]),
-        )
+        record = records.read(folder / INFO, KIND)
+        content = record.content
+        for name, digest in content["files"].items():
+            _check_file(folder, name, digest)
+        _check_listed(content)
+        artifact = _artifact(folder, record)
+        _check_sizes(artifact)
     except OSError as error:
         raise ArtifactError(
             f"{folder} is not a complete artifact: {error.filename}: {error.strerror}; "
             "expected a folder such as runs/quickstart/20260131-120000/exports/onnx"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder / INFO} is damaged: {error}; export it again") from None
+    except ValueError as error:
+        raise ArtifactError(f"{folder / INFO} is damaged: {error}; {KIND.remedy}") from None
+    return artifact
+
+
+def _artifact(folder: Path, record: records.Record) -> Artifact:
+    content = record.content
+    info = content["info"]
+    return Artifact(
+        folder=folder,
+        info=ArtifactInfo(**{**info, "input_shape": tuple(info["input_shape"])}),
+        classes=tuple(content["classes"]),
+        transforms=_transforms(content["transforms"]),
+        mean=_triple(content["mean"]),
+        std=_triple(content["std"]),
+        tolerance=content["tolerance"],
+        golden=tuple(content["golden"]),
+        framework=content["framework"],
+        exporter=content.get("exporter"),
+        source=content.get("source"),
+        checked=record.checked,
+        listed=frozenset(content["files"]),
+    )
+
+
+def _check_file(folder: Path, name: str, digest: str) -> None:
+    path = paths.file_in(folder, name)
+    if sha256(path) != digest:
+        raise ArtifactError(f"{path} is damaged: its SHA-256 differs from {INFO}; {KIND.remedy}")
+
+
+def _check_listed(content: Mapping[str, Any]) -> None:
+    missing = [name for name in (GOLDEN, *content["golden"]) if name not in content["files"]]
+    if missing:
+        raise ValueError(f"it uses {', '.join(missing[:3])} and lists no checksum for it")
+
+
+def _transforms(steps: Sequence[Mapping[str, Any]]) -> list[Transform]:
+    from pydantic import TypeAdapter
+
+    from runner.data.transforms import Transform
+
+    found: list[Transform] = TypeAdapter(list[Transform]).validate_json(json.dumps(steps))
+    return found
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    first, second, third = values
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"mean and std must be finite numbers, found {list(values)}")
+    return first, second, third
+
+
+def _check_sizes(artifact: Artifact) -> None:
+    """Refuse sizes before they take memory, and what no exporter writes.
+
+    Raises:
+        ValueError: A size is too large, or images would have no fixed size.
+        DataError: A transform is random.
+    """
+    from runner.data.transforms import check_not_random, off_scale, output_size
+
+    for key, message in off_scale(artifact.mean, artifact.std):
+        raise ArtifactError(f"{artifact.folder / INFO}: {key}: {message}")
+    if min(artifact.std) <= 0 or not math.isfinite(artifact.tolerance):
+        raise ValueError("std must be larger than 0, and tolerance finite")
+    check_not_random(artifact.transforms)
+    if output_size(artifact.transforms) is None:
+        raise ValueError("its transforms do not end at a fixed size")
+    fixed = [length for length in artifact.info.input_shape if isinstance(length, int)]
+    if math.prod(fixed) > LARGEST_INPUT:
+        raise ValueError(
+            f"its input_shape {list(artifact.info.input_shape)} has {math.prod(fixed):,} numbers, "
+            f"expected at most {LARGEST_INPUT:,}"
+        )
 
 
 def batch_size(artifact: Artifact, wanted: int | None, *, otherwise: int) -> int:

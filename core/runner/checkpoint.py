@@ -12,23 +12,25 @@ pickled, so that a checkpoint from a stranger is data.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+from annotated_types import Ge, Len
+from typing_extensions import NotRequired, TypedDict
 
 from runner import files
 from runner.contracts import EngineState
 from runner.errors import CheckpointError, NonFiniteError, StorageError
+from runner.storage import paths, records
+from runner.storage.records import Number, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-    from typing import Any
 
     from numpy.typing import NDArray
 
-FORMAT = 1
 WEIGHTS, STATE, RECIPE, INFO = (
     "weights.safetensors",
     "state.safetensors",
@@ -36,6 +38,50 @@ WEIGHTS, STATE, RECIPE, INFO = (
     "checkpoint.json",
 )
 BEST = "best.json"
+Count = Annotated[int, Ge(0)]
+
+
+@records.schema()
+class _FileRecord(TypedDict):
+    bytes: Count
+    sha256: Text
+
+
+@records.schema()
+class _PositionRecord(TypedDict):
+    step: Count
+    epoch: Count
+    step_in_epoch: Count
+    loss_sum: NotRequired[Number]
+    loss_count: NotRequired[Count]
+    skipped_steps: NotRequired[Count]
+    best_top1: NotRequired[Union[float, None]]  # noqa: UP007  evaluated on Python 3.10
+    best_epoch: NotRequired[Union[Count, None]]  # noqa: UP007
+
+
+@records.schema()
+class _InfoRecord(TypedDict):
+    position: _PositionRecord
+    classes: Annotated[list[Text], Len(1)]
+    weights_kind: Literal["raw", "ema"]
+    metrics: dict[Text, Number]
+    state_values: dict[Text, Any]
+    files: dict[Text, _FileRecord]
+
+
+_Best = TypedDict("_Best", {"checkpoint": Text, "val.top1": float})
+records.schema()(_Best)
+
+INFO_KIND = records.Kind(
+    file=INFO,
+    schema=_InfoRecord,
+    error=CheckpointError,
+    remedy="use another checkpoint",
+    unchecked_format=1,
+)
+BEST_KIND = records.Kind(
+    file=BEST, schema=_Best, error=CheckpointError, remedy="remove it, or name a checkpoint"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +123,8 @@ class Checkpoint:
     info: CheckpointInfo
     weights: Mapping[str, NDArray[Any]]
     state: EngineState
+    checked: bool = True
+    """Whether ``checkpoint.json`` has a checksum; older ones have none."""
 
     @property
     def evaluation_weights(self) -> Mapping[str, NDArray[Any]]:
@@ -106,6 +154,8 @@ def save(
     from safetensors.numpy import save_file
 
     check_finite(weights)
+    _check_values(info.state_values)
+    own_folder(folder)
     final = folder / _name(info.position.step)
     temporary = folder / f".{final.name}.tmp"
     try:
@@ -114,9 +164,10 @@ def save(
         save_file(_contiguous(weights), temporary / WEIGHTS)
         save_file(_contiguous(state.tensors), temporary / STATE)
         (temporary / RECIPE).write_text(recipe_text, encoding="utf-8")
-        records = {name: _file_record(temporary / name) for name in (WEIGHTS, STATE, RECIPE)}
-        record = {"format": FORMAT, **asdict(info), "files": records}
-        (temporary / INFO).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        listed = {name: _file_record(temporary / name) for name in (WEIGHTS, STATE, RECIPE)}
+        record = records.seal(INFO_KIND, {**asdict(info), "files": listed})
+        text = records.as_text(INFO_KIND, record)
+        (temporary / INFO).write_text(text, encoding="utf-8")
         for name in (WEIGHTS, STATE, RECIPE, INFO):
             files.sync(temporary / name)
         files.sync(temporary)
@@ -137,8 +188,9 @@ def complete(path: Path, position: Position, metrics: Mapping[str, float]) -> No
         CheckpointError: Its record is damaged.
         StorageError: It cannot be written; the record is untouched.
     """
-    record = {**_read_info(path), "position": asdict(position), "metrics": dict(metrics)}
-    files.write_json(path / INFO, record)
+    content = read_info(path).content
+    values = {"position": asdict(position), "metrics": dict(metrics)}
+    records.write(path / INFO, INFO_KIND, {**content, **values})
 
 
 def is_complete(path: Path) -> bool:
@@ -152,24 +204,37 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: It is not a checkpoint, is damaged, or is of a later format.
     """
-    from safetensors.numpy import load_file
-
-    record = _read_info(path)
-    for name, expected in record["files"].items():
-        _check_file(path / name, expected)
+    record = read_info(path)
+    content = record.content
+    for name, expected in content["files"].items():
+        _check_file(path, name, expected)
+    position = content["position"]
     info = CheckpointInfo(
-        position=Position(**record["position"]),
-        classes=tuple(record["classes"]),
-        weights_kind=record["weights_kind"],
-        metrics=record["metrics"],
-        state_values=record["state_values"],
+        position=Position(**{**position, "loss_sum": float(position.get("loss_sum", 0.0))}),
+        classes=tuple(content["classes"]),
+        weights_kind=content["weights_kind"],
+        metrics={name: float(value) for name, value in content["metrics"].items()},
+        state_values=content["state_values"],
     )
     return Checkpoint(
         path=path,
         info=info,
-        weights=load_file(path / WEIGHTS),
-        state=EngineState(tensors=load_file(path / STATE), values=info.state_values),
+        weights=_load_tensors(path / WEIGHTS),
+        state=EngineState(tensors=_load_tensors(path / STATE), values=info.state_values),
+        checked=record.checked,
     )
+
+
+def _load_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, TypeError, AttributeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a complete safetensors file of NumPy's types: {error}"
+        ) from error
 
 
 def listing(folder: Path) -> list[Path]:
@@ -210,26 +275,28 @@ def of_run(folder: Path) -> Path:
 
 def best(folder: Path) -> Path | None:
     """Return the checkpoint with the best accuracy, if it is known."""
-    record = folder / BEST
-    if not record.is_file():
-        return None
     try:
-        path = folder / str(json.loads(record.read_text(encoding="utf-8"))["checkpoint"])
-    except (ValueError, KeyError, TypeError) as error:
+        named = records.read(folder / BEST, BEST_KIND).content["checkpoint"]
+        path = paths.inside(folder, named)
+        if path.parent != folder:
+            raise ValueError(f"{named!r} is not the name of a checkpoint")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{record} is damaged: {error}; remove it, or name a checkpoint"
+            f"{folder / BEST} cannot be used: {error}; {BEST_KIND.remedy}"
         ) from None
     return path if path.is_dir() else None
 
 
 def mark_best(folder: Path, path: Path, top1: float) -> None:
     """Remember that ``path`` has the best accuracy."""
-    files.write_json(folder / BEST, {"checkpoint": path.name, "val.top1": top1})
+    records.write(folder / BEST, BEST_KIND, {"checkpoint": path.name, "val.top1": top1})
 
 
 def remove_old(folder: Path, *, keep: int, keep_best: bool) -> list[Path]:
     """Delete all but the ``keep`` most recent checkpoints and the best; return what went."""
-    found = listing(folder)
+    found = _own(listing(own_folder(folder)))
     protected = {*found[-keep:], *([best(folder)] if keep_best else [])}
     for path in folder.glob(".step_*"):  # left by a process that was killed while it saved
         shutil.rmtree(path, ignore_errors=True)
@@ -244,7 +311,27 @@ def remove_later(folder: Path, step: int) -> list[Path]:
 
     Left alone, they would count as the most recent ones and push out those still to come.
     """
-    return _remove(path for path in listing(folder) if path.name > _name(step))
+    own_folder(folder)
+    return _remove(path for path in _own(listing(folder)) if path.name > _name(step))
+
+
+def own_folder(folder: Path) -> Path:
+    """Return the folder of a run's checkpoints, which are written and removed there.
+
+    Raises:
+        StorageError: It is a link: what stands at its end is somebody else's.
+    """
+    if folder.is_symlink():
+        raise StorageError(
+            f"{folder} is a link to {folder.readlink()}, and checkpoints are removed there; put a "
+            "folder in its place, or let the whole run live elsewhere with --runs-dir"
+        )
+    return folder
+
+
+def _own(found: Iterable[Path]) -> list[Path]:
+    """Leave out links: what they point to is not this run's to count or to remove."""
+    return [path for path in found if not path.is_symlink()]
 
 
 def _name(step: int) -> str:
@@ -327,32 +414,46 @@ def _file_record(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
 
-def _read_info(path: Path) -> dict[str, Any]:
+def _check_values(values: Mapping[str, Any]) -> None:
+    place = records.non_finite(dict(values))
+    if place is not None:
+        raise NonFiniteError(
+            f"the engine's state has a number at {place!r} that is not finite, so no checkpoint is "
+            "written; keep such numbers in a tensor of the state"
+        )
+
+
+def read_info(path: Path) -> records.Record:
+    """Read the record of a checkpoint, without its weights.
+
+    Raises:
+        CheckpointError: It is not a checkpoint, was changed, or is of a later format.
+    """
     try:
-        record: dict[str, Any] = json.loads((path / INFO).read_text(encoding="utf-8"))
-        version = record["format"]
-        if version == FORMAT and {WEIGHTS, STATE, RECIPE} != set(record["files"]):
-            raise ValueError(f"it lists {sorted(record['files'])}")
-    except FileNotFoundError:
+        record = records.read(path / INFO, INFO_KIND, remedy=_last_good(path.parent, path))
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"{path} is not a checkpoint: it has no {INFO}; "
             "expected a folder such as runs/quickstart/20260131-120000/checkpoints/step_00000450"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path / INFO} cannot be read: {error.strerror}") from None
+    listed = record.content["files"]
+    if set(listed) != {WEIGHTS, STATE, RECIPE}:
         raise CheckpointError(
-            f"{path / INFO} is damaged: {error}; {_last_good(path.parent, path)}"
-        ) from None
-    if version != FORMAT:
-        raise CheckpointError(
-            f"{path} has checkpoint format {version}; this version of runner reads format {FORMAT}"
+            f"{path / INFO} is damaged: it lists {sorted(listed)}; {_last_good(path.parent, path)}"
         )
     return record
 
 
-def _check_file(path: Path, expected: Mapping[str, Any]) -> None:
-    advice = _last_good(path.parent.parent, path.parent)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; {advice}")
+def _check_file(folder: Path, name: str, expected: Mapping[str, Any]) -> None:
+    advice = _last_good(folder.parent, folder)
+    try:
+        path = paths.file_in(folder, name)
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder / name} is missing; {advice}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}; {advice}") from None
     size = path.stat().st_size
     if size != expected["bytes"]:
         raise CheckpointError(

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast, final
 
 from runner import golden
-from runner.artifacts import FORMAT, INFO, is_artifact, open_predictor, read
+from runner.artifacts import INFO, KIND, is_artifact, open_predictor, read
 from runner.conversion import convert
 from runner.errors import (
     ArtifactError,
@@ -23,7 +23,8 @@ from runner.errors import (
     UsageError,
 )
 from runner.evaluate import evaluate_predictor
-from runner.files import sha256, write_json
+from runner.files import sha256
+from runner.storage import records
 from runner.verification import check, compare, verify
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class _Job:
         artifact = self._write(
             target,
             self._exporter(entry, section.options),
+            exporter=entry.name,
             tolerance=section.tolerance or entry.tolerance,
         )
         self._wrote(artifact, record)
@@ -138,6 +140,7 @@ class _Job:
             original = self._write(
                 scratch,
                 self._exporter(source.entry, source.options),
+                exporter=source.entry.name,
                 tolerance=self._source_tolerance(source.entry, entry),
             )
             record["source"] = {"name": source.entry.name}
@@ -145,6 +148,7 @@ class _Job:
             artifact = self._write(
                 target,
                 partial(self._convert, original),
+                exporter=entry.name,
                 tolerance=section.tolerance or entry.tolerance,
                 source=source.entry.name,
             )
@@ -228,6 +232,7 @@ class _Job:
         folder: Path,
         make: Callable[[Path], ArtifactInfo],
         *,
+        exporter: str,
         tolerance: float,
         source: str | None = None,
     ) -> Artifact:
@@ -236,6 +241,7 @@ class _Job:
         Args:
             folder: Where to.
             make: Writes the model into a folder and describes it.
+            exporter: The entry that does so.
             tolerance: Largest difference of logits, as ``Verification`` has it.
             source: The exporter whose artifact was converted.
 
@@ -254,10 +260,10 @@ class _Job:
                 info = make(temporary)
                 names = golden.write(samples, self.val, self.engine, temporary)
                 record = {
-                    "format": FORMAT,
                     "recipe": plan.name,
                     "model": plan.model_entry.name,
                     "framework": plan.framework_entry.name,
+                    "exporter": exporter,
                     "source": source,
                     "info": asdict(info),
                     "classes": self.val.classes,
@@ -268,7 +274,7 @@ class _Job:
                     "golden": names,
                     "files": _checksums(temporary),
                 }
-                write_json(temporary / INFO, record)
+                records.write(temporary / INFO, KIND, record)
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.rename(folder)
         except OSError as error:
@@ -279,6 +285,8 @@ class _Job:
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
     """Give a folder that is not there, and leave none behind."""
+    if folder.is_symlink():
+        folder.unlink()  # what it points to is not ours
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield folder

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from runner.errors import StorageError, UsageError
+from runner.storage import paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from typing import Any
+    from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -26,6 +29,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # a link would be written through
         yield temporary
         sync(temporary)
         temporary.replace(path)
@@ -88,6 +92,34 @@ def end_cut_line(path: Path) -> None:
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":
             file.write(b"\n")
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Read a file of at most ``limit`` bytes; pipes and devices are refused, not waited for.
+
+    Raises:
+        OSError: It cannot be read, is not a regular file, or is larger.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, expected at most {limit:,}", str(path))
+        return file.read()
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file to read it; links are followed, but pipes and devices refused.
+
+    Raises:
+        OSError: It cannot be read, or is not a regular file.
+    """
+    # without O_NONBLOCK the call waits until somebody writes to a pipe
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{paths.kind_of(mode)}, expected a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def sync(path: Path) -> None:

@@ -139,7 +139,7 @@ class _Run:
             observers.run_started(info)
             with self._ranks.telling():
                 result = self._result(folder, info, saved)
-            files.write_json(folder.result, result)
+            result = folder.write_result(result)
             self._events.emit("run.finished", folder=str(folder.path), result=result)
             observers.run_finished(info, result)
         except BaseException as error:

@@ -11,17 +11,20 @@ result.json      the figures of a finished run
 from __future__ import annotations
 
 import errno
-import json
 import secrets
 import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from annotated_types import Ge
+from typing_extensions import NotRequired, TypedDict
 
 from runner import files
 from runner.errors import CheckpointError, StorageError, UsageError
+from runner.storage import records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +34,40 @@ UNFINISHED = ".unfinished"
 """End of the name of a folder that is to become that of a run."""
 UNFINISHED_S = 60.0
 """Age from which such a folder is removed, if nobody works in it."""
+
+
+@records.schema(extra="allow")
+class _Manifest(TypedDict):
+    recipe: records.Text
+    folder: records.Text
+    export: bool
+    world_size: NotRequired[Annotated[int, Ge(1)]]
+    environment: dict[records.Text, Any]
+    device: dict[records.Text, Any]
+    engine: dict[records.Text, Any]
+    data: dict[records.Text, Any]
+    loader: NotRequired[dict[records.Text, Any]]
+
+
+@records.schema(extra="allow")
+class _Result(TypedDict):
+    recipe: records.Text
+    folder: records.Text
+    metrics: dict[records.Text, Union[records.Number, None]]  # noqa: UP007  evaluated on Python 3.10
+
+
+MANIFEST = records.Kind(
+    file="manifest.json",
+    schema=_Manifest,
+    error=CheckpointError,
+    remedy="start the run again",
+)
+RESULT = records.Kind(
+    file="result.json",
+    schema=_Result,
+    error=CheckpointError,
+    remedy="remove it, and `runner resume` writes it again from the last checkpoint",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +113,35 @@ class RunDir:
             CheckpointError: It is missing or damaged.
         """
         try:
-            manifest: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return records.read(self.manifest, MANIFEST).content
+        except OSError as error:
             raise CheckpointError(
-                f"{self.manifest} is damaged: {error}; start the run again"
+                f"{self.manifest} cannot be read: {error.strerror}; {MANIFEST.remedy}"
             ) from None
-        return manifest
+
+    def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write ``result.json``, and return what it holds.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        return records.write(self.result, RESULT, result)
 
     def read_result(self) -> dict[str, Any] | None:
-        """Return what ``result.json`` says; ``None`` if the run is not finished.
+        """Return what ``result.json`` holds; ``None`` if the run is not finished.
 
         Raises:
             CheckpointError: It is damaged.
         """
         try:
-            result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+            found = records.read(self.result, RESULT)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise CheckpointError(
-                f"{self.result} is damaged: {error}; remove it, and runner resume writes it again"
+                f"{self.result} cannot be read: {error.strerror}; {RESULT.remedy}"
             ) from None
-        return result
+        return records.seal(RESULT, found.content) if found.checked else found.content
 
 
 def create(root: Path, recipe_name: str, recipe_text: str, manifest: Mapping[str, Any]) -> RunDir:
@@ -135,7 +179,7 @@ def write_begin(folder: RunDir, recipe_text: str, manifest: Mapping[str, Any]) -
         StorageError: It cannot be written.
     """
     files.write_text(folder.recipe, recipe_text)
-    files.write_json(folder.manifest, manifest)
+    records.write(folder.manifest, MANIFEST, manifest)
 
 
 def _remove_unfinished(parent: Path) -> None:

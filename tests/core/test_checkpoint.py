@@ -9,6 +9,7 @@ from runner import checkpoint
 from runner.checkpoint import CheckpointInfo, Position
 from runner.contracts import EngineState
 from runner.errors import CheckpointError, NonFiniteError
+from runner.storage import records
 
 
 def save(folder, step, weights=None, kind="raw"):
@@ -74,8 +75,9 @@ def test_a_damaged_record_is_named(tmp_path):
 
 def test_a_record_that_leaves_out_a_file_is_damaged(tmp_path):
     path = save(tmp_path, 1)
-    text = (path / checkpoint.INFO).read_text()
-    (path / checkpoint.INFO).write_text(text.replace(f'"{checkpoint.WEIGHTS}"', '"other"'))
+    listed = records.read(path / checkpoint.INFO, checkpoint.INFO_KIND).content["files"]
+    del listed[checkpoint.WEIGHTS]
+    records.change(path / checkpoint.INFO, checkpoint.INFO_KIND, files=listed)
     with pytest.raises(CheckpointError, match=r"checkpoint\.json is damaged: it lists"):
         checkpoint.load(path)
 
