@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast, final
 from annotated_types import Ge, Gt, Len
 from typing_extensions import NotRequired, TypedDict
 
+from runner.checked import CheckedPredictor
 from runner.contracts import ArtifactInfo
 from runner.errors import ArtifactError, MissingRuntimeError, UsageError
 from runner.files import sha256
+from runner.plugin_returns import calling
 from runner.storage import paths, records
 
 if TYPE_CHECKING:
@@ -288,4 +290,6 @@ def open_predictor(artifact: Artifact, registry: Registry) -> ArtifactModel:
     if registered.reason:
         raise MissingRuntimeError(f"nothing here runs the format {wanted!r}: {registered.reason}")
     entry = cast("PredictorEntry", registered.entry)
-    return ArtifactModel(artifact, entry.load(artifact.folder, artifact.info))
+    with calling(registered, "load()", ArtifactError):
+        predictor = entry.load(artifact.folder, artifact.info)
+    return ArtifactModel(artifact, CheckedPredictor(predictor, registered, len(artifact.classes)))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast, final
 
 from runner import golden
 from runner.artifacts import INFO, KIND, is_artifact, open_predictor, read
+from runner.checked import own_engine
 from runner.conversion import convert
 from runner.errors import (
     ArtifactError,
@@ -24,6 +25,7 @@ from runner.errors import (
 )
 from runner.evaluate import evaluate_predictor
 from runner.files import sha256
+from runner.plugin_returns import artifact_info, calling, origin
 from runner.storage import records
 from runner.verification import check, compare, verify
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from runner.entries import ConverterEntry, ExporterEntry
     from runner.events import EventLog
     from runner.plan import Plan
-    from runner.registry import Registry
+    from runner.registry import Registered, Registry
     from runner.session import Split
     from runner.verification import Verification
 
@@ -115,7 +117,7 @@ class _Job:
         entry = cast("ExporterEntry", self.plan.exporter_entries[self.position])
         artifact = self._write(
             target,
-            self._exporter(entry, section.options),
+            self._exporter(self.plan.exporters[self.position], section.options),
             exporter=entry.name,
             tolerance=section.tolerance or entry.tolerance,
         )
@@ -139,7 +141,7 @@ class _Job:
         with _scratch(target.with_name(f".{target.name}.source")) as scratch:
             original = self._write(
                 scratch,
-                self._exporter(source.entry, source.options),
+                self._exporter(source.exporter, source.options),
                 exporter=source.entry.name,
                 tolerance=self._source_tolerance(source.entry, entry),
             )
@@ -179,12 +181,23 @@ class _Job:
             return source.tolerance
         return max(source.tolerance, stated or converter.tolerance)
 
-    def _exporter(self, entry: ExporterEntry, options: object) -> Callable[[Path], ArtifactInfo]:
+    def _exporter(self, item: Registered, options: object) -> Callable[[Path], ArtifactInfo]:
+        entry = cast("ExporterEntry", item.entry)
         spec = self.plan.engine_spec(len(self.val.classes), training=False)
-        return lambda folder: entry.export(self.engine, spec, options, folder)
+        engine = own_engine(self.engine)
+
+        def write(folder: Path) -> ArtifactInfo:
+            with calling(item, "export()", ArtifactError, passing=(OSError,)):
+                info = entry.export(engine, spec, options, folder)
+            return artifact_info(info, folder, f"{origin(item)}, export()")
+
+        return write
 
     def _convert(self, original: Artifact, folder: Path) -> ArtifactInfo:
-        return convert(self.plan, self.position, original, val=self.val, folder=folder)
+        item = self.plan.exporters[self.position]
+        with calling(item, "convert()", ArtifactError, passing=(OSError,)):
+            info = convert(self.plan, self.position, original, val=self.val, folder=folder)
+        return artifact_info(info, folder, f"{origin(item)}, convert()")
 
     def _wrote(self, artifact: Artifact, record: dict[str, Any]) -> None:
         record |= asdict(artifact.info)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, cast, final
 from runner import commands, recipe
 from runner.advice import TAKE_RECIPES
 from runner.command_line import split, split_text
-from runner.errors import PluginError, UsageError
+from runner.entries import Translation
+from runner.errors import UsageError
 from runner.files import write_output
+from runner.plugin_returns import calling, check_instance, origin
 from runner.recipe.environment import escape
 from runner.recipe.source import typed
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from runner.entries import ImporterEntry, Translation
+    from runner.entries import ImporterEntry
     from runner.recipe import Document
     from runner.recipe.source import Json
     from runner.registry import Registered, Registry
@@ -67,7 +69,9 @@ def carry_out(words: Sequence[str], *, importer: str, output: Path | None) -> Im
 
 
 def _translate(chosen: Registered, words: Sequence[str], output: Path | None) -> Imported:
-    translation = cast("ImporterEntry", chosen.entry).translate(words)
+    with calling(chosen, "translate()"):
+        translation = cast("ImporterEntry", chosen.entry).translate(words)
+    check_instance(translation, Translation, f"{origin(chosen)}, translate()")
     base = commands.load(translation.recipe, allow_unset=True)
     overrides = _differences(
         translation.overrides, recipe.resolved(base.plan.recipe), base.document
@@ -119,12 +123,8 @@ def _choose(words: Sequence[str], name: str, registry: Registry) -> Registered:
 
 
 def _recognises(item: Registered, words: Sequence[str]) -> bool:
-    try:
+    with calling(item, "recognises()"):
         return cast("ImporterEntry", item.entry).recognises(words)
-    except Exception as error:
-        raise PluginError(
-            f"importer {item.entry.name!r} of {item.plugin} failed: {error}"
-        ) from error
 
 
 def _differences(

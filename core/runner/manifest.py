@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import __version__
+from runner.plugin_returns import origin, report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,7 +51,7 @@ def describe(
             for item in plugins
             if item.state == "ready"
         ],
-        "device": dict(device.describe()),
+        "device": report(device.describe(), f"{origin(plan.device)}, describe()"),
         "engine": dict(engine.report()),
         "data": {split.name: split.fingerprint() for split in splits},
         "loader": {

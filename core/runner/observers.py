@@ -5,13 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, cast, final
 
+from runner.contracts import RunLogger
 from runner.errors import PluginError, RunnerError, StorageError
+from runner.plugin_returns import check_members, origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from runner.contracts import EpochMetrics, RunInfo, RunLogger, StepRecord
+    from runner.contracts import EpochMetrics, RunInfo, StepRecord
     from runner.entries import LoggerEntry
     from runner.plan import Plan
 
@@ -101,7 +103,9 @@ class Loggers:
             name = section.name
             try:
                 entry = cast("LoggerEntry", item.entry)
-                self._open.append((name, entry.open(run, section.options)))
+                logger = entry.open(run, section.options)
+                check_members(logger, RunLogger, f"{origin(item)}, open()")
+                self._open.append((name, logger))
             except RunnerError:
                 raise
             except OSError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 
 from runner import consistency, manifest, weights
 from runner.console import RankConsole
+from runner.contracts import Group
 from runner.errors import UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
@@ -19,6 +20,7 @@ from runner.launch.progress import Progress
 from runner.machines import Machines
 from runner.observers import Loggers
 from runner.plan import check_runnable, without_effect
+from runner.plugin_returns import check_members, origin
 from runner.ranks import Ranks, telling_alone
 from runner.session import check_same_classes, open_device, open_engine, open_split
 from runner.signals import Signals
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from runner.contracts import Group
     from runner.events import Listener
     from runner.plan import Plan
     from runner.plugins import Plugins
@@ -163,7 +164,9 @@ class Opened:
         self._progress.begin("meeting the other processes")
         timeout_s = recipe.distributed.timeout_s
         # who has started this process knows more of what hangs, so the group waits longer
-        return join(self.device, 2 * timeout_s if status.is_watched() else timeout_s)
+        group = join(self.device, 2 * timeout_s if status.is_watched() else timeout_s)
+        check_members(group, Group, f"{origin(self.plan.framework)}, join()")
+        return group
 
     def _open_data(self, stack: ExitStack) -> None:
         splits = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, cast
 
+from runner.checked import with_checked_images
 from runner.contracts import EngineSpec
 from runner.conversion import find_source
 from runner.data.transforms import output_size
@@ -17,6 +18,7 @@ from runner.errors import (
     RecipeError,
     UsageError,
 )
+from runner.plugin_returns import building, calling, checked_dataset, origin
 from runner.recipe.schema import DistributedSection
 from runner.schedules import learning_rate
 
@@ -179,7 +181,7 @@ class Plan:
         section = recipe.train if training else None
         optimizer = recipe.optimizer if training else None
         return EngineSpec(
-            model=self.model_entry,
+            model=replace(self.model_entry, build=building(self.model)),
             model_options=recipe.model.options,
             num_classes=num_classes,
             image_size=self.image_size,
@@ -189,7 +191,7 @@ class Plan:
             framework_options=recipe.framework.options,
             seed=recipe.seed,
             loss=recipe.loss,
-            optimizer=self.optimizer_entry if training else None,
+            optimizer=self._optimizer_of_plugin() if training else None,
             optimizer_options=optimizer.options if optimizer else None,
             weight_decay=optimizer.weight_decay if optimizer else 0.0,
             no_weight_decay=tuple(optimizer.no_weight_decay) if optimizer else (),
@@ -201,6 +203,10 @@ class Plan:
             sync_batch_norm=section.sync_batch_norm if section else False,
             group=group,
         )
+
+    def _optimizer_of_plugin(self) -> OptimizerEntry | None:
+        entry, item = self.optimizer_entry, self.optimizer
+        return replace(entry, build=building(item)) if entry and item else None
 
     def check_complete(self) -> None:
         """Refuse a recipe with environment variables that have no value.
@@ -222,7 +228,11 @@ class Plan:
         self.check_complete()
         _check_installed(self.dataset)
         section = self.recipe.dataset
-        dataset = self.dataset_entry.open(section.options, split)
+        source = f"{origin(self.dataset)}, split {split!r}"
+        with calling(self.dataset, f"open() of the split {split!r}"):
+            dataset = checked_dataset(self.dataset_entry.open(section.options, split), source)
+        if self.dataset_entry.open_loader is None:
+            dataset = with_checked_images(dataset, source)
         from runner.data.classes import check_several  # NumPy comes with it
 
         check_several(dataset, section.num_classes)

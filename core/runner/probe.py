@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from runner import interpreter, plugins
 from runner.contracts import Availability
+from runner.plugin_returns import check_instance, origin
 
 if TYPE_CHECKING:
     from runner.entries import DeviceEntry
@@ -58,7 +59,7 @@ def main() -> None:
     found = (
         Availability(available=False, reason=registered.reason)
         if registered.reason
-        else entry.probe()
+        else check_instance(entry.probe(), Availability, f"{origin(registered)}, probe()")
     )
     answer = json.dumps(asdict(found))
     sys.stdout.write(f"\n{MARKER}{answer}\n")

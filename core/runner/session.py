@@ -10,6 +10,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from runner.checked import CheckedEngine, CheckedLoader
+from runner.contracts import Device
 from runner.data.classes import same_looking
 from runner.data.image_files import ImageFiles
 from runner.data.loader import ImageLoader
@@ -18,12 +20,13 @@ from runner.errors import DataError, DeviceError
 from runner.launch import cards
 from runner.launch.status import is_watched
 from runner.plan import check_runnable, missing_device
+from runner.plugin_returns import calling, check_members, origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from runner.contracts import Dataset, Device, Engine, Group, Loader
+    from runner.contracts import Dataset, Engine, Group, Loader
     from runner.data.loader import DamagedImage
     from runner.data.transforms import Transform
     from runner.events import EventLog
@@ -87,7 +90,7 @@ def open_split(
         seed=recipe.seed,
         report_damaged=report,
     )
-    loader = (plan.dataset_entry.open_loader or _core_loader)(request)
+    loader = _open_loader(plan, request)
     split = Split(name=name, dataset=dataset, loader=loader)
     if isinstance(dataset, ImageFiles) and dataset.index:
         images = len(dataset.labels)
@@ -102,6 +105,14 @@ def open_split(
     if isinstance(dataset, ImageFiles) and dataset.ignored_files:
         events.emit("data.ignored", split=name, count=dataset.ignored_files)
     return split
+
+
+def _open_loader(plan: Plan, request: LoaderRequest) -> Loader:
+    own = plan.dataset_entry.open_loader
+    if own is None:
+        return _core_loader(request)
+    with calling(plan.dataset, "open_loader()"):
+        return CheckedLoader(own(request), f"{origin(plan.dataset)}, its loader")
 
 
 def _core_loader(request: LoaderRequest) -> Loader:
@@ -145,10 +156,15 @@ def open_device(plan: Plan) -> Device:
     if not is_watched():  # who has started this process has chosen them otherwise
         section = plan.recipe.device
         os.environ.update(cards.environment(plan.device_entry, section.cards, os.environ))
+    item = plan.device
     try:
-        return plan.device_entry.open(plan.recipe.device.options)
+        with calling(item, "open()"):
+            device = plan.device_entry.open(plan.recipe.device.options)
+        check_members(device, Device, f"{origin(item)}, open()")
+        return device
     except DeviceError as error:
-        found = plan.device_entry.probe()
+        with calling(item, "probe()"):
+            found = plan.device_entry.probe()
         if found.available:
             raise
         raise missing_device(plan, found.reason) from error
@@ -171,6 +187,8 @@ def open_engine(
     """
     check_runnable(plan, training=training)
     spec = plan.engine_spec(num_classes, training=training, group=group)
-    engine = plan.framework_entry.open(spec, device)
+    with calling(plan.framework, "open()"):
+        opened = plan.framework_entry.open(spec, device)
+    engine = CheckedEngine(opened, origin(plan.framework), num_classes)
     events.emit("engine.opened", model=plan.model_entry.name, **engine.report())
     return engine

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from runner.data.apply import TooLargeError, apply
-from runner.data.decode import DamagedImageError, decode
+from runner.data.decode import DamagedImageError, decode, read
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ def sample_bytes(dataset: Dataset, index: int) -> tuple[bytes, str]:
 
     Encoded images are returned as they are stored; pixels are encoded as PNG, without loss.
     """
-    content = dataset.read(index)
+    content = read(dataset, index)
     if isinstance(content, bytes):
         return content, _suffix(content)
     buffer = io.BytesIO()
