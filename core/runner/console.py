@@ -188,6 +188,10 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "data.ignored": lambda fields: (
         f"{fields['split']}: ignored {fields['count']} files that are no images"
     ),
+    "data.overlap": lambda fields: (
+        f"warning: {fields['images']} of {fields['of']} validation images are training images "
+        f"(such as {fields['example']}), so their accuracy says little of other images"
+    ),
     "data.damaged": lambda fields: f"skipped {fields['image']}: {fields['reason']}",
     "engine.opened": _opened,
     "train.overflow": lambda fields: f"  step {fields['step']}: gradients overflowed, step skipped",

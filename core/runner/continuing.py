@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from runner.ranks import Ranks
     from runner.recipe.schema import Recipe
     from runner.registry import Registry
+    from runner.session import Split
 
 
 MOST_NAMED = 10
@@ -213,17 +214,28 @@ def _change(item: tuple[str, str, str]) -> str:
     return f"{key}: {old} -> {new}"
 
 
-def changes(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two manifests and may change the numbers of a run."""
+def changes(
+    before: Mapping[str, Any], here: Mapping[str, Any], splits: Sequence[Split]
+) -> list[str]:
+    """Return what differs between two manifests and may change the numbers of a run.
+
+    Args:
+        before: The manifest of the process that began the run.
+        here: That of this process.
+        splits: The data that it has opened.
+    """
     before = {"loader": {}, "world_size": 1, **before}  # older runs have none
     found = [
         f"{part}.{key}: {before[part].get(key)} -> {here[part].get(key)}"
-        for part in ("engine", "device", "data", "loader")
+        for part in ("engine", "device", "loader")
         for key in sorted({*before[part], *here[part]})
         if before[part].get(key) != here[part].get(key)
     ]
     if before["world_size"] != here["world_size"]:
         found.append(f"world_size: {before['world_size']} -> {here['world_size']}")
+    for split in splits:
+        told = split.differences(before["data"][split.name]) if split.name in before["data"] else ()
+        found += [f"data.{split.name}: {text}" for text in told]
     return found
 
 

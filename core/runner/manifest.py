@@ -53,7 +53,7 @@ def describe(
         ],
         "device": report(device.describe(), f"{origin(plan.device)}, describe()"),
         "engine": dict(engine.report()),
-        "data": {split.name: split.fingerprint() for split in splits},
+        "data": {split.name: split.record() for split in splits},
         "loader": {
             f"{split.name}.{key}": value
             for split in splits

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, final
 from runner import consistency, manifest, weights
 from runner.console import RankConsole
 from runner.contracts import Group
+from runner.data.image_files import ImageFiles
+from runner.data.overlap import overlap
 from runner.errors import UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
@@ -130,6 +132,7 @@ class Opened:
         self.ranks.everyone(lambda: self._open_data(stack))
         if self.ranks.group:
             consistency.check_data(self.splits(), self.ranks)
+        self.val_images_in_train = self.ranks.lead(self._tell_overlap)
         # Processes may exchange something here: one that fails cannot tell the others.
         progress.begin("building the engine")
         self.engine = open_engine(
@@ -178,6 +181,21 @@ class Opened:
         if self.train:
             check_same_classes(self.train, self.val)
             self.plan.check_shares(len(self.train.dataset.labels))
+
+    def _tell_overlap(self) -> int | None:
+        """Tell of validation images that are training images too.
+
+        Returns:
+            Their number; ``None`` where nothing can be said, as of images that are not files.
+        """
+        train, val = (split and split.dataset for split in (self.train, self.val))
+        if not isinstance(train, ImageFiles) or not isinstance(val, ImageFiles):
+            return None
+        found = overlap(train, val)
+        if found.images:
+            images = {"images": found.images, "of": len(val.labels), "example": found.example}
+            self.events.emit("data.overlap", **images)
+        return found.images
 
     def load_initial_weights(self) -> None:
         """Load the weights that the recipe names, the same on every rank.

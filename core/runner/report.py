@@ -39,6 +39,8 @@ def _lines(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "accuracy", accuracy(metrics)
     if result.get("best_top1") is not None:
         yield "best", f"top-1 {percent(result['best_top1'])} after epoch {result['best_epoch']}"
+    if result.get("val_images_in_train"):
+        yield "overlap", f"{result['val_images_in_train']} validation images are training images"
     if result.get("skipped_steps"):
         yield "overflows", f"{result['skipped_steps']} steps skipped"
     for record in result["exports"]:

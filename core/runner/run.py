@@ -100,7 +100,8 @@ class _Run:
 
     def _warn_of_changes(self, folder: RunDir) -> None:
         """Report what differs from the process that began the run and may change its numbers."""
-        changes = continuing.changes(folder.read_manifest(), self._opened.manifest())
+        opened = self._opened
+        changes = continuing.changes(folder.read_manifest(), opened.manifest(), opened.splits())
         if changes:
             self._events.emit(
                 "warning",
@@ -198,6 +199,7 @@ class _Run:
             "world_size": self._ranks.world_size,
         }
         if self._train:
+            result["val_images_in_train"] = self._opened.val_images_in_train
             result |= self._fit(
                 folder.checkpoints,
                 saved,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from runner.checked import CheckedEngine, CheckedLoader
 from runner.contracts import Device
+from runner.data import file_states
 from runner.data.classes import same_looking
 from runner.data.image_files import ImageFiles
 from runner.data.loader import ImageLoader
@@ -23,7 +24,7 @@ from runner.plan import check_runnable, missing_device
 from runner.plugin_returns import calling, check_members, origin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from runner.contracts import Dataset, Engine, Group, Loader
@@ -47,13 +48,42 @@ class Split:
         return tuple(self.dataset.classes)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what identifies the data: sizes and a hash over classes, labels and file names."""
+        """Return what identifies the data on every machine.
+
+        Numbers, a hash over classes, labels and file names, and for files a checksum over the sizes
+        of some and the bytes of a few.
+        """
         dataset = self.dataset
-        return {
-            "images": len(dataset.labels),
-            "classes": len(self.classes),
-            "sha256": dataset.sha256() if isinstance(dataset, ImageFiles) else _sha256(dataset),
-        }
+        found = {"images": len(dataset.labels), "classes": len(self.classes)}
+        if isinstance(dataset, ImageFiles):
+            return {**found, "sha256": dataset.sha256(), "content": file_states.content(dataset)}
+        return {**found, "sha256": _sha256(dataset)}
+
+    def record(self) -> dict[str, Any]:
+        """Return the fingerprint, and what tells which files have changed later."""
+        if not isinstance(self.dataset, ImageFiles):
+            return self.fingerprint()
+        return {**self.fingerprint(), "files": file_states.describe(self.dataset)}
+
+    def differences(self, before: Mapping[str, Any]) -> list[str]:
+        """Say how the data differs from what a run has recorded of it.
+
+        Args:
+            before: What ``record`` has returned; older runs have recorded less.
+        """
+        here = self.fingerprint()
+        found = [
+            f"{key}: {before[key]} -> {here[key]}"
+            for key in ("images", "classes")
+            if before[key] != here[key]
+        ]
+        if isinstance(self.dataset, ImageFiles) and "files" in before:
+            found += file_states.differences(before["files"], self.dataset)
+        keys = {"sha256": "classes, labels or names of images", "content": "contents of images"}
+        for key, what in keys.items():
+            if not found and before.get(key, here.get(key)) != here.get(key):
+                found.append(f"{what} are not those of before")
+        return found
 
 
 def _sha256(dataset: Dataset) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from runner.data import file_states, overlap
+from runner.data.image_files import ImageFiles
+from runner.data.plugin import ClassFoldersOptions, runner_register_datasets
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 COLOURS = {"cat": (200, 30, 30), "dog": (30, 30, 200)}
@@ -73,3 +81,232 @@ def test_all_that_the_recipe_declares_wrongly_is_said_at_once(project):
     assert outcome.code == 5
     assert "has train_images 16 and num_classes 2, the recipe declares 9 and 3; " in outcome.err
     assert "set dataset.train_images=16 dataset.num_classes=2" in outcome.err
+
+
+OPEN = {entry.name: entry.open for entry in runner_register_datasets()}
+
+
+def opened(root: Path, split: str) -> ImageFiles:
+    images = OPEN["class_folders"](ClassFoldersOptions(root=str(root)), split)
+    assert isinstance(images, ImageFiles)
+    return images
+
+
+def link_split(data: Path) -> None:
+    (data / "val").rename(data / "unused")
+    (data / "val").symlink_to("train", target_is_directory=True)
+
+
+def link_files(data: Path, link: Callable[[Path, Path], object], *, both: bool = False) -> None:
+    """Replace one validation image of each class by a link, or put both splits elsewhere."""
+    for path in sorted(data.glob("val/*/val0.png")):
+        original = data / "train" / path.parent.name / "train0.png"
+        path.unlink()
+        if both:
+            pool = data / "pool" / path.parent.name
+            pool.mkdir(parents=True)
+            original = original.rename(pool / "0.png")
+            link(data / "train" / path.parent.name / "train0.png", original)
+        link(path, original)
+
+
+def symbolic(path: Path, original: Path) -> None:
+    path.symlink_to(original)
+
+
+def hard(path: Path, original: Path) -> None:
+    path.hardlink_to(original)
+
+
+class TestOverlap:
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        return two_classes(tmp_path / "data")
+
+    def count(self, data: Path) -> tuple[int, str]:
+        found = overlap.overlap(opened(data, "train"), opened(data, "val"))
+        return found.images, os.path.relpath(found.example, data) if found.example else ""
+
+    def test_splits_that_have_nothing_in_common(self, data: Path) -> None:
+        assert self.count(data) == (0, "")
+
+    def test_a_link_to_the_other_split(self, data: Path) -> None:
+        link_split(data)
+        assert self.count(data) == (16, "val/cat/train0.png")
+
+    def test_a_class_that_is_a_link(self, data: Path) -> None:
+        (data / "val/dog").rename(data / "unused")
+        (data / "val/dog").symlink_to("../train/dog", target_is_directory=True)
+        assert self.count(data) == (8, "val/dog/train0.png")
+
+    @pytest.mark.parametrize("both", [False, True])
+    @pytest.mark.parametrize("link", [symbolic, hard])
+    def test_links_to_files(
+        self, data: Path, link: Callable[[Path, Path], None], both: bool
+    ) -> None:
+        link_files(data, link, both=both)
+        assert self.count(data) == (2, "val/cat/val0.png")
+
+    def test_training_images_that_are_links(self, data: Path) -> None:
+        (data / "train/cat/train0.png").unlink()
+        (data / "train/cat/train0.png").symlink_to("../../val/cat/val3.png")
+        assert self.count(data) == (1, "val/cat/val3.png")
+
+    def test_links_of_many_images_are_looked_for_under_their_name(
+        self, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(overlap, "MANY", 10)
+        link_files(data, symbolic)
+        assert self.count(data) == (0, "")
+        (data / "val/dog/train5.png").symlink_to("../../train/dog/train5.png")
+        assert self.count(data) == (1, "val/dog/train5.png")
+
+    def test_it_is_told_counted_and_in_the_result(self, project, data: Path) -> None:
+        link_files(data, hard)
+        outcome = project.run(*folders(data))
+        assert outcome.code == 0
+        assert outcome.json["val_images_in_train"] == 2
+        [event] = [e for e in project.events() if e["event"] == "data.overlap"]
+        assert (event["images"], event["of"]) == (2, 8)
+        assert "warning: 2 of 8 validation images are training images (such as " in outcome.err
+
+    def test_one_list_for_both_splits(self, project, data: Path) -> None:
+        lines = [
+            f"val/{name}/val{at}.png {label}\n"
+            for label, name in enumerate(COLOURS)
+            for at in range(4)
+        ]
+        (data / "all.txt").write_text("".join(lines))
+        lists = (
+            f"dataset={{name: list_file, root: {data}, train_list: all.txt, val_list: ./all.txt}}"
+        )
+        assert project.run("--set", lists).json["val_images_in_train"] == 8
+        others = [line.replace("/val", "/train") for line in lines]
+        (data / "train.txt").write_text("".join(others).replace("val/", "./train/"))
+        apart = lists.replace("train_list: all", "train_list: train")
+        assert project.run("--set", apart).json["val_images_in_train"] == 0
+
+    def test_nothing_is_said_of_images_that_are_no_files(self, project) -> None:
+        assert project.run().json["val_images_in_train"] is None
+
+
+def repaint(path: Path) -> None:
+    """Write other pixels of the same size in bytes, at the same time of modification."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def touch_all(data: Path) -> None:
+    for path in data.glob("train/*/*.png"):
+        os.utime(path, (10**9, 10**9))
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "new": (
+        lambda data: make_images(data, ["train/dog/x.png", "train/dog/y.png"]),
+        "2 images are new: dog/x.png, dog/y.png",
+    ),
+    "gone": (
+        lambda data: (data / "train/cat/train3.png").unlink(),
+        "1 images are gone: cat/train3",
+    ),
+    "another size": (
+        lambda data: (data / "train/cat/train3.png").write_bytes(b"x"),
+        "1 images have another size or content: cat/train3.png",
+    ),
+    "other pixels": (
+        lambda data: repaint(data / "train/dog/train1.png"),
+        "1 images have another size or content: dog/train1.png",
+    ),
+    "other times": (
+        touch_all,
+        "16 images have another time of modification, and the size they had: cat/train0.png, ",
+    ),
+}
+
+
+class TestFileStates:
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        return two_classes(tmp_path / "data")
+
+    @pytest.mark.parametrize("name", CHANGES)
+    def test_a_change_is_named(self, data: Path, name: str) -> None:
+        change, words = CHANGES[name]
+        before = json.loads(json.dumps(file_states.describe(opened(data, "train"))))
+        assert file_states.differences(before, opened(data, "train")) == []
+        change(data)
+        [found, *_] = file_states.differences(before, opened(data, "train"))
+        assert found.startswith(words)
+
+    def test_of_many_images_some_are_looked_at(
+        self, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(file_states, "MOST", 4)
+        before = file_states.describe(opened(data, "train"))
+        assert len(before["images"]) == 4
+        make_images(data, ["train/dog/x.png"])
+        for path in data.glob("train/*/train0.png"):
+            path.write_bytes(b"other")
+        assert file_states.differences(before, opened(data, "train")) == [
+            "1 classes have another number of images: dog 8 -> 9",
+            "1 images of the 4 that were looked at have another size or content: cat/train0.png",
+        ]
+
+    def test_copies_have_the_same_content(self, data: Path) -> None:
+        before = file_states.content(opened(data, "train"))
+        touch_all(data)
+        assert file_states.content(opened(data, "train")) == before
+        repaint(data / "train/dog/train1.png")
+        assert file_states.content(opened(data, "train")) != before
+
+    def test_names_that_are_not_utf_8_are_kept(self, data: Path) -> None:
+        (data / "train/cat" / os.fsdecode(b"\xc3\x28\t.png")).write_bytes(b"x")
+        before = json.loads(json.dumps(file_states.describe(opened(data, "train"))))
+        assert file_states.differences(before, opened(data, "train")) == []
+
+
+class TestResume:
+    """A run that continues says what has changed in its data."""
+
+    @pytest.fixture
+    def run(self, project) -> Path:
+        two_classes(project.path / "data")
+        assert project.run(*folders(project.path / "data")).code == 0
+        folder: Path = project.run_folder()
+        (folder / "result.json").unlink()
+        return folder
+
+    def warnings(self, project, run: Path) -> list[str]:
+        return [e["message"] for e in project.events(run) if e["event"] == "warning"]
+
+    def test_nothing_is_said_where_nothing_has_changed(self, project, run: Path) -> None:
+        assert project.runner("resume", run).code == 0
+        assert self.warnings(project, run) == []
+
+    def test_every_change_is_told(self, project, run: Path) -> None:
+        make_images(project.path / "data", ["val/cat/new.png"])
+        repaint(project.path / "data/train/dog/train1.png")
+        outcome = project.runner("resume", run)
+        assert outcome.code == 0
+        [message] = self.warnings(project, run)
+        assert "data.train: 1 images have another size or content: dog/train1.png" in message
+        assert "data.val: images: 8 -> 9; data.val: 1 images are new: cat/new.png" in message
+        assert message in outcome.err
+
+    def test_a_run_of_an_older_version_continues(self, project, run: Path) -> None:
+        manifest = json.loads((run / "manifest.json").read_text())
+        for split in manifest["data"].values():
+            del split["files"], split["content"]
+        (run / "manifest.json").write_text(json.dumps(manifest))
+        assert project.runner("resume", run).code == 0
+        assert self.warnings(project, run) == []
+        (run / "result.json").unlink()
+        path = project.path / "data/train/dog/train1.png"
+        path.rename(path.with_name("other.png"))
+        assert project.runner("resume", run).code == 0
+        [message] = self.warnings(project, run)
+        assert "data.train: classes, labels or names of images are not those of before" in message
