@@ -43,8 +43,9 @@ test-slow: $(VENV)/.vision-runner
 test-lowest:
 	$(MAKE) VENV=$(VENV)-lowest PYTHON=python3.10 LOCK=requirements/python3.10-lowest.txt test-core
 
+# the oldest packages say of the newest ones next to them that they are deprecated
 test-core: $(VENV)/.vision-runner
-	$(PYTEST) -m 'not slow' tests/core tests/contracts tests/plugins/torch
+	$(PYTEST) -W ignore::DeprecationWarning -m 'not slow' tests/core tests/contracts tests/plugins/torch
 
 test-newest:
 	$(PYTHON) -m venv --clear $(VENV)-newest

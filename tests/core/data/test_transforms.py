@@ -74,7 +74,8 @@ class TestSamePixelsAsTorchvision:
         shorter_side: int,
     ) -> None:
         step = Resize(name="resize", shorter_side=shorter_side, interpolation=interpolation)
-        expected = functional.resize(picture(*size), [shorter_side], interpolation)
+        mode = functional.InterpolationMode(interpolation)
+        expected = functional.resize(picture(*size), [shorter_side], mode)
         assert np.array_equal(apply(self.image(size, as_array), [step]), np.asarray(expected))
 
     def test_exact_resize(self, functional: Any, size: tuple[int, int], as_array: bool) -> None:
