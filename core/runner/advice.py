@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
+
+from runner import display
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ def on_host(arguments: Sequence[str], device: str) -> str:
     added = ["--set", f"device.name={device}"] if resumes else ["--device", device]
     if command in TAKE_RECIPES and "--smoke" not in kept and not any(map(is_model, kept[1:])):
         added.append("--smoke")
-    return shlex.join(["runner", *kept, *added])
+    return display.command(["runner", *kept, *added])
 
 
 def _without_device(arguments: Sequence[str]) -> Iterator[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, final
 
+from runner import display, streams
 from runner.figures import accuracy_report, percent
 from runner.launch.status import is_watched
 
@@ -33,7 +33,7 @@ class Console:
             self._end_progress()
         line = _line(event, fields)
         if line:
-            _print(line)
+            streams.say(line)
 
     def _step(self, fields: Mapping[str, Any]) -> None:
         loss = "overflow" if fields["loss"] is None else f"loss {fields['loss']:.4f}"
@@ -41,7 +41,7 @@ class Console:
         epoch = f"epoch {fields['epoch'] + 1}/{fields['epochs']}"
         if not self._interactive:
             step = f"step {fields['step_in_epoch']}/{fields['steps_per_epoch']}"
-            _print(f"  {epoch}  {step}  {text}")
+            streams.say(f"  {epoch}  {step}  {text}")
             return
         progress = self._open_progress(fields["steps_per_epoch"])
         progress.update(
@@ -58,10 +58,10 @@ class Console:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
             self._progress = Progress(
-                TextColumn("  {task.description}"),
+                TextColumn("  {task.description}", markup=False),
                 BarColumn(bar_width=30),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
                 console=RichConsole(stderr=True),
                 transient=True,
                 auto_refresh=False,  # a refreshing thread would take time from the loop
@@ -86,18 +86,12 @@ class RankConsole:
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         """Print an image that was skipped, or a warning."""
         if event in ("data.damaged", "warning"):
-            _print(f"rank {self._rank}: {_line(event, fields)}")
-
-
-def _print(line: str) -> None:
-    with suppress(OSError):  # nobody looks any more, and the run goes on: its event log has it
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+            streams.say(f"rank {self._rank}: {_line(event, fields)}")
 
 
 def _line(event: str, fields: Mapping[str, Any]) -> str | None:
     writer = _LINES.get(event)
-    return writer(fields) if writer else None
+    return writer(display.fields(fields)) if writer else None
 
 
 def _restarted(fields: Mapping[str, Any]) -> str:

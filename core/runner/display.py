@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 FULL = "RUNNER_FULL_MESSAGES"
 """Environment variable: ``1`` shows messages at any length."""
@@ -53,6 +54,11 @@ def block(text: str) -> str:
     return _CONTROL.sub(lambda found: _escape(found, keep=_BREAKS_OR_TAB), text)
 
 
+def joined(text: str) -> str:
+    """Return a text of several lines as one."""
+    return line(" ".join(text.split()))
+
+
 def message(text: object, prefix: str = "") -> str:
     """Return a message at most a screen long, its further lines marked as belonging to it.
 
@@ -60,11 +66,23 @@ def message(text: object, prefix: str = "") -> str:
         text: The message; what a library says may follow on further lines.
         prefix: What its first line begins with, such as ``error: ``.
     """
-    whole = [line(item) for item in re.split(r"\r\n|\r|\n", str(text).strip("\r\n"))]
-    first, *rest = fitting = whole if _in_full() else fit(whole)
+    return messages([text], prefix)
+
+
+def messages(texts: Iterable[object], prefix: str = "") -> str:
+    """Return several messages that together are at most a screen long; see ``message``."""
+    whole = [item for text in texts for item in _lines(text, prefix)]
+    if _in_full():
+        return "\n".join(whole)
+    fitting = fit(whole)
     if fitting != whole:
-        rest.append(f"(shortened; {FULL}=1 shows all of it)")
-    return "\n".join([prefix + first, *(DEEPER + item for item in rest)])
+        fitting.append(f"{DEEPER}(shortened; {FULL}=1 shows all of it)")
+    return "\n".join(fitting)
+
+
+def _lines(text: object, prefix: str) -> list[str]:
+    first, *rest = re.split(r"\r\n|\r|\n", str(text).strip("\r\n"))
+    return [prefix + line(first), *(DEEPER + line(item) for item in rest)]
 
 
 def fit(lines: Sequence[str]) -> list[str]:
@@ -72,7 +90,7 @@ def fit(lines: Sequence[str]) -> list[str]:
     if len(lines) > ROWS:
         half = ROWS // 2
         left = len(lines) - 2 * half
-        lines = [*lines[:half], f"... {left} lines ...", *lines[-half:]]
+        lines = [*lines[:half], f"{DEEPER}... {left} lines ...", *lines[-half:]]
     longest = max(map(len, lines), default=0)
     while longest > _LEAST and sum(-(-min(len(x), longest) // COLUMNS) or 1 for x in lines) > ROWS:
         longest = max(_LEAST, longest * 7 // 8)
@@ -118,6 +136,20 @@ def quote(word: str) -> str:
         return shlex.quote(word)
     plain = word.replace("\\", "\\\\").replace("'", "\\'")
     return "$'" + _CONTROL.sub(_escape_for_bash, plain) + "'"
+
+
+def first_control(text: str, *, prose: bool = False) -> str:
+    """Return the first control character or line break of a text, as an escape; "" if it has none.
+
+    Args:
+        text: A name, a path, a value.
+        prose: Line breaks and tabs are allowed, as in a text of several lines.
+    """
+    allowed = _BREAKS_OR_TAB if prose else ""
+    for letter in text:
+        if unicodedata.category(letter) in {"Cc", "Zl", "Zp"} and letter not in allowed:
+            return line(letter)
+    return ""
 
 
 def has_control(text: str) -> bool:

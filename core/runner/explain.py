@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner import recipe
+from runner import display, recipe
 from runner.errors import DataError, RunnerError
 from runner.launch.lines import Start, launch_lines
 from runner.plan import check_devices, check_runnable, without_effect
@@ -54,7 +54,7 @@ def as_text(plan: Plan, document: Document, start: Start) -> str:
         ("values and where they come from", _values(plan, document)),
     ]
     return "\n\n".join(
-        "\n".join([title, *(f"  {line}" for line in lines)])
+        "\n".join([title, *(f"  {display.line(line)}" for line in lines)])
         for title, lines in ((title, list(lines)) for title, lines in sections)
         if lines
     )
@@ -159,14 +159,14 @@ def _launch(plan: Plan, start: Start) -> Iterator[str]:
     yield from _startable(plan, start)
     reason = refusal(plan, start)
     if reason:
-        yield f"WILL BE REFUSED HERE: {reason}"
+        yield from display.message(reason, "WILL BE REFUSED HERE: ").split("\n")
     idle = without_effect(plan, elastic=start.machines.elastic)
     if idle:
         yield idle
 
 
 def _recipe(plan: Plan, document: Document) -> Iterator[str]:
-    yield f"{plan.name}: {plan.recipe.summary}"
+    yield f"{plan.name}: {display.joined(plan.recipe.summary)}"
     yield from (f"read from {path}" for path in document.files)
     for item in document.unset:
         yield f"environment variable {item.name} is not set; the run will ask for it"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from dataclasses import dataclass
 from textwrap import indent
 from typing import TYPE_CHECKING, Any, cast, final
 
-from runner import commands, recipe
+from runner import commands, display, recipe
 from runner.advice import TAKE_RECIPES
 from runner.command_line import split, split_text
 from runner.entries import Translation
@@ -112,12 +111,12 @@ def _choose(words: Sequence[str], name: str, registry: Registry) -> Registered:
             for item in found
         ]
         raise UsageError(
-            f"{shlex.join(words)}: {len(found)} programs have a script of this name; name its "
+            f"{display.command(words)}: {len(found)} programs have a script of this name; name its "
             "folder as well, or choose one of\n  " + "\n  ".join(choices)
         )
     understood = "; ".join(f"{item.entry.name} ({item.entry.summary})" for item in known)
     raise UsageError(
-        f"{shlex.join(words) or 'nothing'}: no script that is understood; there are importers "
+        f"{display.command(words) or 'nothing'}: no script that is understood; there are importers "
         f"for: {understood or 'nothing'}"
     )
 
@@ -167,17 +166,19 @@ def _file(translation: Translation, overrides: Mapping[str, Json], words: Sequen
         for section in sections:
             place = place.setdefault(section, {})
         place[last] = value
-    line = " ".join(shlex.join(words).split())
+    line = " ".join(display.command(words).split())
     return f"# What this command line does:\n#   {line}\n\n{recipe.as_yaml(data)}"
 
 
 def _command(translation: Translation, overrides: Mapping[str, Json], output: Path | None) -> str:
     source = str(output) if output else translation.recipe
     names = [source] if translation.command in TAKE_RECIPES else ["--recipe", source]
-    environment = [f"{name}={shlex.quote(text)}" for name, text in translation.environment.items()]
+    environment = [
+        f"{name}={display.quote(text)}" for name, text in translation.environment.items()
+    ]
     sets = [word for text in _sets(overrides) for word in ("--set", text)]
     words = ["runner", translation.command, *translation.arguments, *names, *sets]
-    return " ".join([*environment, shlex.join(words)])
+    return " ".join([*environment, display.command(words)])
 
 
 def _sets(overrides: Mapping[str, Json]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runner import display
 from runner.registry import ANY_FRAMEWORK, KINDS
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def plugins_table(registry: Registry) -> str:
         plugins = " and ".join(str(item.plugin) for item in group)
         notes.append(f"{_label(group[0])} is registered by {plugins}; neither is used")
     table = _table(("plugin", "version", "distribution", "state", "registers"), rows)
-    return "\n".join([table, *([""] if notes else []), *notes])
+    return "\n".join([table, *([""] if notes else []), *map(display.line, notes)])
 
 
 def entries_data(registry: Registry, kind: str) -> list[dict[str, object]]:
@@ -75,7 +76,7 @@ def entries_table(registry: Registry, kind: str) -> str:
     ]
     reasons = dict.fromkeys(f"{row['plugin']}: {row['reason']}" for row in data if row["reason"])
     table = _table(("name", "framework", "plugin", "available", "summary"), rows)
-    return "\n".join([table, *([""] if reasons else []), *reasons])
+    return "\n".join([table, *([""] if reasons else []), *map(display.line, reasons)])
 
 
 def _plugin_data(registry: Registry, info: PluginInfo) -> dict[str, object]:
@@ -113,7 +114,7 @@ def _label(item: Registered) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Align columns with two spaces between them."""
-    lines = [header, *rows]
+    lines = [header, *([display.line(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -8,8 +8,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from runner import metrics
+from runner import display, metrics
 from runner.data.images import IMAGE_ENDINGS, list_images
+from runner.display import csv_cell
 from runner.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -119,14 +120,14 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
     writer.writerow(("image", "rank", "label", "class", "probability", "error"))
     for item in predictions:
         if item.error:
-            writer.writerow((item.image, "", "", "", "", item.error))
+            writer.writerow((csv_cell(item.image), "", "", "", "", csv_cell(item.error)))
         for choice in item.choices:
             writer.writerow(
                 (
-                    item.image,
+                    csv_cell(item.image),
                     choice.rank,
                     choice.label,
-                    choice.name,
+                    csv_cell(choice.name),
                     f"{choice.probability:.6f}",
                     "",
                 )
@@ -136,9 +137,10 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
 
 def as_table(predictions: Sequence[Prediction]) -> str:
     """Write one line per image: the classes in order of probability."""
-    width = max((len(item.image) for item in predictions), default=0)
+    images = [display.line(item.image) for item in predictions]
+    width = max(map(len, images), default=0)
     lines = []
-    for item in predictions:
+    for image, item in zip(images, predictions, strict=True):
         chosen = "  ".join(f"{c.name} {100 * c.probability:.1f} %" for c in item.choices)
-        lines.append(f"{item.image:<{width}}  {item.error or chosen}")
+        lines.append(f"{image:<{width}}  {display.line(item.error or chosen)}")
     return "\n".join(lines) + "\n"

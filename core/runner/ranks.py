@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar, final
 
+from runner import streams
 from runner.errors import DeviceError, OtherRankError, RunnerError
 from runner.launch import status
 from runner.launch.progress import Progress
@@ -187,7 +187,7 @@ class Ranks:
             if isinstance(error, RunnerError):
                 error.rank = self.rank
             else:
-                sys.stderr.write(f"rank {self.rank} fails:\n")
+                streams.say(f"rank {self.rank} fails:")
 
     def _tell(self, error: BaseException) -> None:
         """Tell once why this process leaves."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from runner import display
 from runner.figures import accuracy, accuracy_report, percent
 
 if TYPE_CHECKING:
@@ -12,15 +13,15 @@ if TYPE_CHECKING:
 
 def summary(result: Mapping[str, Any]) -> str:
     """Write a run's result for people."""
-    lines = list(_lines(result))
+    lines = [(display.line(title), display.line(text)) for title, text in _lines(result)]
     width = max(len(title) for title, _ in lines)
     return "\n".join(f"{title:<{width}}  {text}" for title, text in lines)
 
 
 def evaluation_line(result: Mapping[str, Any]) -> str:
     """Write the evaluation of one checkpoint or artifact, published figures beside it."""
-    lines = [f"{result['path']}  {accuracy(result['metrics'])}"]
-    lines += [f"  {text}" for text in _references(result)]
+    lines = [f"{display.line(result['path'])}  {accuracy(result['metrics'])}"]
+    lines += [f"  {display.line(text)}" for text in _references(result)]
     return "\n".join(lines)
 
 

@@ -30,6 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
+from runner import streams
 from runner.launch import status
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Signals:
                 again = signal.sigtimedwait(self._numbers, GRACE_S)
                 if again is not None and self._only_wakes(again):
                     return
-            os.write(2, b"interrupted\n")
+            streams.say_bytes(b"interrupted\n")
             os._exit(128 + found.si_signo)
 
     def _only_wakes(self, found: signal.struct_siginfo) -> bool:
@@ -182,7 +183,7 @@ def _end_without_the_others() -> NoReturn:
     status.tell_left(None, 1, reason, again=True, follows=True)
     # who has started this process says which error it was that ends the run
     word = "leaves" if status.is_watched() else "error"
-    os.write(2, f"{word}: {reason}\n".encode())
+    streams.say_bytes(f"{word}: {reason}\n".encode())
     os._exit(1)
 
 

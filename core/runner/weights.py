@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import shlex
 from typing import TYPE_CHECKING, cast
 
-from runner import checkpoint, foreign
+from runner import checkpoint, display, foreign
 from runner.errors import CheckpointError, PluginError
 
 if TYPE_CHECKING:
@@ -117,5 +116,5 @@ def _unknown_type(path: Path, found: str) -> CheckpointError:
     return CheckpointError(
         f"{path} holds numbers of a type that NumPy lacks, such as bfloat16 ({found}); convert "
         "them to float32 with the framework that wrote the file, for PyTorch: "
-        f"python -c {shlex.quote(program)}"
+        f"python -c {display.quote(program)}"
     )

@@ -7,10 +7,10 @@ loader workers and lines of the log are then the recipe's.
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
+from runner import display
 from runner.command_line import environment_of, parse
 from runner.errors import UsageError
 
@@ -91,8 +91,8 @@ def launch_notes(nodes: int, rank: int | None = None, address: str = "") -> tupl
         *("--rdzv", f"{address or 'ADDRESS'}:29500"),
     ]
     return (
-        f"{nodes} machines: on each, add `{shlex.join(options)}` to the command, with the number "
-        "of the machine; the address is that of machine 0",
+        f"{nodes} machines: on each, add `{display.command(options)}` to the command, with the "
+        "number of the machine; the address is that of machine 0",
     )
 
 

@@ -18,6 +18,7 @@ import subprocess
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
+from runner import display
 from runner.contracts import ArtifactInfo
 from runner.errors import ArtifactError, UsageError
 from runner.offline.pixels import DEVICE_CROP, on_host
@@ -146,7 +147,7 @@ def _compile(folder: Path, command: Sequence[str], om: str) -> bool:
             f"left with {done.returncode}" if done.returncode else f"succeeded, but wrote no {om}"
         )
         raise ArtifactError(
-            f"atc {found}; the command was: {shlex.join(command)}; it said: "
+            f"atc {found}; the command was: {display.command(command)}; it said: "
             f"{done.stdout.strip()[-_WORDS:] or 'nothing'}"
         )
     return True
@@ -172,7 +173,7 @@ def _write_scripts(folder: Path, names: _Names, atc: Sequence[str], options: OmO
         folder / "3_infer.sh",
         f"Runs the model over ./{PIXELS}, on a machine with a card and ais_bench; the logits go\n"
         f"# to ./{RESULTS}. Further arguments go to ais_bench, such as --device 1 or --loop 1000",
-        f'{shlex.join(infer)} "$here/{names.om}" {rest} "$@"\n',
+        f'{shlex.join(infer)} "$here"/{shlex.quote(names.om)} {rest} "$@"\n',
     )
     _write_script(
         folder / "4_score.sh",

@@ -19,9 +19,9 @@ there. What is not measured is left out:
 from __future__ import annotations
 
 import platform
-import sys
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from runner import display, streams
 from runner.errors import UsageError
 from runner.options import options
 
@@ -129,4 +129,4 @@ def _metric(recipe: Mapping[str, Any], name: str) -> str:
 
 def _print(title: str, value: object) -> None:
     if value is not None:
-        sys.stderr.write(f"{title} : {value}\n")
+        streams.say(display.line(f"{title} : {value}"))

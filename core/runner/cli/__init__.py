@@ -7,18 +7,23 @@ Only typer is imported at start-up; what a command needs is imported inside it, 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import traceback
+from typing import Annotated, Any
 
 import typer
 
-from runner import __version__
+from runner import __version__, display, streams
 from runner.cli import launch, look, models, work
+from runner.cli.diverted import Diverted
 from runner.cli.look import Kind
-from runner.errors import MissingDeviceError, RunnerError
+from runner.errors import MissingDeviceError, RecipeError, RunnerError
 from runner.launch import status
 from runner.offline import cli as offline
 
 __all__ = ["Kind", "app", "main"]
+
+ClickError: Any = typer.BadParameter.__mro__[2]
+"""What is wrong with arguments; click's own class, of which some versions of typer have a copy."""
 
 app = typer.Typer(
     help="Run image-classification recipes on any framework and any accelerator.",
@@ -28,21 +33,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.command("run", help="Do what a recipe says: train, evaluate, export and verify.")(work.run)
-app.command("train", help="Train and evaluate a recipe, without its exports.")(work.train)
-app.command()(work.resume)
-app.command("eval")(models.evaluate)
-app.command()(models.predict)
-app.command()(models.export)
-app.command()(models.verify)
-app.command()(models.bench)
-app.command()(look.explain)
-app.command()(launch.launch)
-app.command("list-plugins")(look.list_plugins)
-app.command("list")(look.list_)
-app.command()(look.doctor)
-app.command("import-args")(look.import_args)
-app.command()(look.schema)
+app.command("run", cls=Diverted, help="Do what a recipe says: train, evaluate, export and verify.")(
+    work.run
+)
+app.command("train", cls=Diverted, help="Train and evaluate a recipe, without its exports.")(
+    work.train
+)
+app.command(cls=Diverted)(work.resume)
+app.command("eval", cls=Diverted)(models.evaluate)
+app.command(cls=Diverted)(models.predict)
+app.command(cls=Diverted)(models.export)
+app.command(cls=Diverted)(models.verify)
+app.command(cls=Diverted)(models.bench)
+app.command(cls=Diverted)(look.explain)
+app.command(cls=Diverted)(launch.launch)
+app.command("list-plugins", cls=Diverted)(look.list_plugins)
+app.command("list", cls=Diverted)(look.list_)
+app.command(cls=Diverted)(look.doctor)
+app.command("import-args", cls=Diverted)(look.import_args)
+app.command(cls=Diverted)(look.schema)
 app.add_typer(offline.app, name="offline")
 
 
@@ -66,23 +75,43 @@ def _root(
 
 def main() -> None:
     """Run the command line; expected errors end it with one message and their exit code."""
+    streams.use_utf8()
+    streams.take()
     status.tell_begun()
     try:
-        app()
+        code = app(standalone_mode=False)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        streams.say("interrupted")
         raise SystemExit(130) from None
-    except RunnerError as error:
-        text = str(error)
-        if isinstance(error, MissingDeviceError) and error.host_device:
-            from runner.advice import on_host
-
-            text += f"; to try it here: {on_host(sys.argv[1:], error.host_device)}"
-        prefix = "error: "
-        if error.rank is not None:
-            # who has started this process says which error it was that ends the run
-            word = "leaves" if status.is_watched() else "error"
-            prefix = f"rank {error.rank}: {word}: "
-        # a wrong recipe has one line for each problem
-        sys.stderr.writelines(f"{prefix}{line}\n" for line in text.splitlines())
+    except ClickError as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # whose message is the help
+            error.message = display.shortened(display.line(error.message))
+        error.show(sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except RunnerError as error:
+        _explain(error)
+        raise SystemExit(error.exit_code) from None
+    except Exception:
+        if not streams.are_taken():
+            raise
+        streams.say(display.block(traceback.format_exc().rstrip()))
+        raise SystemExit(1) from None
+    raise SystemExit(code or 0)
+
+
+def _explain(error: RunnerError) -> None:
+    prefix = "error: "
+    if error.rank is not None:
+        # who has started this process says which error it was that ends the run
+        word = "leaves" if status.is_watched() else "error"
+        prefix = f"rank {error.rank}: {word}: "
+    texts = error.problems if isinstance(error, RecipeError) else [str(error) + _hint(error)]
+    streams.say(display.messages(texts, prefix))
+
+
+def _hint(error: RunnerError) -> str:
+    if not isinstance(error, MissingDeviceError) or not error.host_device:
+        return ""
+    from runner.advice import on_host
+
+    return f"; to try it here: {on_host(sys.argv[1:], error.host_device)}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from runner import streams
 from runner.cli.options import (
     RUNS,
     DeviceOption,
@@ -99,7 +100,7 @@ def launch(
 
         write_output(output, text)
     else:
-        typer.echo(text, nl=False)
+        streams.deliver(text)
 
 
 def _machines(nnodes: str, rdzv: str, *, slurm: bool) -> Machines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import Enum
 from pathlib import Path  # noqa: TC003  typer evaluates the annotations
@@ -10,6 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from runner import display, streams
 from runner.cli.options import (
     RUNS,
     DeviceOption,
@@ -78,9 +78,9 @@ def explain(
     command = [word for word in ["run", *sys.argv[2:]] if word != "--json"]
     start = Start(command=command, runs_dir=runs_dir, machines=meeting)
     if as_json:
-        print(json.dumps(explanation.as_data(loaded.plan, loaded.document, start), indent=2))
+        streams.deliver_json(explanation.as_data(loaded.plan, loaded.document, start))
     else:
-        print(explanation.as_text(loaded.plan, loaded.document, start))
+        streams.deliver_text(explanation.as_text(loaded.plan, loaded.document, start))
 
 
 def list_plugins(as_json: JsonOption = False) -> None:
@@ -89,9 +89,9 @@ def list_plugins(as_json: JsonOption = False) -> None:
 
     registry = plugins.load().registry
     if as_json:
-        print(json.dumps(listing.plugins_data(registry), indent=2))
+        streams.deliver_json(listing.plugins_data(registry))
     else:
-        print(listing.plugins_table(registry))
+        streams.deliver_text(listing.plugins_table(registry))
 
 
 def list_(kind: Kind, as_json: JsonOption = False) -> None:
@@ -108,16 +108,18 @@ def list_(kind: Kind, as_json: JsonOption = False) -> None:
                 {"name": item.name, "path": str(item.path), "summary": item.summary}
                 for item in found
             ]
-            print(json.dumps(data, indent=2))
+            streams.deliver_json(data)
         else:
             for item in found:
-                print(f"{item.name:<28} {item.summary}")
+                streams.deliver_text(
+                    f"{display.line(item.name):<28} {display.joined(item.summary)}"
+                )
         return
     name = kind.value.removesuffix("s")
     if as_json:
-        print(json.dumps(listing.entries_data(registry, name), indent=2))
+        streams.deliver_json(listing.entries_data(registry, name))
     else:
-        print(listing.entries_table(registry, name))
+        streams.deliver_text(listing.entries_table(registry, name))
 
 
 def doctor(runs_dir: RunsDirOption = RUNS, as_json: JsonOption = False) -> None:
@@ -131,9 +133,10 @@ def doctor(runs_dir: RunsDirOption = RUNS, as_json: JsonOption = False) -> None:
     for finding in examination.examine(plugins.load().registry, runs_dir):
         findings.append(finding)
         if not as_json:
-            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.topic:<8} {finding.text}")
+            word = "ok  " if finding.ok else "FAIL"
+            streams.deliver_text(display.line(f"{word}  {finding.topic:<8} {finding.text}"))
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        streams.deliver_json([asdict(finding) for finding in findings])
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -156,9 +159,9 @@ def import_args(
 
     imported = importing.carry_out(words, importer=importer, output=output)
     if as_json:
-        print(json.dumps(asdict(imported), indent=2))
+        streams.deliver_json(asdict(imported))
     else:
-        print(importing.as_text(imported))
+        streams.deliver_text(importing.as_text(imported))
 
 
 def schema() -> None:
@@ -166,4 +169,4 @@ def schema() -> None:
     from runner import plugins
     from runner.recipe import json_schema
 
-    print(json.dumps(json_schema(plugins.load().registry), indent=2))
+    streams.deliver_json(json_schema(plugins.load().registry))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from runner import display, streams
 from runner.cli.options import (
     DeviceOption,
     DevicesOption,
@@ -21,6 +20,9 @@ from runner.cli.options import (
     overrides,
 )
 from runner.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Format(str, Enum):
@@ -54,9 +56,9 @@ def evaluate(
     for result in commands.evaluate(path, changes, recipe_name=recipe or None, listener=Console()):
         results.append(result)
         if not as_json:
-            print(evaluation_line(result))
+            streams.deliver_text(evaluation_line(result))
     if as_json:
-        print(json.dumps(results, indent=2))
+        streams.deliver_json(results)
 
 
 def predict(
@@ -87,7 +89,7 @@ def predict(
 
         write_output(output, text)
     else:
-        sys.stdout.write(text)
+        streams.deliver(text if format_ is Format.json else display.block(text))
     failed = [item for item in found if item.error]
     if failed:
         raise DataError(f"{len(failed)} of {len(found)} images could not be read, see the output")
@@ -120,7 +122,7 @@ def export(
         listener=Console(),
     )
     if as_json:
-        print(json.dumps(records, indent=2))
+        streams.deliver_json(records)
     check_all(records)
 
 
@@ -136,12 +138,12 @@ def verify(
 
     read, result = commands.verify(artifact)
     if as_json:
-        print(json.dumps({"passed": result.passed, **asdict(result)}, indent=2))
+        streams.deliver_json({"passed": result.passed, **asdict(result)})
     check(read, result)
     if not as_json:
-        print(
-            f"{artifact}: agrees with the live model on {result.images} stored images; "
-            f"same pixels, largest difference {result.max_difference:.1e} "
+        streams.show(
+            f"{display.line(artifact)}: agrees with the live model on {result.images} stored "
+            f"images; same pixels, largest difference {result.max_difference:.1e} "
             f"(allowed {result.tolerance:g}), same class for {result.same_top1}"
         )
 
@@ -198,7 +200,7 @@ def bench(
             warmup=warmup or bench_model.WARMUP,
             listener=Console(),
         )
-        print(json.dumps(result, indent=2) if as_json else bench_model.as_table(result))
+        _print_bench(result, bench_model.as_table, as_json=as_json)
         return
     if batch_size:
         raise UsageError(
@@ -212,4 +214,13 @@ def bench(
         steps=steps or benchmark.STEPS,
         warmup=warmup or benchmark.WARMUP,
     )
-    print(json.dumps(result, indent=2) if as_json else benchmark.as_table(result))
+    _print_bench(result, benchmark.as_table, as_json=as_json)
+
+
+def _print_bench(
+    result: dict[str, Any], as_table: Callable[[dict[str, Any]], str], *, as_json: bool
+) -> None:
+    if as_json:
+        streams.deliver_json(result)
+    else:
+        streams.deliver_text(as_table(result))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path  # noqa: TC003  typer evaluates the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runner import streams
 from runner.cli.options import (
     RUNS,
     DeviceOption,
@@ -113,4 +113,7 @@ def _print_run(result: dict[str, Any] | None, *, as_json: bool) -> None:
     from runner.report import summary
 
     if result is not None:  # that of rank 0, when several processes work together
-        print(json.dumps(result, indent=2) if as_json else summary(result))
+        if as_json:
+            streams.deliver_json(result)
+        else:
+            streams.show(summary(result))

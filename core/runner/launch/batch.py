@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner import display
 from runner.errors import UsageError
 from runner.interpreter import BOOT
 from runner.launch.slurm import PORTS
@@ -120,19 +120,29 @@ def script(job: Job) -> str:
             own.pop("--requeue", None)
         own.pop(name, None)
     lines = [
-        *(f"{name}={shlex.quote(value)}" if value else name for name, value in own.items()),
+        *(f"{name}={display.quote(value)}" if value else name for name, value in own.items()),
         *job.options,
     ]
     machines = f"{job.nodes} node{'s' if job.nodes > 1 else ''}"
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {line}" for line in lines),
+<<<<<<< HEAD
         title=f"{job.name} on {job.devices} devices of {machines}.",
         python=shlex.quote(sys.executable),
         boot=shlex.quote(BOOT),
         runs=shlex.quote(str(job.runs_dir)),
+||||||| parent of 6dfa54c (wip)
+        title=f"{job.name} on {job.devices} devices of {machines}.",
+        python=shlex.quote(sys.executable),
+        runs=shlex.quote(str(job.runs_dir)),
+=======
+        title=f"{display.line(job.name)} on {job.devices} devices of {machines}.",
+        python=display.quote(sys.executable),
+        runs=display.quote(str(job.runs_dir)),
+>>>>>>> 6dfa54c (wip)
         first=PORTS[0],
         ports=len(PORTS),
-        command=shlex.join(job.arguments),
+        command=display.command(job.arguments),
         # not those that the run has lost meanwhile
         all_devices=job.cards or job.devices,
         nodes=job.nodes,

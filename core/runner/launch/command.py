@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+<<<<<<< HEAD
 from runner import interpreter
+||||||| parent of 6dfa54c (wip)
+=======
+from runner import display
+>>>>>>> 6dfa54c (wip)
 from runner.entries import LaunchRequest
 from runner.errors import DeviceError
 from runner.launch import cards, network
@@ -62,6 +66,6 @@ def commands(
 
 def line(command: Command) -> str:
     """Write a command as a shell takes it."""
-    variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
+    variables = [f"{name}={display.quote(value)}" for name, value in command.environment.items()]
     place = [f" # on {command.host}"] if command.host else []
-    return " ".join([*variables, shlex.join(command.arguments), *place])
+    return " ".join([*variables, display.command(command.arguments), *place])

@@ -6,10 +6,10 @@ interfaces of several machines once they have met.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from runner import display
 from runner.launch import cards
 from runner.launch import start as launch
 from runner.machines import Machines, as_machine
@@ -72,5 +72,5 @@ def commands_of_machines(plan: Plan, start: Start) -> list[Sequence[Command]]:
 def machine_line(command: Sequence[str], rank: int | None) -> str:
     """Write the command of a machine as a shell takes it; of this one alone if ``None``."""
     if rank is None:
-        return shlex.join(["runner", *command])
-    return f"{shlex.join(['runner', *as_machine(command, rank)])}  # on machine {rank}"
+        return display.command(["runner", *command])
+    return f"{display.command(['runner', *as_machine(command, rank)])}  # on machine {rank}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 import re
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import final
+
+from runner import display, streams
 
 TAIL_LINES = 20
 TAIL_BYTES = 16_384
@@ -45,18 +45,15 @@ class Console:
             return
         if added:
             self._position += len(added)
-            with suppress(OSError):  # nobody looks any more, and the processes go on
-                sys.stderr.write(self._decoder.decode(added))
-                sys.stderr.flush()
+            streams.say(display.block(self._decoder.decode(added)), end="")
 
 
 def show_tail(log: str | None) -> None:
     """Print the last lines of a file, if there are any."""
     lines = _lines(Path(log))[-TAIL_LINES:] if log else []
     if log and lines:
-        sys.stderr.write(f"the last lines of {short(Path(log))}:\n")
-        sys.stderr.writelines(f"  {line}\n" for line in lines)
-        sys.stderr.flush()
+        streams.say(display.line(f"the last lines of {short(Path(log))}:"))
+        streams.say("\n".join(f"  {display.line(line)}" for line in lines))
 
 
 def find_code(log: Path, process: int) -> int | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from runner import streams
+from runner.cli.diverted import Diverted
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Layout(str, Enum):
     class_folders = "class_folders"
 
 
-@app.command()
+@app.command(cls=Diverted)
 def run(
     artifact: Annotated[Path, typer.Argument(help="A folder that `runner export` wrote.")],
     output: Annotated[Path, typer.Option(help="Folder to write to; it must be empty.")],
@@ -83,12 +84,12 @@ def run(
         listener=Console(),
     )
     if as_json:
-        typer.echo(json.dumps({**result.as_data(), **asdict(timing)}, indent=2))
+        streams.deliver_json({**result.as_data(), **asdict(timing)})
     else:
-        typer.echo(f"{result.line()}\n{timing.line()}")
+        streams.show(f"{result.line()}\n{timing.line()}")
 
 
-@app.command()
+@app.command(cls=Diverted)
 def pixels(
     source: Annotated[
         str,
@@ -135,7 +136,7 @@ def pixels(
             device_crop=device_crop,
             listener=Console(),
         )
-    typer.echo(f"{count} files in {output}, {_description(part)}")
+    streams.show(f"{count} files in {output}, {_description(part)}")
 
 
 def _cpus() -> int:
@@ -155,7 +156,7 @@ def _description(part: HostPart) -> str:
     )
 
 
-@app.command()
+@app.command(cls=Diverted)
 def labels(
     source: SourceArgument,
     output: Annotated[
@@ -168,10 +169,10 @@ def labels(
     from runner.offline import commands
 
     count = commands.write_labels(source, set_ or [], recipe_name=recipe or None, output=output)
-    typer.echo(f"{count} labels in {output}")
+    streams.show(f"{count} labels in {output}")
 
 
-@app.command()
+@app.command(cls=Diverted)
 def layout(
     recipe: Annotated[str, typer.Argument(help="A recipe, which names the dataset.")],
     to: Annotated[Layout, typer.Option(help="The layout to make.")],
@@ -182,10 +183,10 @@ def layout(
     from runner.offline import commands
 
     count = commands.lay_out(recipe, set_ or [], output=output, flat=to is Layout.flat)
-    typer.echo(f"{count} links in {output / 'val'}")
+    streams.show(f"{count} links in {output / 'val'}")
 
 
-@app.command()
+@app.command(cls=Diverted)
 def info(
     folder: Annotated[Path, typer.Argument(help="Folder of images, or of .bin files of pixels.")],
     output: Annotated[Path, typer.Option(help="File to write.")],
@@ -198,10 +199,10 @@ def info(
     from runner.offline import labels
 
     count = labels.write_info(folder, output, size)
-    typer.echo(f"{count} files in {output}")
+    streams.show(f"{count} files in {output}")
 
 
-@app.command()
+@app.command(cls=Diverted)
 def score(
     folder: Annotated[
         Path, typer.Argument(help="Folder of results; acc.log and result.json are written there.")
@@ -245,8 +246,8 @@ def score(
         label_offset=label_offset,
     )
     if as_json:
-        typer.echo(json.dumps(result.as_data(), indent=2))
+        streams.deliver_json(result.as_data())
         return
-    typer.echo(result.line())
+    streams.show(result.line())
     if result.label_offset:
-        typer.echo(f"{result.label_offset} was added to every label: {result.classes} logits")
+        streams.show(f"{result.label_offset} was added to every label: {result.classes} logits")

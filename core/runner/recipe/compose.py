@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
+from runner import display
 from runner.errors import Problem, RecipeError, UsageError
 from runner.recipe.catalog import find
 from runner.recipe.environment import UnsetVariable, expand, expand_text
@@ -69,6 +70,10 @@ def compose(
             override is not an assignment. What else is wrong is kept for ``validate``.
     """
     problems: list[Problem] = []
+    letter = display.first_control(path.name)
+    if letter:
+        message = f"the file's name holds the control character {letter}; rename it"
+        problems.append(Problem(shown_path(path), 1, 1, message))
     files = _Files(environ, registry, problems)
     root = files.load(path, ())
     parsed: list[Override] = []

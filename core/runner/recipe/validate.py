@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Union, final, get_args, get_origin, get_t
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from runner import display
 from runner.data import transforms
 from runner.entries import ConverterEntry
 from runner.errors import PluginError, RecipeError, RunnerError
@@ -45,6 +46,9 @@ VARIANTS: dict[str, type] = {
     for cls in get_args(get_args(transforms.Transform)[0])
 }
 """Classes of transforms by name."""
+
+PROSE: tuple[KeyPath, ...] = (("summary",), ("note",))
+"""Keys of texts for people, which may have several lines."""
 
 _UNIONS = (Union, UnionType)
 
@@ -124,7 +128,7 @@ class _Check:
         """Check everything; ``None`` unless all of it is right."""
         root, known = self.document.root, sections()
         assert isinstance(root.value, dict)
-        self._non_finite(root, ())
+        self._check_scalars(root, ())
         values: dict[str, Any] = {}
         failed: set[str] = set()
         for name in root.value:
@@ -275,17 +279,29 @@ class _Check:
             ]
             return None
 
-    def _non_finite(self, node: Node, path: KeyPath) -> None:
+    def _check_scalars(self, node: Node, path: KeyPath) -> None:
         if isinstance(node.value, dict):
             for key, member in node.value.items():
-                self._non_finite(member, (*path, key))
+                self._check_scalars(member, (*path, key))
         elif isinstance(node.value, tuple):
             for index, item in enumerate(node.value):
-                self._non_finite(item, (*path, index))
+                self._check_scalars(item, (*path, index))
+        elif isinstance(node.value, str):
+            self._check_text(node.value, path)
         elif isinstance(node.value, float) and not math.isfinite(node.value):
             message = f"{dotted(path)}: expected a finite number, got {show(node.value)}"
             self.found.append(Finding(path, message))
             self.non_finite.add(path)
+
+    def _check_text(self, text: str, path: KeyPath) -> None:
+        """Refuse what would break a line of a script or of a list, or steer a terminal."""
+        letter = display.first_control(text, prose=path[-1:] in PROSE)
+        if letter:
+            message = (
+                f"{dotted(path)}: holds the control character {letter}; expected a text of one "
+                "line without any, so rename what has it in its name, or link to it"
+            )
+            self.found.append(Finding(path, message, "value"))
 
     def _rules(self, values: Mapping[str, Any], failed: set[str]) -> None:
         root = self.document.root
