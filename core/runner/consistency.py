@@ -88,7 +88,7 @@ def describe_weights(weights: Mapping[str, NDArray[Any]]) -> Table:
     """Return what identifies weights that were read from a file (JSON values by key)."""
     digest = hashlib.sha256()
     for name in sorted(weights):
-        digest.update(name.encode())
+        digest.update(name.encode(errors="surrogateescape"))
         digest.update(np.ascontiguousarray(weights[name]).data)
     return {"digest of model.weights": digest.hexdigest()[:16]}
 
@@ -192,7 +192,7 @@ def _parts(split: Split) -> Table:
     return {
         "images": len(labels),
         "classes": len(split.classes),
-        "digest of class names": _digest("\0".join(split.classes).encode()),
+        "digest of class names": _digest("\0".join(split.classes).encode(errors="surrogateescape")),
         "digest of labels": _digest(labels.tobytes()),
         "digest of file names": _digest("\0".join(names).encode(errors="surrogateescape")),
         "checksum over sizes and contents of some files": split.fingerprint().get("content"),

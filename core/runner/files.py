@@ -69,11 +69,13 @@ def write_json(path: Path, data: Any) -> None:
 def write_output(path: Path, text: str) -> None:
     """Write to where the user said: a file, a link to one, or a device.
 
+    Names that are no UTF-8 are written as the bytes that they have on the disk.
+
     Raises:
         StorageError: It cannot be written.
     """
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, "utf-8", "surrogateescape")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -81,7 +83,7 @@ def write_output(path: Path, text: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, "utf-8", "surrogateescape")
 
 
 def end_cut_line(path: Path) -> None:

@@ -88,7 +88,7 @@ class Split:
 
 def _sha256(dataset: Dataset) -> str:
     """Return what ``ImageFiles.sha256`` does, for images of any kind."""
-    digest = hashlib.sha256("\0".join(dataset.classes).encode())
+    digest = hashlib.sha256("\0".join(dataset.classes).encode(errors="surrogateescape"))
     digest.update(dataset.labels.astype("int64").tobytes())
     for index in range(len(dataset.labels)):
         name = dataset.describe(index).rpartition("/")[2]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def write_recipe(run: RunInfo) -> None:
     """Write the resolved recipe under the tag ``recipe``."""
     text = json.dumps(run.recipe, indent=2, ensure_ascii=False)
+    text = text.encode(errors="backslashreplace").decode()  # names that are no text
     with _writer(run, "recipe") as writer:
         # TensorBoard renders Markdown, where an indented block keeps its line breaks.
         writer.add_text("recipe", "\n".join(f"    {line}" for line in text.splitlines()), 0)

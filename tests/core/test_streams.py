@@ -79,8 +79,10 @@ def test_a_terminal_that_hangs_up_ends_no_run_that_ignores_it(project):
     file = project.write_recipe("checkpoint: {every_steps: 4}\n")
     slow = "--set=framework.seconds_per_step=0.05"
     process = subprocess.Popen(
-        ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]
-        + [sys.executable, "-m", "runner", "run", str(file), ONE_EPOCH, slow],
+        [
+            *("sh", "-c", "trap '' HUP; exec \"$@\"", "sh", sys.executable),
+            *("-m", "runner", "run", str(file), ONE_EPOCH, slow),
+        ],
         env=environment(project),
         stdin=slave,
         stdout=slave,
@@ -180,14 +182,16 @@ def test_names_of_others_do_not_steer_the_terminal_and_files_keep_them(project):
 
 
 def test_names_that_are_no_text_are_kept_in_files_and_replaced_on_the_terminal(project):
-    names = [os.fsdecode("猫".encode("gbk")), os.fsdecode("été".encode("latin-1"))]
-    make_folders(project.path / "data", names)
-    done = project.runner("run", write_folders_recipe(project))
+    names = [os.fsdecode("狗".encode("gbk")), os.fsdecode("été".encode("latin-1"))]
+    root = project.path / os.fsdecode("数据".encode("gbk"))
+    make_folders(root, names)
+    done = project.runner("run", write_folders_recipe(project), f"--set=dataset.root={root}")
     assert done.code == 0, done.err
-    folder, val = project.run_folder(), project.path / "data" / "val"
+    folder, val = project.run_folder(), root / "val"
+    assert project.runner("eval", folder).code == 0
     table = project.runner("predict", folder, val)
     assert table.code == 0, table.err
-    assert "\\xc3\\xa8" in table.out
+    assert "\\xb9\\xb7" in table.out
     exact = json.loads(project.runner("predict", folder, val, "--format", "json").out)
     assert {item["image"].split("/")[-2] for item in exact} == set(names)
     sheet = project.path / "predicted.csv"

@@ -84,7 +84,7 @@ class ImageFiles:
     def sha256(self) -> str:
         """Return a hash over classes, labels as int64, and file names."""
         if not self._sha256:
-            digest = hashlib.sha256("\0".join(self._classes).encode())
+            digest = hashlib.sha256("\0".join(self._classes).encode(errors="surrogateescape"))
             for start in range(0, len(self._labels), _LABELS_AT_ONCE):
                 digest.update(self._labels[start : start + _LABELS_AT_ONCE].astype(np.int64).data)
             digest.update(self.paths.names)

@@ -101,7 +101,7 @@ def _state(status: os.stat_result) -> State:
 def _file_systems() -> dict[str, str]:
     """Return the type of each mounted file system by its device, where the kernel tells."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return {}
     # "36 35 98:0 /root /mount options [optional fields] - type source options"

@@ -126,20 +126,10 @@ def script(job: Job) -> str:
     machines = f"{job.nodes} node{'s' if job.nodes > 1 else ''}"
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {line}" for line in lines),
-<<<<<<< HEAD
-        title=f"{job.name} on {job.devices} devices of {machines}.",
-        python=shlex.quote(sys.executable),
-        boot=shlex.quote(BOOT),
-        runs=shlex.quote(str(job.runs_dir)),
-||||||| parent of 6dfa54c (wip)
-        title=f"{job.name} on {job.devices} devices of {machines}.",
-        python=shlex.quote(sys.executable),
-        runs=shlex.quote(str(job.runs_dir)),
-=======
         title=f"{display.line(job.name)} on {job.devices} devices of {machines}.",
         python=display.quote(sys.executable),
+        boot=display.quote(BOOT),
         runs=display.quote(str(job.runs_dir)),
->>>>>>> 6dfa54c (wip)
         first=PORTS[0],
         ports=len(PORTS),
         command=display.command(job.arguments),

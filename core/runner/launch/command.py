@@ -6,12 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
-from runner import interpreter
-||||||| parent of 6dfa54c (wip)
-=======
-from runner import display
->>>>>>> 6dfa54c (wip)
+from runner import display, interpreter
 from runner.entries import LaunchRequest
 from runner.errors import DeviceError
 from runner.launch import cards, network

@@ -186,7 +186,7 @@ class Ends:
 def _exit_code(process: int) -> int | None:
     """Return what a dead process has ended with, as long as its parent has not noticed."""
     try:
-        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(") ")[2]
+        fields = Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(") ")[2]
     except OSError:
         return None
     if fields[0] != "Z":
@@ -210,7 +210,7 @@ def how_ended(code: int | None) -> str:
 def state(process: int) -> str:
     """Return the kernel's letter for the state of a process, ``Z`` for a dead one; "" if gone."""
     try:
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0]
+        return Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(") ")[2][0]
     except OSError:
         return ""
 

@@ -16,6 +16,7 @@ from runner import display
 from runner.data import transforms
 from runner.entries import ConverterEntry
 from runner.errors import PluginError, RecipeError, RunnerError
+from runner.recipe import raw_bytes
 from runner.recipe.messages import Checked, Finding, explain, help_text, lowered, without_echoes
 from runner.recipe.rules import Draft, broken, ineffective
 from runner.recipe.schema import ExportSection, Recipe
@@ -268,6 +269,8 @@ class _Check:
     def _run(self, adapter: TypeAdapter[Any], data: Json, part: Checked) -> Any:
         try:
             # JSON mode takes lists for tuples and stays strict about everything else.
+            if raw_bytes.has_raw(data):
+                return raw_bytes.restore(adapter.validate_json(json.dumps(raw_bytes.hide(data))))
             return adapter.validate_json(json.dumps(data))
         except ValidationError as error:
             errors = error.errors(include_url=False)
