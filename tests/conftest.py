@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import signal
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
+from runner.signals import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +35,20 @@ def set_traps() -> Callable[[Path], Path]:
         return marker
 
     return put
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_signals() -> None:
+    """Let signals mean what they mean in a terminal.
+
+    Tests send them to processes that inherit what this one ignores: SIGHUP where it was started
+    with nohup, SIGINT and SIGQUIT where a shell runs it in the background.
+    """
+    for number in SIGNALS:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@
     ├── NonFiniteError             8    the loss or the weights are not finite
     ├── StorageError               9    the disk is full or the run folder cannot be written
     ├── OtherRankError             1    another of the processes that work together failed
-    └── InterruptedRunError        129, 130 or 143, after SIGHUP, SIGINT or SIGTERM
+    └── InterruptedRunError        128 + the number of the signal that asked
 
 A message answers three questions: what was found, what was expected, how to fix it.
 It starts in lower case and has no full stop when it is one sentence.

@@ -49,7 +49,7 @@ class Request:
     """Whether to write the artifacts that the recipe lists; a run that continues does what it was
     started with."""
     signals: Signals | None = None
-    """SIGINT, SIGTERM and SIGHUP, held back since before NumPy was imported."""
+    """Those that ask to stop, held back since before NumPy was imported."""
     machines: Machines = field(default_factory=Machines)
     """Those that the run is spread over."""
     devices: int | None = None

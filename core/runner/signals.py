@@ -1,4 +1,8 @@
-"""Stopping politely: SIGINT, SIGTERM and SIGHUP ask the loop to save and leave.
+"""Stopping politely: signals ask the loop to save and leave.
+
+SIGINT, SIGTERM, SIGHUP and SIGQUIT come from people, terminals and systems that want an end now; a
+second one has its usual effect. SIGUSR1, SIGUSR2 and SIGXCPU are how batch systems and limits warn
+before it, maybe every second: they ask, and never do anything else.
 
 Python's own handlers do this where they are called. Some frameworks install handlers of their own
 in C, again and again: then the signals are blocked in every thread, and one thread waits for them.
@@ -6,7 +10,9 @@ The mask has to be in place before any library starts threads, NumPy included, b
 without it receives the signal; so a command that trains holds the signals back while it finds out
 which framework it uses.
 
-SIGHUP, which a terminal sends when it closes, is left alone where it is ignored, as under nohup.
+What this process was started to ignore stays ignored: SIGHUP, which a terminal sends when it
+closes, under nohup. Not SIGINT and SIGQUIT, which shells ignore for background jobs: whoever sends
+them to such a job by its number means it.
 
 A process that a launcher has started may be asked several times with one intention: by a terminal
 or a batch system that signals everybody, and by the launcher in turn. There a signal that comes
@@ -34,10 +40,23 @@ from runner import streams
 from runner.launch import status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+SIGNALS = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGXCPU,
+)
+"""All that ask."""
+WARNINGS = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU})
+"""Those that do nothing but ask."""
+INSISTING = frozenset(SIGNALS) - WARNINGS
+ALWAYS_HEARD = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 NUDGE = signal.SIGURG
 """What makes the main thread look up from a call that waits; ignored where nobody handles it."""
 GRACE_S = 5.0
@@ -45,6 +64,27 @@ GRACE_S = 5.0
 REPEAT_S = 10.0
 """Time in which a further signal to a launched process is the same request. Launchers and batch
 systems kill after 30 s or more."""
+
+
+def heard() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask this process: not those that it was started to ignore."""
+    return tuple(
+        number
+        for number in SIGNALS
+        if number in ALWAYS_HEARD or signal.getsignal(number) != signal.SIG_IGN
+    )
+
+
+def end_as_first_process() -> None:
+    """Let signals end the first process of a container: the kernel keeps what has no handler."""
+    if os.getpid() == 1:
+        for number in SIGNALS:
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _leave)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 @final
@@ -55,36 +95,41 @@ class StopRequest:
     signal_number: int | None = None
     repeat_s: float = 0.0
     """Seconds after the first signal in which others are the same request."""
-    _first: float = 0.0
+    _first: float | None = None
 
     def takes(self, number: int) -> bool:
         """Note a signal; ``False`` if it has to have its usual effect."""
         now = time.monotonic()
         if self.signal_number is None:
-            self.signal_number, self._first = int(number), now
+            self.signal_number = int(number)
+        if number in WARNINGS:
+            return True
+        if self._first is None:  # also after a warning, which is no request to be repeated
+            self._first = now
             return True
         return now - self._first < self.repeat_s
 
 
 @final
 class Signals:
-    """SIGINT, SIGTERM and SIGHUP from the start of a run to its end, as a context manager.
+    """The signals that ask, from the start of a run to its end, as a context manager.
 
     They are held back until ``release`` or ``watch`` says how they are received. Within
     ``polite`` the first signal only asks; a second one, and any outside of it, has its usual
-    effect: SIGINT raises ``KeyboardInterrupt``, SIGTERM and SIGHUP end the process.
+    effect: SIGINT raises ``KeyboardInterrupt``, others end the process.
 
     Outside the main thread nothing is done: Python delivers signals to that thread alone.
     """
 
     def __init__(self) -> None:
-        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        self._numbers = SIGNALS[1:] if ignored else SIGNALS
+        self._numbers = heard()
         self._mask: set[int | signal.Signals] | None = None
         self._watcher: threading.Thread | None = None
         self._former_nudge: Any = None
         self._request: StopRequest | None = None
+        self._handlers: _Handlers | None = None
         self._asked = False
+        self._leaving = False
 
     def __enter__(self) -> Signals:
         """Hold the signals back."""
@@ -99,8 +144,10 @@ class Signals:
         traceback: TracebackType | None,
     ) -> None:
         """Let them through as they were before; not any more where they have ended the run."""
-        if self._asked:
-            for number in self._numbers:
+        if self._handlers is not None and not self._asked:
+            self._handlers.restore()
+        if self._leaving:
+            for number in self._numbers if self._asked else WARNINGS.intersection(self._numbers):
                 signal.signal(number, signal.SIG_IGN)
         if self._watcher is not None:
             watcher, self._watcher = self._watcher, None
@@ -132,7 +179,7 @@ class Signals:
             launched: A launcher has started this process, so one request may be several signals.
         """
         request = StopRequest(repeat_s=REPEAT_S if launched else 0.0)
-        handlers = _Handlers(request, self._numbers)
+        self._handlers = handlers = _Handlers(request, self._numbers)
         if self._watcher is not None:
             self._request = request
         elif threading.current_thread() is threading.main_thread():
@@ -141,10 +188,11 @@ class Signals:
             yield request
         finally:
             # The same request may come again until the process has left.
-            self._asked = launched and request.signal_number is not None
+            self._leaving = request.signal_number is not None
+            self._asked = launched and self._leaving
             if not self._asked:
                 self._request = None
-                handlers.restore()
+                handlers.restore(SIGNALS if not self._leaving else INSISTING)
 
     def _wait(self) -> None:
         while not self._only_wakes(found := signal.sigwaitinfo(self._numbers)):
@@ -152,6 +200,8 @@ class Signals:
                 _end_without_the_others()
             request = self._request
             if request is not None and request.takes(found.si_signo):
+                continue
+            if self._leaving and found.si_signo in WARNINGS:
                 continue
             if found.si_signo == signal.SIGINT:
                 # Not by a signal: the handler of the operating system is the framework's.
@@ -200,15 +250,14 @@ class _Handlers:
         """Put them in place of the former ones."""
         self._former = {number: signal.signal(number, self._handle) for number in self._numbers}
 
-    def restore(self) -> None:
-        """Put the former ones back."""
-        former, self._former = self._former, {}
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    def restore(self, numbers: Collection[int] = SIGNALS) -> None:
+        """Put the former ones of some signals back."""
+        for number in self._former.keys() & set(numbers):
+            signal.signal(number, self._former.pop(number))
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         taken = self._request.takes(number)
-        if not taken or not self._request.repeat_s:
-            self.restore()
+        if number in INSISTING and not (taken and self._request.repeat_s):
+            self.restore(INSISTING)  # a call that does not return has no time for handlers
         if not taken:
             signal.raise_signal(number)

@@ -78,11 +78,16 @@ class Project:
     def run(self, *arguments: str, extra: str = "") -> Outcome:
         return self.runner("run", self.write_recipe(extra), "--json", *arguments)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of processes that find the fake framework."""
+        return {**os.environ, "PYTHONPATH": str(FAKE_DISTRIBUTION)}
+
     def start(self, *arguments: str | Path, **environ: str) -> subprocess.Popen[str]:
         """Start the command line in a process of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "runner", *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(FAKE_DISTRIBUTION), **environ},
+            env={**self.environment, **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

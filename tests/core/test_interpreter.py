@@ -46,14 +46,12 @@ def test_neither_the_launcher_nor_its_processes_import_them(project, executed):
 
 
 def test_the_process_that_asks_for_a_device_does_not(project, executed, monkeypatch):
-    fake = str(Path(__file__).parents[1] / "data" / "third_party" / "fake_framework")
-    monkeypatch.setenv("PYTHONPATH", fake)
+    monkeypatch.setenv("PYTHONPATH", project.environment["PYTHONPATH"])
     assert probe.probe("fake", "fake_cpu").available
 
 
 def test_the_process_that_reads_foreign_weights_does_not(project, executed, monkeypatch):
-    fake = str(Path(__file__).parents[1] / "data" / "third_party" / "fake_framework")
-    monkeypatch.setenv("PYTHONPATH", fake)
+    monkeypatch.setenv("PYTHONPATH", project.environment["PYTHONPATH"])
     weights = {"linear.weight": np.ones((2, 3), np.float32)}
     np.savez(project.path / "weights.npz", **weights)
     assert foreign.read(project.path / "weights.npz", "fake").keys() == weights.keys()

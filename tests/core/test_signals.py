@@ -1,14 +1,17 @@
-"""SIGINT, SIGTERM, SIGHUP and SIGKILL on a real process, and what resume makes of it."""
+"""Signals that ask to stop, and SIGKILL, on a real process, and what resume makes of it."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from safetensors.numpy import load_file
@@ -17,7 +20,11 @@ from runner import checkpoint, signals
 from runner.launch import status
 from runner.signals import Signals
 from runner.testing import fake_group
+from runner.testing.fake_engine import FakeEngine
 from runner.train import Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PYTHON: dict[str, str] = {}
 FRAMEWORK = {"RUNNER_FAKE_SIGNALS": "1"}
@@ -103,13 +110,98 @@ def test_a_launched_process_that_does_not_leave_is_ended(monkeypatch):
             ask_twice()
 
 
-def test_a_terminal_that_closes_asks_as_well(project):
-    process = project.start("run", slow_recipe(project))
+@pytest.mark.parametrize(
+    ("number", "handlers"),
+    [(signal.SIGHUP, PYTHON), (signal.SIGXCPU, PYTHON), (signal.SIGXCPU, FRAMEWORK)],
+)
+def test_a_terminal_that_closes_and_a_limit_that_warns_ask_as_well(project, number, handlers):
+    process = project.start("run", slow_recipe(project), **handlers)
     project.wait_for(project.checkpoints)
-    process.send_signal(signal.SIGHUP)
+    process.send_signal(number)
+    while process.poll() is None and number in signals.WARNINGS:
+        process.send_signal(number)
+        time.sleep(0.02)
     _, err = process.communicate(timeout=150)
-    assert process.returncode == 128 + signal.SIGHUP
+    assert process.returncode == 128 + number
     assert "continue with: runner resume runs/colours/" in err
+
+
+@pytest.mark.usefixtures("handlers_put_back")
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_every_signal_that_asks_is_taken_once(number):
+    former = signal.getsignal(number)
+    with Signals() as held:
+        held.release()
+        with held.polite() as request:
+            signal.raise_signal(number)
+            assert request.signal_number == number
+            # its usual effect comes next, unless it only warns
+            assert (signal.getsignal(number) == former) == (number in signals.INSISTING)
+
+
+@pytest.mark.usefixtures("handlers_put_back")
+def test_after_a_warning_the_first_request_is_no_second():
+    with Signals() as held:
+        held.release()
+        with held.polite() as request:
+            for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGUSR1):
+                signal.raise_signal(number)
+            assert request.signal_number == signal.SIGUSR1
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", sorted(set(signals.SIGNALS) - signals.ALWAYS_HEARD))
+def test_what_a_process_was_started_to_ignore_stays_ignored(number):
+    former = signal.signal(number, signal.SIG_IGN)
+    try:
+        assert set(signals.SIGNALS) - set(signals.heard()) == {number}
+    finally:
+        signal.signal(number, former)
+
+
+@pytest.mark.usefixtures("handlers_put_back")
+def test_a_signal_during_an_evaluation_saves_the_epoch(project, monkeypatch):
+    step = FakeEngine.eval_step
+
+    def be_warned(engine, batch):
+        signal.raise_signal(signal.SIGUSR2)
+        return step(engine, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeEngine, "eval_step", be_warned)
+        outcome = project.run()
+    assert outcome.code == 128 + signal.SIGUSR2, outcome.err
+    [saved] = project.checkpoints()
+    assert saved.name.endswith("12")
+    again = project.runner("resume", project.run_folder(), "--json")
+    assert (again.code, again.json["steps"]) == (0, 36)
+
+
+CONTAINER = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+@pytest.fixture
+def container() -> Sequence[str]:
+    """Provide what starts a program as the first of its processes."""
+    made = shutil.which("unshare") and subprocess.run([*CONTAINER, "true"], check=False)
+    if not made or made.returncode:
+        pytest.skip("no namespace of processes can be made here")
+    return CONTAINER
+
+
+@pytest.mark.parametrize("when", ["training", "exporting"])
+def test_the_first_process_of_a_container_ends_by_a_signal(project, container, when):
+    export = "export:\n  - {name: fake_npz, seconds: 600}\n" if when == "exporting" else ""
+    slow = "framework.seconds_per_step=0.05" if when == "training" else "train.epochs=1"
+    program = [sys.executable, "-m", "runner", "run", project.write_recipe(export), "--set", slow]
+    process = subprocess.Popen([*container, *map(str, program)], env=project.environment)
+    begun = "checkpoints/*" if when == "training" else "exports/.fake_npz.tmp"
+    project.wait_for(lambda: list(project.path.glob(f"runs/*/*/{begun}")))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    os.kill(int(children), signal.SIGTERM)
+    assert process.wait(timeout=150) == 128 + signal.SIGTERM
+    assert project.events()[-1]["event"] == "run.failed"
 
 
 @both

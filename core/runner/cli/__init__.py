@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runner import __version__, display, streams
+from runner import __version__, display, signals, streams
 from runner.cli import launch, look, models, work
 from runner.cli.diverted import Diverted
 from runner.cli.look import Kind
@@ -78,6 +78,7 @@ def main() -> None:
     streams.use_utf8()
     streams.take()
     status.tell_begun()
+    signals.end_as_first_process()
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:

@@ -53,9 +53,9 @@ srun --nodes={nodes} --ntasks-per-node=1 \\
   --kill-on-bad-exit=0 --wait=0{no_kill} \\
   "$python" {boot} runner "${{command[@]}}" --nnodes {nnodes} --rdzv "$head:$port"
 status=$?
-{forgive}if [ "$status" -eq 143 ]; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
+{forgive}case "$status" in
+  138 | 140 | 143 | 152) scontrol requeue "$SLURM_JOB_ID" ;;  # SIGUSR1, SIGUSR2, SIGTERM, SIGXCPU
+esac
 exit "$status"
 """
 FORGIVE = """\

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from runner.errors import DeviceError
+from runner.signals import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -73,12 +74,13 @@ def start(command: Command, environment: Mapping[str, str], output: BinaryIO) ->
 def _prepare(*, interrupted: bool) -> Callable[[], None]:
     """What a child does first; the kernel may interrupt it when its parent is killed."""
     prctl = ctypes.CDLL(None).prctl
+    held_back = set(SIGNALS) - {signal.SIGINT}
 
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for background jobs
         # A batch system sends them to everybody: a launcher would end its processes before they
         # have saved. The processes let them through themselves.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP))
+        signal.pthread_sigmask(signal.SIG_BLOCK, held_back)
         if interrupted:
             prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 

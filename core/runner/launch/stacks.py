@@ -22,7 +22,8 @@ from runner.launch.status import STATUS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ASK = signal.SIGUSR2
+ASK = signal.SIGRTMIN + 7
+"""Of no meaning to anybody else."""
 ANSWER_S = 5.0
 """Time in which a process answers, unless the kernel holds it."""
 LOOK_S = 0.25

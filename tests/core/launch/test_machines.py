@@ -64,16 +64,16 @@ def test_where_all_processes_only_wait_the_machine_that_is_behind_is_named(proje
 def test_a_signal_to_either_saves_one_checkpoint_on_both(project, launched):
     first, second = launched.on_machines(*SLOW)
     project.wait_for(project.checkpoints)
-    second.send_signal(signal.SIGHUP)  # as when its terminal is closed
+    second.send_signal(signal.SIGUSR1)  # as batch systems warn
     ended, other = launched.finish(first), launched.finish(second)
-    assert (ended.code, other.code) == (128 + signal.SIGHUP, 128 + signal.SIGHUP)
+    assert (ended.code, other.code) == (128 + signal.SIGUSR1, 128 + signal.SIGUSR1)
     [interrupted] = [e for e in project.events() if e["event"] == "run.interrupted"]
     saved = checkpoint.load(project.path / interrupted["checkpoint"])
     step = saved.info.position.step
     assert step % 4 == 0 or step % 5 == 0  # where losses are read: to log them, or to save
     for left in (ended, other):
         [error] = left.errors
-        assert error.startswith(f"error: stopped by signal 1 after step {step}")
+        assert error.startswith(f"error: stopped by signal {signal.SIGUSR1:d} after step {step}")
 
 
 @pytest.mark.slow

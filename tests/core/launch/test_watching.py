@@ -19,7 +19,7 @@ from runner.console import RankConsole
 from runner.entries import Command
 from runner.errors import OtherRankError, StorageError
 from runner.events import EventLog
-from runner.launch import begin, output, status, watch
+from runner.launch import begin, output, status, stopping, watch
 from runner.launch import start as launch
 from runner.launch.alive import Life
 from runner.launch.failures import Failure, Failures
@@ -327,10 +327,20 @@ def test_a_signal_asks_politely_only_while_there_are_processes():
         with stop.politely():
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGTERM)  # the same request
-        assert (stop.number, stop.at_once) == (signal.SIGHUP, False)
+            assert (stop.number, stop.at_once) == (signal.SIGHUP, False)
         with pytest.raises(StoppedError):
             os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_warning_that_comes_again_ends_nothing(monkeypatch):
+    monkeypatch.setattr(stopping, "REPEAT_S", 0.0)
+    with Stop() as stop, stop.politely():
+        for number in (signal.SIGUSR1, signal.SIGXCPU, signal.SIGXCPU, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            assert (stop.number, stop.at_once) == (signal.SIGUSR1, False)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.at_once
 
 
 def test_a_console_shows_what_a_file_gains_and_cuts_no_letter(tmp_path, capsys):
