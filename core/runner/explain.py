@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from runner import display, recipe
 from runner.errors import DataError, RunnerError
 from runner.launch.lines import Start, launch_lines
-from runner.plan import check_devices, check_runnable, without_effect
+from runner.plan import check_devices, unusable, without_effect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from runner.plan import Plan
@@ -31,6 +31,8 @@ class Size:
 
     images: int | None
     source: str
+    refused: str = ""
+    """Why a run will refuse the data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ def as_text(plan: Plan, document: Document, start: Start) -> str:
         ("data and steps", [*_steps(plan, sizes), _threads(plan, start)]),
         ("learning rate", _learning_rate(plan, sizes)),
         ("writes", _writes(plan, start.runs_dir)),
-        ("starts with", _launch(plan, start)),
+        ("starts with", _launch(plan, start, sizes)),
         ("values and where they come from", _values(plan, document)),
     ]
     return "\n\n".join(
@@ -64,8 +66,9 @@ def as_data(plan: Plan, document: Document, start: Start) -> dict[str, Any]:
     """Explain a plan for programs (JSON)."""
     sizes = _sizes(plan, document)
     images = sizes.train.images if plan.recipe.train else None
-    steps = plan.steps_per_epoch(images) if images else None
+    steps = _steps_per_epoch(plan, images)
     batch = plan.train_batch
+    refused = refusals(plan, start, sizes)
     return {
         "recipe": plan.name,
         "resolved": recipe.resolved(plan.recipe),
@@ -91,7 +94,8 @@ def as_data(plan: Plan, document: Document, start: Start) -> dict[str, Any]:
         },
         "learning_rate": rates(plan, steps) if steps else None,
         "command": "\n".join(_startable(plan, start)),
-        "refused": refusal(plan, start),
+        "refused": "; ".join(refused) or None,
+        "refusals": refused,
         "without_effect": without_effect(plan, elastic=start.machines.elastic),
     }
 
@@ -112,18 +116,32 @@ def _split_size(plan: Plan, document: Document, split: str) -> Size:
     """Find out how many images a split has: from the data, or else from the recipe."""
     section = plan.recipe.dataset
     declared = section.train_images if split == "train" else section.val_images
-    problem = "the data was not looked at"
     if document.unset and not plan.smoke:
         names = ", ".join(sorted({item.name for item in document.unset}))
-        problem = f"the environment variable {names} is not set"
-    elif plan.dataset_entry.framework == "any" and not plan.dataset.missing:
-        try:
-            return Size(images=len(plan.open_split(split).labels), source="found in the data")
-        except DataError as error:
-            problem = str(error)
-    if declared is None:
-        return Size(images=None, source=problem)
-    return Size(images=declared, source=f"declared by the recipe; {problem}")
+        return _declared(declared, f"the environment variable {names} is not set")
+    if plan.dataset_entry.framework != "any" or plan.dataset.missing:
+        return _declared(declared, "the data was not looked at")
+    try:
+        dataset = plan.look_at(split)
+    except RunnerError as error:
+        return _declared(declared, str(error), refused=str(error))
+    images = len(dataset.labels)
+    source = "found in the data"
+    if declared is not None and declared != images:
+        source += f"; the recipe declares {declared:,}"
+    return Size(images=images, source=source, refused=plan.objection(split, dataset))
+
+
+def _declared(images: int | None, problem: str, *, refused: str = "") -> Size:
+    source = problem if images is None else f"declared by the recipe; {problem}"
+    return Size(images=images, source=source, refused=refused)
+
+
+def _steps_per_epoch(plan: Plan, images: int | None) -> int | None:
+    """Return the steps of an epoch; ``None`` if there is none, or it is not known."""
+    with suppress(DataError):  # which is a refusal
+        return plan.steps_per_epoch(images) if images else None
+    return None
 
 
 def rates(plan: Plan, steps_per_epoch: int) -> dict[str, float]:
@@ -138,15 +156,23 @@ def rates(plan: Plan, steps_per_epoch: int) -> dict[str, float]:
     return {"start": ends[0], "peak": max(ends), "end": ends[-1]}
 
 
-def refusal(plan: Plan, start: Start) -> str | None:
+def refusals(plan: Plan, start: Start, sizes: Sizes) -> list[str]:
     """Return why the recipe will be refused here, as far as can be said without a framework."""
-    try:
-        check_runnable(plan, training=plan.recipe.train is not None, exporting=True)
-        check_devices(plan)
-        launch_lines(plan, start)
-    except RunnerError as error:
-        return str(error)
-    return None
+    training, images = plan.recipe.train is not None, sizes.train.images
+    found = [str(error) for error in unusable(plan, training=training, exporting=True)]
+    checks: list[Callable[[], object]] = [
+        lambda: check_devices(plan),
+        lambda: launch_lines(plan, start),
+    ]
+    if training and images:
+        checks.append(lambda: plan.check_shares(images))
+    for check in checks:
+        try:
+            check()
+        except RunnerError as error:
+            found.append(str(error))
+    found += filter(None, (sizes.train.refused, sizes.val.refused))
+    return list(dict.fromkeys(found))
 
 
 def _startable(plan: Plan, start: Start) -> list[str]:
@@ -155,10 +181,9 @@ def _startable(plan: Plan, start: Start) -> list[str]:
     return []
 
 
-def _launch(plan: Plan, start: Start) -> Iterator[str]:
+def _launch(plan: Plan, start: Start, sizes: Sizes) -> Iterator[str]:
     yield from _startable(plan, start)
-    reason = refusal(plan, start)
-    if reason:
+    for reason in refusals(plan, start, sizes):
         yield from display.message(reason, "WILL BE REFUSED HERE: ").split("\n")
     idle = without_effect(plan, elastic=start.machines.elastic)
     if idle:
@@ -204,8 +229,8 @@ def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
         f"global batch {section.batch_size} = {batch.devices} {plan.device_entry.name} "
         f"x {batch.micro} images per pass x {batch.accumulation} accumulation"
     )
-    if images:
-        steps = plan.steps_per_epoch(images)
+    steps = _steps_per_epoch(plan, images)
+    if images and steps:
         yield f"{steps:,} steps per epoch x {section.epochs} epochs = {steps * section.epochs:,}"
         left_out = images - steps * section.batch_size
         if left_out > 0:
@@ -234,8 +259,9 @@ def _learning_rate(plan: Plan, sizes: Sizes) -> Iterator[str]:
     schedule = plan.recipe.schedule
     warmup = f", warm-up over {schedule.warmup_epochs}" if schedule.warmup_epochs else ""
     yield f"{schedule.name} over {plan.train.epochs} epochs{warmup}"
-    if sizes.train.images:
-        value = rates(plan, plan.steps_per_epoch(sizes.train.images))
+    steps = _steps_per_epoch(plan, sizes.train.images)
+    if steps:
+        value = rates(plan, steps)
         yield f"start {value['start']:.6g}, peak {value['peak']:.6g}, end {value['end']:.6g}"
 
 

@@ -16,6 +16,7 @@ from runner.errors import (
     MissingDeviceError,
     PluginError,
     RecipeError,
+    RunnerError,
     UsageError,
 )
 from runner.plugin_returns import building, calling, checked_dataset, origin
@@ -23,7 +24,7 @@ from runner.recipe.schema import DistributedSection
 from runner.schedules import learning_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from runner.contracts import Dataset, Group
     from runner.conversion import Source
@@ -225,17 +226,35 @@ class Plan:
             PluginError: Something that reads the data is not installed.
             DataError: The data is missing, or is not what the recipe says.
         """
+        dataset = self.look_at(split)
+        wrong = self.objection(split, dataset)
+        if wrong:
+            raise DataError(wrong)
+        return dataset
+
+    def look_at(self, split: str) -> Dataset:
+        """Open one split, whatever the recipe declares.
+
+        Raises:
+            RecipeError: An environment variable that the recipe names has no value.
+            PluginError: Something that reads the data is not installed.
+            DataError: The data is missing, or cannot be trained with.
+        """
         self.check_complete()
         _check_installed(self.dataset)
-        section = self.recipe.dataset
         source = f"{origin(self.dataset)}, split {split!r}"
         with calling(self.dataset, f"open() of the split {split!r}"):
-            dataset = checked_dataset(self.dataset_entry.open(section.options, split), source)
+            options = self.recipe.dataset.options
+            dataset = checked_dataset(self.dataset_entry.open(options, split), source)
         if self.dataset_entry.open_loader is None:
             dataset = with_checked_images(dataset, source)
-        from runner.data.classes import check_several  # NumPy comes with it
+        return dataset
 
-        check_several(dataset, section.num_classes)
+    def objection(self, split: str, dataset: Dataset) -> str:
+        """Say how a split is not what the recipe declares; "" if it is."""
+        from runner.data.classes import only_one  # NumPy comes with it
+
+        section = self.recipe.dataset
         declared = section.train_images if split == "train" else section.val_images
         wrong = [
             (what, expected, found)
@@ -245,15 +264,16 @@ class Plan:
             )
             if expected is not None and expected != found
         ]
-        if wrong:
-            has = " and ".join(f"{what} {found}" for what, _, found in wrong)
-            declares = " and ".join(str(expected) for _, expected, _ in wrong)
-            settings = " ".join(f"dataset.{what}={found}" for what, _, found in wrong)
-            raise DataError(
-                f"the {split} split of {section.name} has {has}, the recipe declares {declares}; "
-                f"check that the data is complete, or set {settings}"
-            )
-        return dataset
+        alone = only_one(dataset, section.num_classes)
+        if alone or not wrong:
+            return alone
+        has = " and ".join(f"{what} {found}" for what, _, found in wrong)
+        declares = " and ".join(str(expected) for _, expected, _ in wrong)
+        settings = " ".join(f"dataset.{what}={found}" for what, _, found in wrong)
+        return (
+            f"the {split} split of {section.name} has {has}, the recipe declares {declares}; "
+            f"check that the data is complete, or set {settings}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,10 +335,19 @@ def check_runnable(plan: Plan, *, training: bool, exporting: bool = False) -> No
         MissingDeviceError: What the device needs is not installed.
         PluginError: Something that another entry needs is not installed.
     """
+    for error in unusable(plan, training=training, exporting=exporting):
+        raise error
+
+
+def unusable(plan: Plan, *, training: bool, exporting: bool = False) -> Iterator[RunnerError]:
+    """Yield why entries cannot be used here, each reason once."""
+    told: set[str] = set()
     for item in plan.entries(training=training, exporting=exporting):
-        if item.reason and item.kind == "device":
-            raise missing_device(plan, item.reason)
-        _check_installed(item)
+        if not item.reason or item.reason in told:
+            continue
+        told.add(item.reason)
+        is_device = item.kind == "device"
+        yield missing_device(plan, item.reason) if is_device else _unusable(item)
 
 
 def missing_device(plan: Plan, answer: str) -> MissingDeviceError:
@@ -379,7 +408,11 @@ def without_effect(plan: Plan, *, elastic: bool = False) -> str | None:
 
 def _check_installed(item: Registered) -> None:
     if item.reason:
-        raise PluginError(f"{item.kind} {item.entry.name!r} cannot be used: {item.reason}")
+        raise _unusable(item)
+
+
+def _unusable(item: Registered) -> PluginError:
+    return PluginError(f"{item.kind} {item.entry.name!r} cannot be used: {item.reason}")
 
 
 def _host_device(recipe: Recipe, registry: Registry) -> str | None:

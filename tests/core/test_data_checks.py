@@ -83,6 +83,45 @@ def test_all_that_the_recipe_declares_wrongly_is_said_at_once(project):
     assert "set dataset.train_images=16 dataset.num_classes=2" in outcome.err
 
 
+class TestExplain:
+    def test_the_plan_is_of_what_is_there(self, project):
+        recipe = project.write_recipe()
+        data = folders(two_classes(project.path / "data"), ", train_images: 1281167")
+        text = project.runner("explain", recipe, *data).out
+        assert "trains on 16 images (found in the data; the recipe declares 1,281,167)" in text
+        assert "2 steps per epoch x 3 epochs = 6" in text
+        assert "WILL BE REFUSED HERE: the train split of class_folders has train_images 16" in text
+        plan = project.runner("explain", recipe, *data, "--json").json
+        assert (plan["train_images"], plan["steps_per_epoch"]) == (16, 2)
+
+    def test_all_refusals_are_said_at_once(self, project):
+        data = folders(two_classes(project.path / "data"), ", num_classes: 3")
+        few = (
+            "--set",
+            "train.batch_size=64",
+            "--set",
+            "distributed.min_devices=2",
+            "--devices",
+            "2",
+        )
+        plan = project.runner("explain", project.write_recipe(), *data, *few, "--json").json
+        no_step, train, val = plan["refusals"]
+        assert "an epoch has no step: 16 training images do not fill one batch of 64" in no_step
+        assert "the train split of class_folders has num_classes 2, the recipe declares 3" in train
+        assert "the val split of class_folders has num_classes 2, the recipe declares 3" in val
+        assert plan["refused"] == "; ".join(plan["refusals"])
+        assert plan["steps_per_epoch"] is None
+        text = project.runner("explain", project.write_recipe(), *data, *few).out
+        assert text.count("WILL BE REFUSED HERE: ") == 3
+
+    def test_data_that_is_not_there_is_refused(self, project):
+        data = folders(project.path / "nowhere", ", train_images: 64")
+        plan = project.runner("explain", project.write_recipe(), *data, "--json").json
+        assert plan["train_images"] == 64
+        [refused] = plan["refusals"]
+        assert "nowhere does not exist" in refused
+
+
 OPEN = {entry.name: entry.open for entry in runner_register_datasets()}
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from runner.data.alike import alike
 from runner.data.image_files import ImageFiles
 from runner.data.images import shown
-from runner.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,14 +14,18 @@ if TYPE_CHECKING:
     from runner.contracts import Dataset
 
 
-def check_several(dataset: Dataset, declared: int | None) -> None:
-    """Refuse a split of one class, of which everything is right, unless the recipe declares it.
+def only_one(dataset: Dataset, declared: int | None) -> str:
+    """Say that a split has one class, of which every answer is right.
 
-    Raises:
-        DataError: There is one class, and ``declared`` is not 1.
+    Args:
+        dataset: The split.
+        declared: The number of classes that the recipe declares, if it does.
+
+    Returns:
+        "" if there are several classes, or one is declared.
     """
     if len(dataset.classes) != 1 or declared == 1:
-        return
+        return ""
     [name] = dataset.classes
     inner = _folders_below(dataset)
     found = (
@@ -33,7 +36,7 @@ def check_several(dataset: Dataset, declared: int | None) -> None:
         else f"the data has one class, {name!r}, so there is nothing to learn and every answer is "
         "right; expected two or more"
     )
-    raise DataError(f"{found} (if one class is what you want, set dataset.num_classes: 1)")
+    return f"{found} (if one class is what you want, set dataset.num_classes: 1)"
 
 
 def _folders_below(dataset: Dataset) -> tuple[str, list[str]] | None:
