@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast, final
 
-from annotated_types import Ge, Gt, Len
+from annotated_types import Ge, Gt, Le, Len
 from typing_extensions import NotRequired, TypedDict
 
 from runner.checked import CheckedPredictor
@@ -71,6 +71,8 @@ class _ArtifactRecord(TypedDict):
     mean: Triple
     std: Triple
     tolerance: Annotated[float, Ge(0)]
+    min_agreement: NotRequired[Annotated[float, Ge(0), Le(1)]]
+    compute: NotRequired[records.Text]
     golden: Annotated[list[records.Text], Len(1)]
     files: dict[records.Text, records.Text]
 
@@ -97,6 +99,10 @@ class Artifact:
     tolerance: float
     golden: tuple[str, ...]
     """Paths of the raw images, inside the folder."""
+    min_agreement: float = 0.0
+    """Smallest share of images for which it chooses the live model's class."""
+    compute: str = "fp32"
+    """Format that the live model computed in, as in ``precision.compute``."""
     framework: str = ""
     """The framework that wrote it."""
     exporter: str | None = None
@@ -149,6 +155,8 @@ def _artifact(folder: Path, record: records.Record) -> Artifact:
         mean=_triple(content["mean"]),
         std=_triple(content["std"]),
         tolerance=content["tolerance"],
+        min_agreement=content.get("min_agreement", 0.0),
+        compute=content.get("compute", "fp32"),
         golden=tuple(content["golden"]),
         framework=content["framework"],
         exporter=content.get("exporter"),

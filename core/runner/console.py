@@ -157,7 +157,8 @@ def _agreement(name: str, fields: Mapping[str, Any]) -> str:
     word = "agrees with" if fields["verified"] else "DISAGREES WITH"
     return (
         f"{name}: {word} the live model on {result['images']} stored images "
-        f"(largest difference {result['max_difference']:.1e}, allowed {result['tolerance']:g})"
+        f"(largest difference {result['max_difference']:.1e}, allowed {result['tolerance']:g}; "
+        f"same class for {result['same_top1']})"
     )
 
 

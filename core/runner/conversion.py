@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -11,17 +10,14 @@ from runner.entries import ConversionRequest, ConverterEntry, ExporterEntry
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from runner.artifacts import Artifact
+    from runner.calibration import Calibration
     from runner.contracts import ArtifactInfo
     from runner.plan import Plan
     from runner.registry import Registered, Registry
-    from runner.session import Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +72,12 @@ def find_source(
 
 
 def convert(
-    plan: Plan, position: int, original: Artifact, *, val: Split, folder: Path
+    plan: Plan,
+    position: int,
+    original: Artifact,
+    calibration: Calibration,
+    classes: Sequence[str],
+    folder: Path,
 ) -> ArtifactInfo:
     """Make item ``position`` of the recipe's ``export`` list from an exporter's artifact.
 
@@ -84,41 +85,14 @@ def convert(
         ArtifactError: The conversion failed.
     """
     entry = cast("ConverterEntry", plan.exporter_entries[position])
-
-    def calibration(images: int) -> Iterator[NDArray[np.float32]]:
-        return calibration_batches(plan, val, images)
-
     return entry.convert(
         ConversionRequest(
             source=original.folder,
             info=original.info,
-            spec=plan.engine_spec(len(val.classes), training=False),
+            spec=plan.engine_spec(len(classes), training=False),
             transforms=plan.recipe.transforms.eval,
             options=plan.recipe.export[position].options,
-            calibration=calibration,
+            calibration=calibration.batches,
             folder=folder,
         )
     )
-
-
-def calibration_batches(plan: Plan, val: Split, images: int) -> Iterator[NDArray[np.float32]]:
-    """Yield the first images of the validation split, normalised, in batches ``[B, C, H, W]``.
-
-    Args:
-        plan: Gives the size of a batch, mean and standard deviation.
-        val: The split, with the transforms of evaluation.
-        images: How many; fewer where the split has fewer.
-    """
-    from runner.data.normalize import normalize
-
-    transforms = plan.recipe.transforms
-    left = images
-    if not left:
-        return
-    with closing(val.loader.eval_batches(plan.recipe.eval.batch_size)) as batches:
-        for batch in batches:
-            part = batch.images[:left]
-            yield normalize(part, transforms.mean, transforms.std)
-            left -= len(part)
-            if not left:
-                return

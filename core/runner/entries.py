@@ -221,8 +221,9 @@ class ConversionRequest:
     """Steps from a decoded image to the network's input."""
     options: Any
     calibration: Callable[[int], Iterator[NDArray[np.float32]]]
-    """Yield the first images of the validation split, at most as many as asked for, normalised,
-    in batches ``[B, C, H, W]`` of ``eval.batch_size``."""
+    """Yield images of the validation split, at most as many as asked for, normalised, in batches
+    ``[B, C, H, W]`` of ``eval.batch_size``. However few, they are spread over the classes, and the
+    same ones come every time."""
     folder: Path
     """Where to write."""
 
@@ -235,8 +236,11 @@ class ExporterEntry(Entry):
     export: Callable[[Engine, EngineSpec, Any, Path], ArtifactInfo]
     """Write the engine's evaluation model into a folder, given the spec and the options."""
     tolerance: float = 1e-4
-    """Largest difference to the live model's logits, relative to their largest magnitude, where
-    the recipe does not say."""
+    """Largest difference to the logits of a live model that computes in fp32, relative to their
+    largest magnitude, where the recipe does not say."""
+    min_agreement: float = 0.0
+    """Smallest share of images for which the file must choose the class that the live model
+    chooses, where the recipe does not say; 0 where the tolerance alone decides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +258,8 @@ class ConverterEntry(Entry):
     """Write the other artifact."""
     tolerance: float = 1e-4
     """As for exporters."""
+    min_agreement: float = 0.0
+    """As for exporters; over the whole validation split the class of its source counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

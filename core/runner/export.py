@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast, final
 
 from runner import golden
 from runner.artifacts import INFO, KIND, is_artifact, open_predictor, read
+from runner.calibration import Calibration
 from runner.checked import own_engine
 from runner.conversion import convert
 from runner.errors import (
@@ -27,7 +28,13 @@ from runner.evaluate import evaluate_predictor
 from runner.files import sha256
 from runner.plugin_returns import artifact_info, calling, origin
 from runner.storage import records
-from runner.verification import check, compare, verify
+from runner.verification import (
+    check,
+    check_comparison,
+    compare,
+    declared_tolerance,
+    verify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +49,7 @@ if TYPE_CHECKING:
     from runner.plan import Plan
     from runner.registry import Registered, Registry
     from runner.session import Split
-    from runner.verification import Verification
+    from runner.verification import Comparison, Verification
 
 
 def carry_out(
@@ -119,7 +126,8 @@ class _Job:
             target,
             self._exporter(self.plan.exporters[self.position], section.options),
             exporter=entry.name,
-            tolerance=section.tolerance or entry.tolerance,
+            tolerance=self._tolerance(entry),
+            min_agreement=self._min_agreement(entry),
         )
         self._wrote(artifact, record)
         model = open_predictor(artifact, self.registry)
@@ -149,9 +157,10 @@ class _Job:
             before = self._open_source(original, record["source"])
             artifact = self._write(
                 target,
-                partial(self._convert, original),
+                partial(self._convert, original, record),
                 exporter=entry.name,
-                tolerance=section.tolerance or entry.tolerance,
+                tolerance=self._tolerance(entry),
+                min_agreement=self._min_agreement(entry),
                 source=source.entry.name,
             )
             self._wrote(artifact, record)
@@ -162,10 +171,13 @@ class _Job:
                     record["source_metrics"] = self._evaluate(before)
                 raise
             result = self._verify(artifact, after, record)
-            if section.evaluate:
-                self._compare(after, before, record)
+            compared = self._compare(after, before, record) if section.evaluate else None
+            if compared and compared.top1_agreement < artifact.min_agreement:
+                record["verified"] = False
         self.events.emit("export.verified", **record)
         check(artifact, result)
+        if compared:
+            check_comparison(artifact, compared, source.entry.name)
         _check_drop(artifact, record, section.max_top1_drop)
 
     def _source_tolerance(
@@ -179,7 +191,17 @@ class _Job:
         stated = self.plan.recipe.export[self.position].tolerance
         if stated is None and self.plan.recipe.precision.compute == "fp32":
             return source.tolerance
-        return max(source.tolerance, stated or converter.tolerance)
+        return max(self._declared(source), stated or converter.tolerance)
+
+    def _tolerance(self, entry: ExporterEntry | ConverterEntry) -> float:
+        return self.plan.recipe.export[self.position].tolerance or self._declared(entry)
+
+    def _declared(self, entry: ExporterEntry | ConverterEntry) -> float:
+        return declared_tolerance(entry, self.plan.recipe.precision.compute)
+
+    def _min_agreement(self, entry: ExporterEntry | ConverterEntry) -> float:
+        stated = self.plan.recipe.export[self.position].min_agreement
+        return entry.min_agreement if stated is None else stated
 
     def _exporter(self, item: Registered, options: object) -> Callable[[Path], ArtifactInfo]:
         entry = cast("ExporterEntry", item.entry)
@@ -193,11 +215,28 @@ class _Job:
 
         return write
 
-    def _convert(self, original: Artifact, folder: Path) -> ArtifactInfo:
+    def _convert(self, original: Artifact, record: dict[str, Any], folder: Path) -> ArtifactInfo:
         item = self.plan.exporters[self.position]
+        calibration = Calibration(self.plan, self.val)
         with calling(item, "convert()", ArtifactError, passing=(OSError,)):
-            info = convert(self.plan, self.position, original, val=self.val, folder=folder)
+            info = convert(
+                self.plan, self.position, original, calibration, self.val.classes, folder
+            )
+        if calibration.images:
+            record["calibration"] = calibration.coverage()
+            self._warn_of(calibration, item.entry.name)
         return artifact_info(info, folder, f"{origin(item)}, convert()")
+
+    def _warn_of(self, calibration: Calibration, name: str) -> None:
+        missing = calibration.missing()
+        if missing:
+            self.events.emit(
+                "warning",
+                message=f"{name} was calibrated on {calibration.images} images of "
+                f"{len(calibration.seen)} of {len(self.val.classes)} classes, without "
+                f"{', '.join(missing[:3])}{', ...' * (len(missing) > 3)}; more calibration images "
+                "cover all",
+            )
 
     def _wrote(self, artifact: Artifact, record: dict[str, Any]) -> None:
         record |= asdict(artifact.info)
@@ -229,16 +268,17 @@ class _Job:
 
     def _compare(
         self, after: ArtifactModel, before: ArtifactModel | None, record: dict[str, Any]
-    ) -> None:
+    ) -> Comparison | None:
         """Evaluate a conversion, and its source beside it where that can be run."""
         if before is None:
             record["metrics"] = self._evaluate(after)
-            return
+            return None
         batch_size = self.plan.recipe.eval.batch_size
         converted, original, comparison = compare(after, before, self.val.loader, batch_size)
         record["metrics"] = converted.as_metrics()
         record["source_metrics"] = original.as_metrics()
         record["comparison"] = asdict(comparison)
+        return comparison
 
     def _write(
         self,
@@ -247,6 +287,7 @@ class _Job:
         *,
         exporter: str,
         tolerance: float,
+        min_agreement: float = 0.0,
         source: str | None = None,
     ) -> Artifact:
         """Write an artifact into ``folder``, in place of an earlier one.
@@ -256,6 +297,7 @@ class _Job:
             make: Writes the model into a folder and describes it.
             exporter: The entry that does so.
             tolerance: Largest difference of logits, as ``Verification`` has it.
+            min_agreement: Smallest share of equal classes, as ``Verification`` has it.
             source: The exporter whose artifact was converted.
 
         Raises:
@@ -284,6 +326,8 @@ class _Job:
                     "mean": transforms.mean,
                     "std": transforms.std,
                     "tolerance": tolerance,
+                    "min_agreement": min_agreement,
+                    "compute": plan.recipe.precision.compute,
                     "golden": names,
                     "files": _checksums(temporary),
                 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from math import sqrt
 from typing import TYPE_CHECKING
 
 from runner import metrics
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
 
     from runner.artifacts import Artifact, ArtifactModel
     from runner.contracts import Loader
+    from runner.entries import ConverterEntry, ExporterEntry
     from runner.metrics import Evaluation
+
+
+REDUCED = {"fp16": 0.05, "bf16": 0.1}
+"""Largest difference of logits between a live model in a lower format and an artifact in fp32."""
+MORE_AGREEMENT = (
+    "calibrate on more images, choose a wider type or train longer, or set min_agreement in this "
+    "item of export to the share that is enough"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +47,24 @@ class Verification:
     tolerance: float
     same_top1: int
     """Images for which both choose the same class."""
+    min_agreement: float
+    """Smallest share of images for which they must."""
     runtime: dict[str, Any]
 
     @property
     def passed(self) -> bool:
         """Whether the artifact agrees with the live model."""
-        return self.pixels_equal and self.max_difference <= self.tolerance
+        close = self.pixels_equal and self.max_difference <= self.tolerance
+        return close and self.chooses_the_same
+
+    @property
+    def chooses_the_same(self) -> bool:
+        """Whether the share of equal classes is one that ``min_agreement`` allows.
+
+        The stored images are a sample: twice its standard error below counts as the same.
+        """
+        share = self.min_agreement
+        return self.same_top1 >= self.images * share - 2 * sqrt(self.images * share * (1 - share))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +111,7 @@ def verify(artifact: Artifact, model: ArtifactModel) -> Verification:
         pixels_equal=bool(np.array_equal(pixels, golden["pixels"])),
         max_difference=_difference(logits, expected) / (_magnitude(expected) or 1.0),
         tolerance=artifact.tolerance,
+        min_agreement=artifact.min_agreement,
         same_top1=int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum()),
         runtime=dict(model.describe()),
     )
@@ -105,14 +128,45 @@ def check(artifact: Artifact, result: Verification) -> None:
             f"{artifact.folder}: the pre-processing here gives other pixels than the live model "
             "saw; compare the versions of pillow in manifest.json and here"
         )
+    if not result.chooses_the_same:
+        raise ArtifactError(
+            f"{artifact.folder}: it chooses the live model's class for {result.same_top1} of "
+            f"{result.images} stored images, expected a share of {result.min_agreement:g}; "
+            + MORE_AGREEMENT
+        )
     if not result.passed:
         raise ArtifactError(
             f"{artifact.folder}: the logits differ from the live model's by "
             f"{result.max_difference:.2e} of their largest magnitude, "
             f"allowed {result.tolerance:.2e} "
             f"(top-1 agrees on {result.same_top1} of {result.images} images); "
-            "raise export.tolerance only if that is expected, as for a reduced precision"
+            "set tolerance in this item of export only if that is expected, as for a reduced "
+            "precision"
         )
+
+
+def check_comparison(artifact: Artifact, result: Comparison, source: str) -> None:
+    """Refuse a conversion that chooses other classes than its source.
+
+    Raises:
+        ArtifactError: It does, for more images than its entry or the recipe allows.
+    """
+    if result.top1_agreement < artifact.min_agreement:
+        raise ArtifactError(
+            f"{artifact.folder}: it chooses the class of the {source} artifact it was made from "
+            f"for {100 * result.top1_agreement:.2f} % of {result.images} images, expected at least "
+            f"{100 * artifact.min_agreement:g} %; {MORE_AGREEMENT}"
+        )
+
+
+def declared_tolerance(entry: ExporterEntry | ConverterEntry, compute: str) -> float:
+    """Return the largest difference of logits that an entry declares.
+
+    Args:
+        entry: Which wrote the artifact.
+        compute: Format that the live model computes in; its own rounding counts as well.
+    """
+    return max(entry.tolerance, REDUCED.get(compute, 0.0))
 
 
 def compare(

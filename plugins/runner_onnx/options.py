@@ -14,7 +14,7 @@ class Int8Options:
     """Static quantisation to 8 bits."""
 
     calibration_batches: Annotated[int, Gt(0)] = 5
-    """Batches of `eval.batch_size` validation images, from the first on, that the ranges of
+    """Batches of `eval.batch_size` validation images, spread over the classes, that the ranges of
     activations are measured on."""
     reduce_range: bool = False
     """Weights of 7 bits, for processors without VNNI, where sums of 8-bit products can saturate."""
@@ -25,7 +25,7 @@ class Int16Options:
     """Static quantisation to 16 bits for activations and 8 for weights."""
 
     calibration_batches: Annotated[int, Gt(0)] = 5
-    """Batches of `eval.batch_size` validation images, from the first on, that the ranges of
+    """Batches of `eval.batch_size` validation images, spread over the classes, that the ranges of
     activations are measured on."""
 
 

@@ -59,6 +59,7 @@ def runner_register_exporters() -> Iterable[ConverterEntry]:
         source="onnx",
         convert=_to_int8,
         tolerance=0.25,
+        min_agreement=0.75,
     )
     yield ConverterEntry(
         name="onnx_int16",
@@ -69,6 +70,7 @@ def runner_register_exporters() -> Iterable[ConverterEntry]:
         source="onnx",
         convert=_to_int16,
         tolerance=0.1,
+        min_agreement=0.9,
     )
     yield ConverterEntry(
         name="onnx_fp16",
@@ -79,6 +81,7 @@ def runner_register_exporters() -> Iterable[ConverterEntry]:
         source="onnx",
         convert=_to_half,
         tolerance=0.02,
+        min_agreement=0.95,
     )
 
 

@@ -12,10 +12,12 @@ import pytest
 
 from runner import ArtifactInfo, ConverterEntry, ExporterEntry, artifacts
 from runner.artifacts import Artifact, ArtifactModel
+from runner.calibration import spread
 from runner.conversion import find_source
 from runner.errors import MissingRuntimeError, UsageError
 from runner.recipe.schema import PrecisionSection
 from runner.registry import PluginInfo, Registered, Registry
+from runner.testing import fake
 from runner.testing.fake_engine import FakeEngine
 from runner.testing.fake_exports import (
     NpzOptions,
@@ -24,6 +26,7 @@ from runner.testing.fake_exports import (
     export_npz,
     read_npz,
 )
+from runner.verification import declared_tolerance
 
 if TYPE_CHECKING:
     from tests.core.conftest import Project
@@ -208,7 +211,7 @@ def test_where_nothing_runs_the_converted_file_its_source_is_judged(project):
     assert last["source_metrics"] == record["source_metrics"]
 
 
-def test_calibration_images_are_the_first_ones_in_order(project):
+def test_calibration_images_are_spread_over_the_classes(project):
     record = export_of(project, calibration_images=12)
     assert record["details"]["calibration_batches"] == [5, 5, 2], "batches of eval.batch_size"
     assert abs(record["details"]["calibration_mean"]) < 2, "normalised"
@@ -217,10 +220,77 @@ def test_calibration_images_are_the_first_ones_in_order(project):
     from runner.testing.fake import Colours, ColoursOptions
 
     colours = Colours(ColoursOptions(), "val")
-    pixels = np.stack([colours.read(index) for index in range(12)])
+    chosen = spread(colours.labels)[:12]
+    assert np.bincount(colours.labels[chosen]).tolist() == [4, 4, 4]
+    pixels = np.stack([colours.read(int(index)) for index in chosen])
+    assert (record["calibration"]["images"], record["calibration"]["classes"]) == (12, 3)
     artifact = artifacts.read(folder)
     expected = normalize(pixels, artifact.mean, artifact.std).mean()
     assert record["details"]["calibration_mean"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_every_beginning_of_the_calibration_images_covers_the_classes():
+    labels = np.repeat(np.arange(10), 30)
+    for images in (10, 20, 50):
+        counts = np.bincount(labels[spread(labels)[:images]], minlength=10)
+        assert counts.tolist() == [images // 10] * 10
+    first = np.sort(labels[spread(labels)[:5]])
+    assert np.diff(first).max() <= 4, "five images of ten classes are spread over them"
+    assert sorted(spread(labels).tolist()) == list(range(300))
+
+
+def test_classes_without_a_calibration_image_are_named(project):
+    outcome = project.runner(
+        "run", project.write_recipe(rounded(calibration_images=2)), "--set", "dataset.classes=4"
+    )
+    assert outcome.code == 0, outcome.err
+    assert "fake_rounded was calibrated on 2 images of 2 of 4 classes, without " in outcome.err
+
+
+def test_a_conversion_that_chooses_other_classes_is_an_error(project, monkeypatch):
+    predict = NpzPredictor.predict
+
+    def worse(self, inputs):
+        logits = predict(self, inputs)
+        is_source = self.info.details.get("calibration_batches") is None
+        return logits if is_source else np.roll(logits, 1, axis=1)
+
+    monkeypatch.setattr(NpzPredictor, "predict", worse)
+    outcome = project.run(extra=rounded(tolerance=100.0, min_agreement=0.75))
+    assert outcome.code == 7
+    assert "expected a share of 0.75" in outcome.err
+    assert "set min_agreement in this item of export" in outcome.err
+    assert result_of(project)["verified"] is False
+    outcome = project.run(extra=rounded(tolerance=100.0, min_agreement=0.0))
+    assert outcome.code == 0, outcome.err
+
+
+def test_the_whole_split_decides_whether_a_conversion_agrees(project, monkeypatch):
+    """Four stored images may agree by chance; all 32 do not."""
+    predict = NpzPredictor.predict
+    calls = []
+
+    def worse_later(self, inputs):
+        logits = predict(self, inputs)
+        if self.info.details.get("calibration_batches") is None:
+            return logits
+        calls.append(len(inputs))
+        return logits if len(calls) == 1 else np.roll(logits, 1, axis=1)
+
+    monkeypatch.setattr(NpzPredictor, "predict", worse_later)
+    outcome = project.run(extra=rounded(tolerance=100.0, min_agreement=0.75))
+    assert outcome.code == 7
+    assert "made from for 0.00 % of 32 images, expected at least 75 %" in outcome.err
+    assert result_of(project)["verified"] is False
+
+
+@pytest.mark.parametrize(
+    ("compute", "tolerance"), [("fp32", 1e-4), ("fp16", 0.05), ("bf16", 0.1), ("tf32", 1e-4)]
+)
+def test_a_tolerance_follows_the_precision_of_the_live_model(compute, tolerance):
+    [exporter, converter] = fake.runner_register_exporters()
+    assert declared_tolerance(exporter, compute) == tolerance
+    assert declared_tolerance(converter, compute) == 0.1
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 64])

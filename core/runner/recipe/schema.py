@@ -289,7 +289,11 @@ class ExportSection:
     """Validation images stored beside the artifact, with the logits it must reproduce."""
     tolerance: Annotated[float, Gt(0)] | None = None
     """Largest difference to the live model's logits, relative to their largest magnitude; left
-    out, the exporter's own, which is 1e-4 unless it changes the precision."""
+    out, the exporter's own, which is 1e-4 unless it changes the precision, or 0.05 and 0.1 where
+    the live model computes in fp16 and bf16 itself."""
+    min_agreement: Fraction | None = None
+    """Smallest share of images for which the artifact must choose the same class as the model it
+    was made from; left out, the exporter's own, which int8, int16 and fp16 have."""
     evaluate: bool = True
     """Evaluate the artifact over the whole validation split; one that was converted from another,
     such as a quantised one, beside that other."""
