@@ -22,6 +22,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from runner.checked import CheckedPredictor
 from runner.contracts import ArtifactInfo
+from runner.data.decoding import AS_STORED, Decoding
 from runner.errors import ArtifactError, MissingRuntimeError, UsageError
 from runner.files import sha256
 from runner.plugin_returns import calling
@@ -70,6 +71,7 @@ class _ArtifactRecord(TypedDict):
     transforms: list[dict[records.Text, Any]]
     mean: Triple
     std: Triple
+    decoding: NotRequired[dict[records.Text, Any]]
     tolerance: Annotated[float, Ge(0)]
     min_agreement: NotRequired[Annotated[float, Ge(0), Le(1)]]
     compute: NotRequired[records.Text]
@@ -113,6 +115,8 @@ class Artifact:
     """Whether ``artifact.json`` has a checksum; older ones have none."""
     listed: frozenset[str] = frozenset()
     """Files that have a checksum, by their path inside the folder."""
+    decoding: Decoding = AS_STORED
+    """How encoded images become pixels."""
 
 
 def is_artifact(path: Path) -> bool:
@@ -154,6 +158,7 @@ def _artifact(folder: Path, record: records.Record) -> Artifact:
         transforms=_transforms(content["transforms"]),
         mean=_triple(content["mean"]),
         std=_triple(content["std"]),
+        decoding=_decoding(content.get("decoding", {})),
         tolerance=content["tolerance"],
         min_agreement=content.get("min_agreement", 0.0),
         compute=content.get("compute", "fp32"),
@@ -185,6 +190,13 @@ def _transforms(steps: Sequence[Mapping[str, Any]]) -> list[Transform]:
 
     found: list[Transform] = TypeAdapter(list[Transform]).validate_json(json.dumps(steps))
     return found
+
+
+def _decoding(keys: Mapping[str, Any]) -> Decoding:
+    """Return how images are decoded; artifacts of earlier versions name nothing."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Decoding).validate_json(json.dumps(keys))
 
 
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:

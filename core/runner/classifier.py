@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.contracts import Device, Engine
+    from runner.data.decoding import Decoding
     from runner.data.transforms import Transform
     from runner.events import EventLog
     from runner.metrics import Evaluation
@@ -32,6 +33,8 @@ class Classifier:
 
     classes: tuple[str, ...]
     transforms: Sequence[Transform]
+    decoding: Decoding
+    """How encoded images become pixels."""
     logits: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     """Logits ``[B, K]`` for pixels ``[B, H, W, C]``."""
     evaluate: Callable[[Split, int], Evaluation]
@@ -108,6 +111,7 @@ def _from_engine(plan: Plan, engine: Engine, classes: tuple[str, ...]) -> Classi
     return Classifier(
         classes=classes,
         transforms=plan.recipe.transforms.eval,
+        decoding=plan.recipe.dataset.decoding,
         logits=engine.predict,
         evaluate=run,
     )
@@ -124,6 +128,7 @@ def open_artifact(path: Path, registry: Registry) -> Classifier:
     return Classifier(
         classes=artifact.classes,
         transforms=artifact.transforms,
+        decoding=artifact.decoding,
         logits=model.logits,
         evaluate=lambda split, size: evaluate_predictor(model, split.loader, size),
     )

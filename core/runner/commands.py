@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from runner import (
     verification,
 )
 from runner.consistency import ON_REQUEST, RESUMABLE
+from runner.data.decoding import Noticed
 from runner.errors import DataError, RecipeError, UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
@@ -35,6 +36,7 @@ from runner.session import open_device, open_engine, open_split
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from runner.data.decoding import Notice
     from runner.events import Listener
     from runner.plan import Plan
     from runner.plugins import Plugins
@@ -230,7 +232,7 @@ def evaluate(
         refuse_device(overrides)
         artifact = classifier.open_artifact(path, registry)
         # an artifact brings its own pre-processing, whatever the recipe says by now
-        split = open_split(resolved, "val", events, artifact.transforms)
+        split = open_split(resolved, "val", events, artifact.transforms, artifact.decoding)
         models = iter([(path, artifact)])
     else:
         device = open_device(resolved)
@@ -248,7 +250,13 @@ def evaluate(
 
 
 def predict(
-    model: Path, images: Sequence[Path], overrides: Sequence[str], *, top: int, batch_size: int
+    model: Path,
+    images: Sequence[Path],
+    overrides: Sequence[str],
+    *,
+    top: int,
+    batch_size: int,
+    listener: Listener | None = None,
 ) -> list[Prediction]:
     """Predict image files with a checkpoint, a run or an artifact.
 
@@ -260,6 +268,11 @@ def predict(
     files = prediction.find_images(images)
     registry = plugins.load().registry
     events = EventLog()
+    found_in_images = EventLog(listener)
+
+    def report(notice: Notice) -> None:
+        found_in_images.emit("data.noticed", split="images", **asdict(notice))
+
     if artifacts.is_artifact(model):
         refuse_device(overrides)
         if overrides:
@@ -274,7 +287,9 @@ def predict(
         resolved = plan_for(found[0], overrides, None, registry)
         device = open_device(resolved)
         _, opened = next(classifier.open_all(found[0], resolved, device, (), events, registry))
-    return list(prediction.predict(opened, files, batch_size=batch_size, top=top))
+    noticed = Noticed(report)
+    predictions = prediction.predict(opened, files, batch_size=batch_size, top=top, noticed=noticed)
+    return list(predictions)
 
 
 def export_checkpoint(

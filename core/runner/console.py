@@ -187,6 +187,7 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"warning: {fields['images']} of {fields['of']} validation images are training images "
         f"(such as {fields['example']}), so their accuracy says little of other images"
     ),
+    "data.noticed": lambda fields: f"{fields['split']}: {fields['message']}",
     "data.damaged": lambda fields: f"skipped {fields['image']}: {fields['reason']}",
     "engine.opened": _opened,
     "train.overflow": lambda fields: f"  step {fields['step']}: gradients overflowed, step skipped",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runner.data.decoding import AS_STORED, unreported
 from runner.options import NoOptions
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         RunLogger,
     )
     from runner.data.decode import DamagedImage
+    from runner.data.decoding import Decoding, Notice
     from runner.data.transforms import Transform
     from runner.machines import Machines
     from runner.recipe.schema import LoaderSection
@@ -174,6 +176,11 @@ class LoaderRequest:
     seed: int
     report_damaged: Callable[[DamagedImage], None]
     """To be called once for every image that is skipped."""
+    decoding: Decoding = AS_STORED
+    """How encoded images become pixels; core refuses others than the default where a dataset has
+    a loader of its own."""
+    report_noticed: Callable[[Notice], None] = unreported
+    """To be called with what decoding notices; ``runner.data.decoding.Noticed`` does it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,9 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
     data.indexed      how the images of a large split were found: listed, or in a kept index
     data.ignored      files that are in the dataset's folders but are no images
     data.damaged      an image that was skipped
+    data.noticed      what leaves other pixels than somebody may expect, such as an EXIF
+                      orientation that is not applied: at the first image, and with the number of
+                      images after the first pass
     engine.opened     what is in effect: precision, memory layout, threads, ...
     train.step        every ``train.log_every_steps`` steps
     train.overflow    a step that was skipped because its gradients overflowed

@@ -325,6 +325,7 @@ class _Job:
                     "transforms": [asdict(step) for step in transforms.eval],
                     "mean": transforms.mean,
                     "std": transforms.std,
+                    "decoding": asdict(self.val.decoding),
                     "tolerance": tolerance,
                     "min_agreement": min_agreement,
                     "compute": plan.recipe.precision.compute,

@@ -29,7 +29,8 @@ def read(val: Split, count: int) -> list[tuple[bytes, str]]:
     for index in np.unique(np.linspace(0, total - 1, min(count, total)).astype(int)).tolist():
         data, suffix = sample_bytes(val.dataset, index)
         try:
-            preprocess(data, val.loader.transforms, val.dataset.describe(index))
+            name = val.dataset.describe(index)
+            preprocess(data, val.loader.transforms, name, decoding=val.decoding)
         except DamagedImageError:
             if val.loader.stops_at_damage:
                 raise
@@ -52,7 +53,7 @@ def write(samples: list[tuple[bytes, str]], val: Split, engine: Engine, folder: 
         names.append(f"golden/{position:02d}{suffix}")
         (folder / names[-1]).write_bytes(data)
     pixels: NDArray[np.uint8] = np.stack(
-        [preprocess(data, val.loader.transforms) for data, _ in samples]
+        [preprocess(data, val.loader.transforms, decoding=val.decoding) for data, _ in samples]
     )
     save_file({"pixels": pixels, "logits": engine.predict(pixels)}, folder / GOLDEN)
     return names

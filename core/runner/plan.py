@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from runner.checked import with_checked_images
 from runner.contracts import EngineSpec
 from runner.conversion import find_source
+from runner.data.decoding import AS_STORED
 from runner.data.transforms import output_size
 from runner.entries import ConverterEntry
 from runner.errors import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from runner.contracts import Dataset, Group
     from runner.conversion import Source
+    from runner.data.decoding import Decoding
     from runner.entries import (
         DatasetEntry,
         DeviceEntry,
@@ -334,6 +336,7 @@ def check_runnable(plan: Plan, *, training: bool, exporting: bool = False) -> No
     Raises:
         MissingDeviceError: What the device needs is not installed.
         PluginError: Something that another entry needs is not installed.
+        UsageError: The dataset cannot be decoded as the recipe says.
     """
     for error in unusable(plan, training=training, exporting=exporting):
         raise error
@@ -348,6 +351,23 @@ def unusable(plan: Plan, *, training: bool, exporting: bool = False) -> Iterator
         told.add(item.reason)
         is_device = item.kind == "device"
         yield missing_device(plan, item.reason) if is_device else _unusable(item)
+    wrong = undecodable(plan.dataset_entry, plan.recipe.dataset.decoding)
+    if wrong:
+        yield wrong
+
+
+def undecodable(dataset: DatasetEntry, decoding: Decoding) -> UsageError | None:
+    """Return why a dataset with a pipeline of its own cannot decode images so; ``None`` if it can.
+
+    Such a pipeline knows nothing of a decoding that is not the default.
+    """
+    if dataset.open_loader is None or decoding == AS_STORED:
+        return None
+    return UsageError(
+        f"dataset {dataset.name!r} decodes images with a pipeline of its own, which leaves "
+        "them as they are stored: dataset.exif_orientation and dataset.grey_bits have no "
+        "effect there; leave them out, or read the images with dataset.name: class_folders"
+    )
 
 
 def missing_device(plan: Plan, answer: str) -> MissingDeviceError:

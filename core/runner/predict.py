@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.classifier import Classifier
+    from runner.data.decoding import Noticed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +67,22 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def predict(
-    classifier: Classifier, images: Sequence[Path], *, batch_size: int, top: int
+    classifier: Classifier,
+    images: Sequence[Path],
+    *,
+    batch_size: int,
+    top: int,
+    noticed: Noticed | None = None,
 ) -> Iterator[Prediction]:
-    """Predict each image, in order; one that cannot be read yields its error."""
+    """Predict each image, in order; one that cannot be read yields its error.
+
+    Args:
+        classifier: The model, with its pre-processing.
+        images: Image files.
+        batch_size: Images in one pass.
+        top: Classes of each prediction.
+        noticed: Counts and reports what decoding notices.
+    """
     import numpy as np
 
     from runner.data.samples import preprocess
@@ -78,7 +92,13 @@ def predict(
         pixels, errors = {}, {}
         for path in part:
             try:
-                pixels[path] = preprocess(path.read_bytes(), classifier.transforms, str(path))
+                pixels[path] = preprocess(
+                    path.read_bytes(),
+                    classifier.transforms,
+                    str(path),
+                    decoding=classifier.decoding,
+                    noticed=noticed,
+                )
             except (DataError, OSError) as error:
                 errors[path] = str(error)
         readable = list(pixels)
@@ -106,6 +126,8 @@ def predict(
                     for rank, label in enumerate(best)
                 ),
             )
+    if noticed:
+        noticed.tell_totals(len(images))
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:

@@ -14,13 +14,14 @@ from runner.checked import CheckedEngine, CheckedLoader
 from runner.contracts import Device
 from runner.data import file_states
 from runner.data.classes import same_looking
+from runner.data.decoding import AS_STORED
 from runner.data.image_files import ImageFiles
 from runner.data.loader import ImageLoader
 from runner.entries import LoaderRequest
 from runner.errors import DataError, DeviceError
 from runner.launch import cards
 from runner.launch.status import is_watched
-from runner.plan import check_runnable, missing_device
+from runner.plan import check_runnable, missing_device, undecodable
 from runner.plugin_returns import calling, check_members, origin
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runner.contracts import Dataset, Engine, Group, Loader
+    from runner.data.decoding import Decoding, Notice
     from runner.data.loader import DamagedImage
     from runner.data.transforms import Transform
     from runner.events import EventLog
@@ -41,6 +43,8 @@ class Split:
     name: str
     dataset: Dataset
     loader: Loader
+    decoding: Decoding = AS_STORED
+    """How its encoded images become pixels."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -97,9 +101,13 @@ def _sha256(dataset: Dataset) -> str:
 
 
 def open_split(
-    plan: Plan, name: str, events: EventLog, transforms: Sequence[Transform] | None = None
+    plan: Plan,
+    name: str,
+    events: EventLog,
+    transforms: Sequence[Transform] | None = None,
+    decoding: Decoding | None = None,
 ) -> Split:
-    """Open the split ``train`` or ``val`` with the recipe's transforms, or others.
+    """Open the split ``train`` or ``val`` with the recipe's transforms and decoding, or others.
 
     Raises:
         DataError: The data is missing, or is not what the recipe says.
@@ -108,9 +116,17 @@ def open_split(
     recipe = plan.recipe
     if transforms is None:
         transforms = recipe.transforms.train if name == "train" else recipe.transforms.eval
+    if decoding is None:
+        decoding = recipe.dataset.decoding
+    wrong = undecodable(plan.dataset_entry, decoding)
+    if wrong:
+        raise wrong
 
     def report(damaged: DamagedImage) -> None:
         events.emit("data.damaged", split=name, image=damaged.description, reason=damaged.reason)
+
+    def report_noticed(notice: Notice) -> None:
+        events.emit("data.noticed", split=name, **asdict(notice))
 
     request = LoaderRequest(
         dataset=dataset,
@@ -119,9 +135,11 @@ def open_split(
         section=recipe.loader,
         seed=recipe.seed,
         report_damaged=report,
+        decoding=decoding,
+        report_noticed=report_noticed,
     )
     loader = _open_loader(plan, request)
-    split = Split(name=name, dataset=dataset, loader=loader)
+    split = Split(name=name, dataset=dataset, loader=loader, decoding=decoding)
     if isinstance(dataset, ImageFiles) and dataset.index:
         images = len(dataset.labels)
         events.emit("data.indexed", split=name, images=images, **asdict(dataset.index))
@@ -152,6 +170,8 @@ def _core_loader(request: LoaderRequest) -> Loader:
         request.section,
         seed=request.seed,
         report_damaged=request.report_damaged,
+        decoding=request.decoding,
+        report_noticed=request.report_noticed,
     )
 
 

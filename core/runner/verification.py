@@ -94,7 +94,11 @@ def verify(artifact: Artifact, model: ArtifactModel) -> Verification:
     golden = load_file(artifact.folder / GOLDEN)
     pixels = np.stack(
         [
-            preprocess((artifact.folder / name).read_bytes(), artifact.transforms)
+            preprocess(
+                (artifact.folder / name).read_bytes(),
+                artifact.transforms,
+                decoding=artifact.decoding,
+            )
             for name in artifact.golden
         ]
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, final
 
@@ -18,16 +19,18 @@ import numpy as np
 from PIL import Image
 
 from runner.data.decode import DamagedImage, DamagedImageError, check, read
+from runner.data.decoding import Noticed
 from runner.data.transforms import RandomCrop, fixed_size
 from runner_mindspore.transforms import undecodable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
     from runner.contracts import Dataset
+    from runner.data.decoding import Notice
     from runner.data.transforms import Transform
 
 _IMAGES_PER_TASK = 8
@@ -40,8 +43,15 @@ _OTHER_DECODER = "save the image as PNG or JPEG, or use dataset.name: class_fold
 class Images:
     """The images of a split, and those among them that cannot be decoded."""
 
-    def __init__(self, dataset: Dataset, transforms: Sequence[Transform]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        transforms: Sequence[Transform],
+        report_noticed: Callable[[Notice], None],
+    ) -> None:
         self._dataset = dataset
+        self.noticed = Noticed(report_noticed)
+        """What was noticed when the images were looked at."""
         self._checked = np.zeros(len(dataset.labels), bool)
         self._damaged: dict[int, DamagedImage] = {}
         crops = [step.size for step in transforms if isinstance(step, RandomCrop)]
@@ -66,7 +76,8 @@ class Images:
         content = read(self._dataset, index)
         assert isinstance(content, bytes), "image files are encoded"
         if not self._checked[index]:
-            _check(content, self._dataset.describe(index))
+            name = self._dataset.describe(index)
+            _check(content, name, partial(self.noticed.note, name))
             self._checked[index] = True
         return content
 
@@ -120,13 +131,13 @@ class Source:
         return [self._images.encoded(index) for index in part.tolist()]
 
 
-def _check(content: bytes, description: str) -> None:
+def _check(content: bytes, description: str, notice: Callable[[str, str], None]) -> None:
     """Make sure that MindSpore decodes an image.
 
     Raises:
         DamagedImageError: It is damaged, or in a format that MindSpore does not decode.
     """
-    name = check(content, description)
+    name = check(content, description, notice)
     if name in {"GIF", "WEBP"}:
         raise DamagedImageError(
             description, f"MindSpore does not decode {name} images; {_OTHER_DECODER}"

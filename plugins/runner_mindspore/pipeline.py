@@ -71,7 +71,7 @@ class PipelineLoader:
         self._workers_asked = section.workers
         self._prefetch = section.prefetch_batches
         self._damaged = DamagedImages(section, request.report_damaged)
-        self._images = Images(request.dataset, self._transforms)
+        self._images = Images(request.dataset, self._transforms, request.report_noticed)
         self._differences = differences(self._transforms)
         self._threads: ThreadPoolExecutor | None = None
         self._running: set[Any] = set()
@@ -162,7 +162,9 @@ class PipelineLoader:
             for number, (images, indices) in enumerate(rows, start=skipped + 1):
                 passed = number * size
                 damaged = self._images.damaged_among(indices)
+                self._images.noticed.tell()
                 yield self._damaged.batch(images, indices, self._dataset.labels, damaged)
+            self._images.noticed.tell_totals(len(source.order))
         except RuntimeError as error:
             self._explain(source.order[passed : source.handed_out], error)
             raise

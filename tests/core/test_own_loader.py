@@ -77,3 +77,11 @@ def test_evaluation_uses_it_as_well(project, opened):
     assert outcome.code == 0, outcome.err
     assert [loader.batches for loader in opened] == [7]
     assert opened[0].closed
+
+
+def test_a_decoding_that_it_does_not_know_is_refused(project, opened):
+    outcome = run(project, "--set", "dataset.exif_orientation=apply")
+    assert outcome.code == 2
+    assert "dataset 'acme_colours' decodes images with a pipeline of its own" in outcome.err
+    assert "dataset.name: class_folders" in outcome.err
+    assert opened == []

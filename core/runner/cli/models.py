@@ -74,6 +74,7 @@ def predict(
     """Predict the classes of image files."""
     from runner import commands
     from runner import predict as prediction
+    from runner.console import Console
 
     writers = {
         Format.table: prediction.as_table,
@@ -81,7 +82,12 @@ def predict(
         Format.json: prediction.as_json,
     }
     found = commands.predict(
-        model, images, overrides(set_, device=device), top=top, batch_size=batch_size
+        model,
+        images,
+        overrides(set_, device=device),
+        top=top,
+        batch_size=batch_size,
+        listener=Console(),
     )
     text = writers[format_](found)
     if output:

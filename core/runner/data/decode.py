@@ -2,8 +2,9 @@
 
 Pixels are those of ``PIL.Image.open(file).convert("RGB")``, as in torchvision's image folders:
 transparency is dropped, CMYK is converted without a colour profile, of an animation the first
-frame is taken, and the EXIF orientation is not applied. Images with 16 bits per channel keep
-their upper 8 bits (Pillow alone would clip 16-bit grey to white).
+frame is taken, and the EXIF orientation is not applied unless the recipe says so (of a TIFF Pillow
+itself applies it). Images with 16 bits per channel keep their upper 8 bits (Pillow alone would clip
+16-bit grey to white), of which a recipe may choose others for grey.
 
 Pillow detects truncated files; changed bytes inside an otherwise complete JPEG decode to wrong
 pixels without an error in every decoder, and only a checksum can find them.
@@ -15,21 +16,25 @@ import io
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
+from runner.data.decoding import AS_STORED
 from runner.data.limits import MAX_PIXELS
 from runner.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from numpy.typing import NDArray
 
     from runner.contracts import Dataset
+    from runner.data.decoding import Decoding
 
 T = TypeVar("T")
 
@@ -39,6 +44,31 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Pillow warns of images that decode() refuses with an error. The filter is set for the process
 # because catch_warnings() may not be used by several threads at once.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+# Nor is an EXIF block that nobody can read worth a line: it says nothing of orientation.
+warnings.filterwarnings("ignore", message=".*orrupt EXIF data", append=True)
+
+_SWITCHES: tuple[tuple[ModuleType, str, object], ...] = (
+    (ImageFile, "LOAD_TRUNCATED_IMAGES", False),
+    (Image, "MAX_IMAGE_PIXELS", MAX_PIXELS),
+    (PngImagePlugin, "MAX_TEXT_CHUNK", 2**20),
+    (PngImagePlugin, "MAX_TEXT_MEMORY", 2**26),
+)
+"""Settings of Pillow for the whole process, which any code in it may change: module, name, and the
+value with which damaged images and bombs are found."""
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What puts an image upright, by its EXIF orientation."""
+_WITH_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+_ROWS_AT_ONCE = 256
 
 # What Pillow's readers raise for broken files, beside OSError.
 _BROKEN = (
@@ -89,20 +119,32 @@ def read(dataset: Dataset, index: int) -> bytes | NDArray[np.uint8]:
         ) from error
 
 
-def decode(data: bytes, description: str) -> Image.Image:
+def _unnoticed(_what: str, _message: str) -> None:
+    """Let pass what is noticed of an image that was noticed elsewhere."""
+
+
+def decode(
+    data: bytes,
+    description: str,
+    decoding: Decoding = AS_STORED,
+    notice: Callable[[str, str], None] = _unnoticed,
+) -> Image.Image:
     """Decode an image to RGB.
 
     Args:
         data: The encoded image.
         description: Its name in errors.
+        decoding: What the recipe says of orientation and grey values.
+        notice: Told what leaves other pixels than somebody may expect: a key and a sentence.
 
     Raises:
         DamagedImageError: It is empty, truncated, corrupt, no image, or too large.
     """
-    return _opened(data, description, _to_rgb)
+    _set_switches(notice)
+    return _opened(data, description, lambda image: _decoded(image, decoding, notice))
 
 
-def check(data: bytes, description: str) -> str:
+def check(data: bytes, description: str, notice: Callable[[str, str], None] = _unnoticed) -> str:
     """Find out whether ``decode`` succeeds, in two thirds of its time for a JPEG.
 
     Returns:
@@ -111,7 +153,22 @@ def check(data: bytes, description: str) -> str:
     Raises:
         DamagedImageError: As ``decode`` does.
     """
-    return _opened(data, description, _decode_small)
+    _set_switches(notice)
+    return _opened(data, description, lambda image: _decode_small(image, notice))
+
+
+def _set_switches(notice: Callable[[str, str], None]) -> None:
+    """Put settings back that other code in this process has changed."""
+    for module, name, value in _SWITCHES:
+        found = getattr(module, name)
+        if found != value:
+            setattr(module, name, value)
+            notice(
+                name,
+                f"{module.__name__}.{name} was set to {found!r} by a plugin or other code in this "
+                f"process; set back to {value!r}, with which damaged images are found "
+                "(loader.damaged_images says what becomes of them)",
+            )
 
 
 def _opened(data: bytes, description: str, use: Callable[[Image.Image], T]) -> T:
@@ -147,25 +204,79 @@ def _too_large(found: str) -> str:
     return f"too large: {found}, expected at most {MAX_PIXELS:,} pixels; resize or remove the image"
 
 
-def _decode_small(image: Image.Image) -> str:
+def _decode_small(image: Image.Image, notice: Callable[[str, str], None]) -> str:
     name = image.format
     assert name is not None, "the image was opened from data"
     if name == "JPEG":
         # An eighth of each side: all data is read, most of the arithmetic is left out.
         image.draft(image.mode, (1, 1))
         image.load()
+        _orientation(image, AS_STORED, notice)
     else:
-        _to_rgb(image)
+        _decoded(image, AS_STORED, notice)
     return name
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _decoded(
+    image: Image.Image, decoding: Decoding, notice: Callable[[str, str], None]
+) -> Image.Image:
+    is_deep = any("16" in str(tile.args) for tile in getattr(image, "tile", ()))
     image.load()
+    turn = _orientation(image, decoding, notice)
+    if image.mode.startswith("I"):
+        rgb = _grey(image, decoding.grey_bits, notice).convert("RGB")
+    else:
+        rgb = _to_rgb(image)
+        if is_deep and rgb.getbbox() is None:
+            notice(
+                "colour_bits",
+                "16 bits for each colour, of which all pixels have 0 in the upper 8: it is black; "
+                "if the values are of 0 to 255, save it with 8 bits",
+            )
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(
+    image: Image.Image, decoding: Decoding, notice: Callable[[str, str], None]
+) -> Image.Transpose | None:
+    """Return what puts a loaded image upright, where the recipe asks for it."""
+    if not any(key in image.info for key in _WITH_ORIENTATION):
+        return None
+    found: object = None
+    with suppress(*_BROKEN):  # an EXIF block that nobody can read says nothing
+        found = image.getexif().get(_ORIENTATION)
+    turn = _TURNS.get(found) if isinstance(found, int) else None
+    if turn is None or decoding.exif_orientation == "apply":
+        return turn
+    notice(
+        "exif_orientation",
+        f"its EXIF orientation {found} is not applied (dataset.exif_orientation: ignore); set it "
+        "to apply to see such images upright, in training and wherever the model is used",
+    )
+    return None
+
+
+def _grey(image: Image.Image, bits: int, notice: Callable[[str, str], None]) -> Image.Image:
+    """Take 8 of the bits of grey values, a few rows at a time: the whole needs 4 bytes a pixel."""
+    shift, pixels = bits - 8, np.empty((image.height, image.width), np.uint8)
+    lowest, highest = 0, 0
+    for top in range(0, image.height, _ROWS_AT_ONCE):
+        bottom = min(top + _ROWS_AT_ONCE, image.height)
+        rows = np.asarray(image.crop((0, top, image.width, bottom)))
+        lowest, highest = min(lowest, int(rows.min())), max(highest, int(rows.max()))
+        pixels[top:bottom] = np.clip(rows >> shift, 0, 255)
+    has = f"its grey values are {lowest} to {highest}, and dataset.grey_bits: {bits} expects"
+    if lowest < 0 or highest >> bits:
+        notice("grey_bits", f"{has} 0 to {2**bits - 1}: what is beyond is black or white")
+    elif highest and not highest >> shift:
+        fits = max(8, highest.bit_length())
+        notice("grey_bits", f"{has} up to {2**bits - 1}: it is black; set it to {fits}")
+    return Image.fromarray(pixels)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
     if image.mode == "F":
         raise ValueError("pixels are floating point numbers, expected integers")
     if image.mode == "P" and "transparency" in image.info:

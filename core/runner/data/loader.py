@@ -20,6 +20,7 @@ from runner.data.apply import TooLargeError, apply
 from runner.data.cache import PixelCache
 from runner.data.damage import DamagedImages, fill_up
 from runner.data.decode import DamagedImage, DamagedImageError, decode, read
+from runner.data.decoding import AS_STORED, Noticed, unreported
 from runner.data.limits import check_batches
 from runner.data.order import Augmentation, eval_indices, train_indices
 from runner.data.transforms import check_not_random, fixed_size
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from runner.contracts import Batch, Dataset
     from runner.data.apply import Decoded
+    from runner.data.decoding import Decoding, Notice
     from runner.data.transforms import Transform
     from runner.recipe.schema import LoaderSection
 
@@ -55,6 +57,8 @@ class ImageLoader:
         *,
         seed: int,
         report_damaged: Callable[[DamagedImage], None],
+        decoding: Decoding = AS_STORED,
+        report_noticed: Callable[[Notice], None] = unreported,
     ) -> None:
         """Prepare to read; threads start with the first batch.
 
@@ -64,6 +68,8 @@ class ImageLoader:
             section: How to read.
             seed: Seed of order and augmentation.
             report_damaged: Called once for every image that is skipped, in the order of reading.
+            decoding: How encoded images become pixels.
+            report_noticed: Called with what decoding notices, of images of this process.
 
         Raises:
             DataError: The transforms do not end at a fixed size.
@@ -74,6 +80,8 @@ class ImageLoader:
         self._section = section
         self._seed = seed
         self._damaged = DamagedImages(section, report_damaged)
+        self._decoding = decoding
+        self._noticed = Noticed(report_noticed)
         self._cache = PixelCache(int(section.cache_gib * 2**30))
         self._threads: ThreadPoolExecutor | None = None
 
@@ -183,7 +191,9 @@ class ImageLoader:
                 ready = self._finish(pending[0])
                 pending.popleft()
                 self._start_next(waiting, pending, augmentation)
+                self._noticed.tell()
                 yield ready
+            self._noticed.tell_totals(sum(map(len, chosen)))
         finally:
             # Also when the consumer stops early, or an image is damaged.
             for batch in pending:
@@ -244,7 +254,9 @@ class ImageLoader:
         content = read(self._dataset, index)
         if isinstance(content, np.ndarray):
             return self._cache.put(index, content)
-        return self._cache.put(index, decode(content, self._dataset.describe(index)))
+        name = self._dataset.describe(index)
+        image = decode(content, name, self._decoding, partial(self._noticed.note, name))
+        return self._cache.put(index, image)
 
     def _finish(self, batch: _Pending) -> Batch:
         damaged = batch.complete()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from runner.data.apply import TooLargeError, apply
 from runner.data.decode import DamagedImageError, decode, read
+from runner.data.decoding import AS_STORED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.contracts import Dataset
+    from runner.data.apply import Decoded
+    from runner.data.decoding import Decoding, Noticed
     from runner.data.transforms import Transform
 
 _PNG = ".png"
@@ -24,7 +28,12 @@ _OTHER = ".img"
 
 
 def preprocess(
-    image: bytes | NDArray[np.uint8], transforms: Sequence[Transform], description: str = "image"
+    image: bytes | NDArray[np.uint8],
+    transforms: Sequence[Transform],
+    description: str = "image",
+    *,
+    decoding: Decoding = AS_STORED,
+    noticed: Noticed | None = None,
 ) -> NDArray[np.uint8]:
     """Turn an image into the network's input, exactly as evaluation does.
 
@@ -32,6 +41,8 @@ def preprocess(
         image: An encoded image, or RGB pixels ``[H, W, C]``.
         transforms: The recipe's evaluation steps.
         description: The image's name in errors.
+        decoding: What the model was trained with.
+        noticed: Counts what decoding notices.
 
     Returns:
         Pixels ``[H, W, C]``, not normalised.
@@ -40,7 +51,12 @@ def preprocess(
         DamagedImageError: The image cannot be decoded, or a step would make a huge one of it.
         ValueError: The image does not fit a step, or a step is random.
     """
-    decoded = image if isinstance(image, np.ndarray) else decode(image, description)
+    if isinstance(image, np.ndarray):
+        decoded: Decoded = image
+    elif noticed is None:
+        decoded = decode(image, description, decoding)
+    else:
+        decoded = decode(image, description, decoding, partial(noticed.note, description))
     try:
         return apply(decoded, transforms)
     except TooLargeError as error:

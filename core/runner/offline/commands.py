@@ -50,7 +50,8 @@ def predict(
     artifact = artifacts.read(path)
     batch_size = artifacts.batch_size(artifact, batch_size, otherwise=1)
     model = artifacts.open_predictor(artifact, registry)
-    split = open_split(resolved, "val", EventLog(listener), artifact.transforms)
+    events = EventLog(listener)
+    split = open_split(resolved, "val", events, artifact.transforms, artifact.decoding)
     with closing(split.loader):
         checkpoint.check_classes(artifact.classes, split.classes, "the dataset")
         timing = logits.predict(model, split, output, dtype=dtype, batch_size=batch_size)
@@ -94,7 +95,8 @@ def write_pixels(
             )
         device_crop = bool(artifact.info.details.get(pixels.DEVICE_CROP))
     part = pixels.on_host(transforms, device_crop=device_crop)
-    split = open_split(resolved, "val", EventLog(listener), part.transforms)
+    decoding = (artifact or resolved.recipe.dataset).decoding
+    split = open_split(resolved, "val", EventLog(listener), part.transforms, decoding)
     with closing(split.loader):
         return part, pixels.write(split.dataset, split.loader, output)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
+from runner.data.decoding import Decoding, GreyBits
 from runner.data.transforms import Transform  # noqa: TC001  pydantic reads annotations
 from runner.options import NoOptions, options
 
@@ -88,7 +89,19 @@ class DatasetSection:
     """Images the training split must have; lets `explain` work where the data is not."""
     val_images: PositiveInt | None = None
     """Images the validation split must have."""
+    exif_orientation: Literal["ignore", "apply"] = "ignore"
+    """Whether images that cameras have stored turned are put upright, as their EXIF orientation
+    says; those that are left as they are stored are counted and reported."""
+    grey_bits: GreyBits = 16
+    """Bits of the values of grey images that are stored with 16 or 32, of which the upper 8 are
+    taken: 16 for 0 to 65535, 12 for 0 to 4095, 8 for 0 to 255. Images whose values do not fit are
+    counted and reported."""
     options: object = NoOptions()
+
+    @property
+    def decoding(self) -> Decoding:
+        """How encoded images become pixels; checkpoints and artifacts keep it."""
+        return Decoding(exif_orientation=self.exif_orientation, grey_bits=self.grey_bits)
 
 
 @options

@@ -8,6 +8,7 @@ import random
 import re
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -40,6 +41,7 @@ from runner_mindspore.pipeline import open_loader, pipeline_seed
 
 if TYPE_CHECKING:
     from runner.data.decode import DamagedImage
+    from runner.data.decoding import Notice
 
 COUNT = 37
 TRAIN = [
@@ -477,15 +479,38 @@ class TestDamage:
         checked = []
         check = decode.check
 
-        def noting(content, description):
+        def noting(content, description, notice):
             checked.append(description)
-            return check(content, description)
+            return check(content, description, notice)
 
         monkeypatch.setattr("runner_mindspore.encoded.check", noting)
         with closing(open_loader(request(intact, TRAIN))) as loader:
             for epoch in range(2):
                 assert len(list(loader.train_batches(epoch, batch_size=8, steps=5))) == 5
         assert len(checked) == len(set(checked)) == COUNT
+
+
+class TestTurnedImages:
+    @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+    def test_they_are_left_as_core_leaves_them_and_are_counted(self, tmp_path, file_format):
+        write(tmp_path)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        turned = [path for path in files(tmp_path) if path.suffix == ".jpg"]
+        for path in turned:
+            photo(0, (40, 30)).save(path, file_format, exif=exif, quality=95)
+        told: list[Notice] = []
+        asked = replace(
+            request(tmp_path, [Resize(name="resize", exact=(30, 40))], "val"),
+            report_noticed=told.append,
+        )
+        with closing(open_loader(asked)) as loader, closing(core_loader(asked)) as core:
+            for _ in range(2):
+                pairs = zip(loader.eval_batches(4), core.eval_batches(4), strict=True)
+                for own, expected in pairs:
+                    difference = own.images.astype(int) - expected.images.astype(int)
+                    assert abs(difference).max() <= 2
+        assert [notice.images for notice in told] == [None, len(turned)]
 
 
 class TestProcess:
