@@ -5,7 +5,15 @@ that their objects follow and ``runner.testing`` the checks that they can run.
 """
 
 import runner.own_path  # noqa: F401  before anything that a file of the current folder may replace
-from runner.contracts import ArtifactInfo, Availability, Batch, EngineState, EvalCounts, StepResult
+from runner.contracts import (
+    ArtifactInfo,
+    Availability,
+    Batch,
+    EngineState,
+    EvalCounts,
+    StepResult,
+    StoredWeights,
+)
 from runner.entries import (
     ConverterEntry,
     DatasetEntry,
@@ -42,6 +50,7 @@ __all__ = [
     "OptimizerEntry",
     "PredictorEntry",
     "StepResult",
+    "StoredWeights",
     "Translation",
     "__version__",
     "hookimpl",

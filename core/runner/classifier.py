@@ -70,6 +70,8 @@ def open_all(
     classes: tuple[str, ...],
     events: EventLog,
     registry: Registry,
+    *,
+    choice: str | None = None,
 ) -> Iterator[tuple[Path, Classifier]]:
     """Open all weights that a path stands for, one after the other, on one engine.
 
@@ -77,29 +79,23 @@ def open_all(
         path: A weights file, a checkpoint, a run, or a folder of checkpoints or of weights files.
         plan: The recipe that builds the model.
         device: Where it is evaluated.
-        classes: Class names to assume where the weights come without.
+        classes: Names of the data's classes; empty where there is no data, and the weights must
+            come with theirs.
         events: Receives what is opened.
         registry: The frameworks, of which one may know the format of a weights file.
+        choice: Which of several sets of tensors to take, as in ``weights.load``.
 
     Raises:
-        CheckpointError: Weights are damaged or do not fit the model.
+        CheckpointError: Weights are damaged, do not fit the model, or are of other classes.
     """
     engine: Engine | None = None
-    files = weights.files_at(path, registry)
-    for item in files:
-        loaded = weights.read(item, plan.framework_entry, registry)
+    for item in weights.files_at(path, registry) or checkpoints_at(path):
+        source = weights.read(item, plan.framework_entry, registry)
+        known = classes or source.classes
         if engine is None:
-            engine = open_engine(plan, device, len(classes), events, training=False)
-        engine.load_weights(loaded)
-        yield item, _from_engine(plan, engine, classes)
-    if not files:
-        for item in checkpoints_at(path):
-            saved = checkpoint.load(item)
-            if engine is None:
-                classes = saved.info.classes
-                engine = open_engine(plan, device, len(classes), events, training=False)
-            engine.load_weights(saved.evaluation_weights)
-            yield item, _from_engine(plan, engine, saved.info.classes)
+            engine = open_engine(plan, device, len(known), events, training=False)
+        weights.load(engine, plan, source, events, path=item, classes=known, choice=choice)
+        yield item, _from_engine(plan, engine, known)
 
 
 def _from_engine(plan: Plan, engine: Engine, classes: tuple[str, ...]) -> Classifier:

@@ -21,6 +21,7 @@ from runner import (
     rundir,
     smoke,
     verification,
+    weights,
 )
 from runner.consistency import ON_REQUEST, RESUMABLE
 from runner.data.decoding import Noticed
@@ -320,10 +321,9 @@ def export_checkpoint(
     device = open_device(resolved)
     val = open_split(resolved, "val", events)
     with closing(val.loader):
-        saved = checkpoint.load(found)
-        checkpoint.check_classes(saved.info.classes, val.classes, "the dataset")
+        source = weights.read(found, resolved.framework_entry, registry)
         engine = open_engine(resolved, device, len(val.classes), events, training=False)
-        engine.load_weights(saved.evaluation_weights)
+        weights.load(engine, resolved, source, events, path=found, classes=val.classes)
         return [
             export.carry_out(
                 resolved,

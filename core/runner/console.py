@@ -190,6 +190,9 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "data.noticed": lambda fields: f"{fields['split']}: {fields['message']}",
     "data.damaged": lambda fields: f"skipped {fields['image']}: {fields['reason']}",
     "engine.opened": _opened,
+    "weights.loaded": lambda fields: (
+        f"weights: {fields['path']}: {'; '.join(fields['notes'])}" if fields["notes"] else ""
+    ),
     "train.overflow": lambda fields: f"  step {fields['step']}: gradients overflowed, step skipped",
     "epoch.finished": _epoch,
     "eval.finished": lambda fields: "eval:" + _evaluation(fields),

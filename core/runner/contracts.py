@@ -318,6 +318,22 @@ class ArtifactInfo:
     """Anything else worth recording, such as the opset (JSON)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredWeights:
+    """What a weights file holds, as ``FrameworkEntry.read_weights`` finds it.
+
+    Core chooses among the sets, removes what wrappers put before the names, adds counters of batch
+    normalisation that are missing, and makes short floating point numbers fp32.
+    """
+
+    sets: Mapping[str, Mapping[str, NDArray[Any]]]
+    """Tensors by name, for each key that the file keeps some under; that of its top is ``""``."""
+    ignored: Sequence[str] = ()
+    """What else there is, such as ``args (argparse.Namespace)``."""
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the model without which it computes something else with the same weights."""
+
+
 class Predictor(Protocol):
     """An exported model, loaded without the framework's model code."""
 

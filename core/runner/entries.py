@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         PredictorLoader,
         RunInfo,
         RunLogger,
+        StoredWeights,
     )
     from runner.data.decode import DamagedImage
     from runner.data.decoding import Decoding, Notice
@@ -110,10 +111,14 @@ class FrameworkEntry(Entry):
 
     open: Callable[[EngineSpec, Device], Engine]
     """Build model, loss and optimizer on a device that belongs to this framework."""
-    read_weights: Callable[[Path], Mapping[str, NDArray[Any]]] | None = None
-    """Read a foreign weights file into canonical names; ``None`` if there is no such format."""
+    read_weights: Callable[[Path], StoredWeights | Mapping[str, NDArray[Any]]] | None = None
+    """Read a foreign weights file: the sets of tensors in it, or one of canonical names. Nothing in
+    a file may be executed. ``None`` if there is no such format."""
     weight_suffixes: tuple[str, ...] = ()
     """File endings that ``read_weights`` understands, such as ``.pth``."""
+    recognises_weights: Callable[[Path], bool] | None = None
+    """Say whether a file is of the format by its content, whatever it is called; imports
+    nothing heavy."""
     launch: Callable[[LaunchRequest], Sequence[Command]] | None = None
     """Return what starts ``runner`` on the devices of this machine: one command of the framework's
     own launcher, or one for each process when the user starts them. Imports nothing. Core starts
@@ -204,6 +209,9 @@ class ModelEntry(Entry):
     """Build the framework's model with fresh weights, given the options and the classes."""
     parameters: int | None = None
     """Trainable parameters with 1,000 classes, for estimates and as a check."""
+    training_heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Heads that only training uses: the option that adds some, and how the names of their tensors
+    begin. Evaluation and export do without them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from runner import interpreter, plugins
+from runner.contracts import StoredWeights
 from runner.errors import CheckpointError, PluginError, RunnerError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
 
     from numpy.typing import NDArray
@@ -29,8 +29,8 @@ MARKER = "runner-foreign: "
 """What an explained error begins with; libraries print before and after it."""
 
 
-def read(path: Path, framework: str) -> Mapping[str, NDArray[Any]]:
-    """Read a file into canonical names.
+def read(path: Path, framework: str) -> StoredWeights:
+    """Read the sets of tensors in a file.
 
     Args:
         path: The file.
@@ -40,8 +40,6 @@ def read(path: Path, framework: str) -> Mapping[str, NDArray[Any]]:
         CheckpointError: The framework cannot read the file.
         PluginError: The framework cannot be imported.
     """
-    from safetensors.numpy import load_file
-
     with tempfile.TemporaryDirectory(prefix="runner-weights-") as folder:
         target = Path(folder) / "weights.safetensors"
         command = interpreter.module("runner.foreign", framework, str(path), str(target))
@@ -54,7 +52,7 @@ def read(path: Path, framework: str) -> Mapping[str, NDArray[Any]]:
             check=False,
         )
         if child.returncode == 0:
-            return load_file(target)
+            return _taken(target)
     explained = [line for line in child.stdout.splitlines() if line.startswith(MARKER)]
     if explained:
         kind = PluginError if child.returncode == PluginError.exit_code else CheckpointError
@@ -68,8 +66,7 @@ def read(path: Path, framework: str) -> Mapping[str, NDArray[Any]]:
 
 def main() -> None:
     """Read the file named on the command line, and write it as safetensors."""
-    import numpy as np
-    from safetensors.numpy import save_file
+    from runner.weights import as_stored
 
     framework, path, target = sys.argv[1:]
     entry = cast("FrameworkEntry", plugins.load().registry.find("framework", framework).entry)
@@ -80,7 +77,44 @@ def main() -> None:
         sys.stdout.write(f"\n{MARKER}{json.dumps(str(error))}\n")
         sys.stdout.flush()  # before anything that a library prints when the process ends
         sys.exit(error.exit_code)
-    save_file({name: np.asarray(array, order="C") for name, array in weights.items()}, target)
+    _give(as_stored(weights), Path(target))
+
+
+def _give(stored: StoredWeights, target: Path) -> None:
+    """Write weights for the process that asked for them; names get the number of their set."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    arrays = {
+        f"{number}:{name}": np.asarray(array, order="C")
+        for number, tensors in enumerate(stored.sets.values())
+        for name, array in tensors.items()
+    }
+    save_file(arrays, target)
+    record = {
+        "order": list(arrays),
+        "keys": list(stored.sets),
+        "ignored": list(stored.ignored),
+        "model_options": dict(stored.model_options),
+    }
+    target.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def _taken(target: Path) -> StoredWeights:
+    """Return what another process has written."""
+    from safetensors.numpy import load_file
+
+    arrays = load_file(target)
+    record = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
+    sets: list[dict[str, NDArray[Any]]] = [{} for _ in record["keys"]]
+    for numbered in record["order"]:
+        number, _, name = numbered.partition(":")
+        sets[int(number)][name] = arrays[numbered]
+    return StoredWeights(
+        sets=dict(zip(record["keys"], sets, strict=True)),
+        ignored=tuple(record["ignored"]),
+        model_options=record["model_options"],
+    )
 
 
 if __name__ == "__main__":

@@ -214,9 +214,17 @@ class Opened:
             self.ranks.progress.begin("reading weights")
             path = Path(named).expanduser()
             registry = self.plugins.registry
-            found = weights.read(path, self.plan.framework_entry, registry)
-            self.engine.load_weights(found)
-            return consistency.describe_weights(found) if self.ranks.group else {}
+            fitted = weights.load(
+                self.engine,
+                self.plan,
+                weights.read(path, self.plan.framework_entry, registry),
+                self.events,
+                path=path,
+                classes=self.val.classes,
+                training=self._training,
+                choice=self.plan.recipe.model.weights_key,
+            )
+            return consistency.describe_weights(fitted.weights) if self.ranks.group else {}
         if not self.train and not self.plan.smoke:
             raise UsageError(
                 "the recipe does not train, and names no weights to evaluate; "

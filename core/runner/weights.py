@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from typing import TYPE_CHECKING, cast
 
-from runner import checkpoint, display, foreign
+from runner import checkpoint, display, foreign, recipe
+from runner.contracts import StoredWeights
 from runner.errors import CheckpointError, PluginError
+from runner.framework import short_floats
+from runner.framework.options import CHANGE_OUTPUT
+from runner.storage.fitted_weights import Fitted, Source, Target, fit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
     from numpy.typing import NDArray
 
+    from runner.checkpoint import Checkpoint
+    from runner.contracts import Engine
     from runner.entries import FrameworkEntry
+    from runner.events import EventLog
+    from runner.plan import Plan
     from runner.registry import Registered, Registry
 
+SHORT = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+"""Formats of safetensors that NumPy lacks."""
+LARGEST_HEADER = 100_000_000
+"""Bytes that a safetensors header may have; the library reads no longer one."""
 
-def read(path: Path, framework: FrameworkEntry, registry: Registry) -> Mapping[str, NDArray[Any]]:
-    """Read a run (its best checkpoint), a checkpoint, a safetensors file, or a foreign format.
+
+def read(path: Path, framework: FrameworkEntry, registry: Registry) -> Source:
+    """Read a run (its best checkpoint), a checkpoint, or a weights file of any known format.
+
+    What a file is called does not matter where its content tells what it is. The weights of a
+    checkpoint stand for the checkpoint, whose average and class names come with them.
 
     Args:
         path: The file or folder.
@@ -31,17 +49,81 @@ def read(path: Path, framework: FrameworkEntry, registry: Registry) -> Mapping[s
         CheckpointError: The file is missing, damaged, or of no known format or number type.
         PluginError: The framework that knows the format is not installed.
     """
+    if path.name in (checkpoint.WEIGHTS, checkpoint.STATE) and _in_checkpoint(path):
+        path = path.parent
     if (path / "checkpoints").is_dir():
         path = checkpoint.of_run(path / "checkpoints")
     if path.is_dir():
-        return checkpoint.load(path).evaluation_weights
+        return of_checkpoint(checkpoint.load(path))
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; expected a checkpoint folder or a file")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if framework.read_weights and path.suffix in framework.weight_suffixes:
-        return framework.read_weights(path)
-    return foreign.read(path, _reader(path, registry))
+    return Source(stored=_read_file(path, framework, registry))
+
+
+def _in_checkpoint(path: Path) -> bool:
+    return (path.parent / checkpoint.INFO).is_file()
+
+
+def of_checkpoint(saved: Checkpoint) -> Source:
+    """Return the weights of a checkpoint, with their average where there is one."""
+    average = saved.info.weights_kind != "raw"
+    sets = (
+        {"ema": saved.evaluation_weights, "raw": saved.weights} if average else {"": saved.weights}
+    )
+    stored = StoredWeights(sets=sets, model_options=_options_of(saved.path))
+    return Source(stored=stored, classes=saved.info.classes)
+
+
+def _options_of(folder: Path) -> Mapping[str, Any]:
+    """Return the options in a checkpoint's recipe that change what its network computes."""
+    root = recipe.compose(folder / checkpoint.RECIPE, environ=os.environ, allow_unset=True).root
+    nodes = {key: root.find(("model", key)) for key in CHANGE_OUTPUT}
+    return {key: node.value for key, node in nodes.items() if node is not None}
+
+
+def load(
+    engine: Engine,
+    plan: Plan,
+    source: Source,
+    events: EventLog,
+    *,
+    path: Path,
+    classes: Sequence[str],
+    training: bool = False,
+    choice: str | None = None,
+) -> Fitted:
+    """Give weights to an engine, and report what was done to them.
+
+    Args:
+        engine: The engine.
+        plan: The recipe that it was opened with.
+        source: The weights.
+        events: Receives ``weights.loaded``.
+        path: Where they come from.
+        classes: Names of the data's classes, as many as the engine has outputs.
+        training: Whether the engine trains.
+        choice: Which set of tensors to take: ``ema``, ``raw``, a key or a prefix.
+
+    Raises:
+        CheckpointError: They do not fit the model, or the classes are others.
+    """
+    section = plan.recipe.model
+    target = Target(
+        tensors=engine.weights(),
+        num_classes=len(classes),
+        options=section.options,
+        classes=tuple(classes),
+        heads=plan.model_entry.training_heads,
+        training=training,
+        fresh_classifier=training and section.fresh_classifier,
+    )
+    try:
+        fitted = fit(source, target, choice)
+        engine.load_weights(fitted.weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    events.emit("weights.loaded", path=str(path), taken=fitted.label, notes=list(fitted.notes))
+    return fitted
 
 
 def files_at(path: Path, registry: Registry) -> list[Path]:
@@ -61,16 +143,57 @@ def _by_number(path: Path) -> tuple[list[int], str]:
     return [int(number) for number in re.findall(r"\d+", path.stem)], path.name
 
 
-def _reader(path: Path, registry: Registry) -> str:
-    """Return the name of a framework that knows the format of a file and is installed."""
+def _read_file(path: Path, framework: FrameworkEntry, registry: Registry) -> StoredWeights:
+    if _is_safetensors(path):
+        return StoredWeights(sets={"": _read_safetensors(path)})
+    reader = _reader(path, framework, registry)
+    if reader is None:
+        assert framework.read_weights is not None, "it was chosen because it reads weights"
+        return as_stored(framework.read_weights(path))
+    return foreign.read(path, reader)
+
+
+def as_stored(found: StoredWeights | Mapping[str, NDArray[Any]]) -> StoredWeights:
+    """Return what ``FrameworkEntry.read_weights`` found, in its longer form."""
+    return found if isinstance(found, StoredWeights) else StoredWeights(sets={"": found})
+
+
+def _is_safetensors(path: Path) -> bool:
+    if path.suffix == ".safetensors":
+        return True
+    try:
+        with path.open("rb") as file:
+            start = file.read(10)
+    except OSError as error:
+        raise _no_access(path, error) from error
+    length = int.from_bytes(start[:8], "little")
+    return start[8:] == b'{"' and length <= min(path.stat().st_size, LARGEST_HEADER)
+
+
+def _no_access(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read: {error}; check its permissions")
+
+
+def _reader(path: Path, framework: FrameworkEntry, registry: Registry) -> str | None:
+    """Return the name of a framework that knows the format of a file; ``None`` for the run's own.
+
+    Raises:
+        CheckpointError: Nobody knows it.
+        PluginError: Who knows it is not installed.
+    """
     frameworks = registry.entries("framework")
-    readers = [item for item in frameworks if path.suffix in _suffixes(item)]
-    if not readers:
+    entries = [framework, *(cast("FrameworkEntry", item.entry) for item in frameworks)]
+    names = [i.name for i in entries if i.recognises_weights and i.recognises_weights(path)]
+    names += [item.name for item in entries if path.suffix in _endings(item)]
+    if not names:
         known = sorted({suffix for item in frameworks for suffix in _suffixes(item)})
         raise CheckpointError(
             f"{path} is of no format that an installed plugin can read; expected a checkpoint "
             f"folder, or a file that ends in {', '.join(['.safetensors', *known])}"
         )
+    if names[0] == framework.name:
+        return None
+    readers = [item for item in frameworks if item.entry.name == names[0]]
     usable = next((item for item in readers if not item.reason), None)
     if usable is None:
         found = readers[0]
@@ -82,20 +205,25 @@ def _reader(path: Path, registry: Registry) -> str:
 
 
 def _suffixes(framework: Registered) -> tuple[str, ...]:
-    entry = cast("FrameworkEntry", framework.entry)
-    return entry.weight_suffixes if entry.read_weights else ()
+    return _endings(cast("FrameworkEntry", framework.entry))
+
+
+def _endings(framework: FrameworkEntry) -> tuple[str, ...]:
+    return framework.weight_suffixes if framework.read_weights else ()
 
 
 def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        arrays = load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            short = {name: SHORT[kind] for name, kind in kinds.items() if kind in SHORT}
+            arrays = {name: file.get_tensor(name) for name in kinds if name not in short}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; check its permissions") from error
+        raise _no_access(path, error) from error
     except (TypeError, AttributeError, KeyError) as error:
         # How the reader ends when NumPy has no such type.
         raise _unknown_type(path, str(error)) from error
@@ -103,6 +231,22 @@ def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
     odd = sorted({str(array.dtype) for array in arrays.values() if array.dtype.kind not in "biuf"})
     if odd:
         raise _unknown_type(path, ", ".join(odd))
+    return {**arrays, **_short_tensors(path, short)}
+
+
+def _short_tensors(path: Path, kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """Read tensors of formats that NumPy lacks; the library has checked the header."""
+    if not kinds:
+        return {}
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, kind in kinds.items():
+            start, end = header[name]["data_offsets"]
+            file.seek(8 + length + start)
+            numbers = short_floats.decode(file.read(end - start), kind)
+            arrays[name] = numbers.reshape(header[name]["shape"])
     return arrays
 
 
@@ -114,7 +258,7 @@ def _unknown_type(path: Path, found: str) -> CheckpointError:
         f"for n, t in load_file({source!r}).items()}}, {target!r})"
     )
     return CheckpointError(
-        f"{path} holds numbers of a type that NumPy lacks, such as bfloat16 ({found}); convert "
+        f"{path} holds numbers of a type that NumPy lacks ({found}); convert "
         "them to float32 with the framework that wrote the file, for PyTorch: "
         f"python -c {display.quote(program)}"
     )

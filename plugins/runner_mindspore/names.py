@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from runner.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
 LEAVES = {
     "gamma": "weight",
@@ -47,6 +47,8 @@ class Dialect(NamedTuple):
     """A tensor that only its files have."""
     rules: Rules
     """Beginnings of names, and what torchvision has in their place; the first that fits counts."""
+    model_options: Mapping[str, str] = {}
+    """Options that make the network what it is there: their names and shapes do not tell."""
 
 
 def _flat_layer(match: re.Match[str]) -> str:
@@ -67,6 +69,9 @@ def _flat_block(match: re.Match[str]) -> str:
     return f"features.{block}.conv.{inner}."
 
 
+END_PADDED = {"max_pool_padding": "end"}
+"""Both collections pool behind the first layer with ``pad_mode="same"``."""
+
 DIALECTS = {
     "ResNeXt of MindSpore models": Dialect(
         "backbone.layer1.0.down_sample.conv.weight",
@@ -77,10 +82,12 @@ DIALECTS = {
             (r"backbone\.", ""),
             (r"head\.fc\.", "fc."),
         ),
+        END_PADDED,
     ),
     "ResNet and ResNeXt of MindCV": Dialect(
         "layer2.0.down_sample.0.weight",
         ((r"(.*)\.down_sample\.", r"\1.downsample."), (r"classifier\.", "fc.")),
+        END_PADDED,
     ),
     "MobileNetV2 of MindCV": Dialect(
         "features.3.layers.0.weight",
@@ -116,6 +123,12 @@ def torch_leaves(names: Iterable[str]) -> dict[str, str]:
     return mapped
 
 
+def dialect_of(names: Collection[str]) -> Dialect | None:
+    """Return the dialect that the names of a file are in; ``None`` if they are torchvision's."""
+    known = {WRAPPER.sub("", name) for name in names}
+    return next((dialect for dialect in DIALECTS.values() if dialect.marker in known), None)
+
+
 def sources(names: Collection[str]) -> dict[str, list[str]]:
     """Return the tensors of a file that make up each canonical one; mostly one.
 
@@ -128,7 +141,8 @@ def sources(names: Collection[str]) -> dict[str, list[str]]:
     """
     plain = {name: WRAPPER.sub("", name) for name in names}
     known = set(plain.values())
-    rules = next((d.rules for d in DIALECTS.values() if d.marker in known), ())
+    dialect = dialect_of(names)
+    rules = dialect.rules if dialect else ()
     found: dict[str, dict[int, str]] = {}
     for name, short in plain.items():
         if not _is_state(short, known):

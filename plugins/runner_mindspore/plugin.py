@@ -34,10 +34,8 @@ from runner_mindspore.options import (
 from runner_mindspore.traits import ASCEND, CPU, GPU, DeviceTraits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from runner.contracts import (
         ArtifactInfo,
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
         Group,
         Loader,
         Predictor,
+        StoredWeights,
     )
     from runner.entries import Command, LaunchRequest, LoaderRequest, Translation
     from runner.options import NoOptions
@@ -63,7 +62,7 @@ def _open_engine(spec: EngineSpec, device: Device) -> Engine:
     return MindSporeEngine(spec, device)
 
 
-def _read_weights(path: Path) -> Mapping[str, NDArray[Any]]:
+def _read_weights(path: Path) -> StoredWeights:
     from runner_mindspore.weights import read_weights
 
     return read_weights(path)

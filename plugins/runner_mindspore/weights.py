@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from runner.contracts import StoredWeights
 from runner.errors import CheckpointError
 from runner.framework.weights import check_fit
 from runner_mindspore.autoload import Tensor, ms, nn, ops
 from runner_mindspore.messages import quiet, reason
-from runner_mindspore.names import sources, torch_leaves
+from runner_mindspore.names import dialect_of, sources, torch_leaves
 from runner_mindspore.nets import fresh_net
 
 if TYPE_CHECKING:
@@ -117,12 +118,11 @@ def evaluation_cell(spec: EngineSpec, weights: Mapping[str, NDArray[Any]]) -> nn
     return net
 
 
-def read_weights(path: Path) -> dict[str, NDArray[Any]]:
+def read_weights(path: Path) -> StoredWeights:
     """Read a file that ``ms.save_checkpoint`` wrote, of this project or of a model collection.
 
     Files hold protobuf messages, nothing in them is executed. Names become torchvision's (see
-    ``names.DIALECTS``), and the state of optimizers is left out. ``num_batches_tracked`` of batch
-    normalisation, which MindSpore does not count, is added as 0. Numbers in bf16 and fp16 become
+    ``names.DIALECTS``), and the state of optimizers is left out. Numbers in bf16 and fp16 become
     fp32, exactly.
 
     Raises:
@@ -139,12 +139,8 @@ def read_weights(path: Path) -> dict[str, NDArray[Any]]:
         else _widened(tensors[pieces[0]])
         for name, pieces in found.items()
     }
-    counters = {
-        name.removesuffix(VARIANCE) + COUNTER: np.zeros((), np.int64)
-        for name in arrays
-        if name.endswith(VARIANCE)
-    }
-    return _with_counters(arrays, counters)
+    dialect = dialect_of(tensors)
+    return StoredWeights(sets={"": arrays}, model_options=dialect.model_options if dialect else {})
 
 
 def _load(path: Path) -> dict[str, ms.Parameter]:

@@ -9,7 +9,6 @@ ONE_VALUE = "Expected more than 1 value per channel when training"
 
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_UNPICKLER = "WeightsUnpickler error: "
 
 
 def reason(error: BaseException) -> str:
@@ -17,16 +16,6 @@ def reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return _named(error, str(error))
-
-
-def unreadable(error: BaseException) -> str:
-    """Return why ``torch.load`` failed, in one sentence.
-
-    Its messages begin with advice, and the cause follows pages later.
-    """
-    text = str(error)
-    cause = text.partition(_UNPICKLER)[2]
-    return _named(error, re.split(r"\.\s", cause or text)[0])
 
 
 def _named(error: BaseException, text: str) -> str:

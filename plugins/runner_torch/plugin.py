@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from runner.contracts import (
         ArtifactInfo,
         Device,
@@ -52,6 +50,7 @@ if TYPE_CHECKING:
         EngineSpec,
         Group,
         Predictor,
+        StoredWeights,
     )
 
 INSTALL = "pip install 'vision-runner[torch]'"
@@ -63,10 +62,16 @@ def _open_engine(spec: EngineSpec, device: Device) -> Engine:
     return TorchEngine(spec, device)
 
 
-def _read_weights(path: Path) -> Mapping[str, NDArray[Any]]:
-    from runner_torch.weights import read_weights
+def _read_weights(path: Path) -> StoredWeights:
+    from runner_torch import saved_files
 
-    return read_weights(path)
+    return saved_files.read(path)
+
+
+def _recognises_weights(path: Path) -> bool:
+    from runner_torch import saved_files
+
+    return saved_files.recognises(path)
 
 
 def _join(device: Device, timeout_s: float) -> Group:
@@ -86,7 +91,8 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         install=INSTALL,
         open=_open_engine,
         read_weights=_read_weights,
-        weight_suffixes=(".pth", ".pt", ".tar"),
+        weight_suffixes=(".pth", ".pt", ".tar", ".bin"),
+        recognises_weights=_recognises_weights,
         launch=launch,
         launched_world_size=launched_world_size,
         launched_local_rank=launched_local_rank,
@@ -176,6 +182,8 @@ MODELS = (
     ("shufflenet_v2_x1_5", "ShuffleNetV2 x1.5", NoOptions, _build_plain, 3_503_624),
 )
 """Name, summary, options, builder, and parameters with 1,000 classes and default options."""
+AUXILIARY = {"aux_heads": ("aux1.", "aux2.")}
+"""The option that adds GoogLeNet's auxiliary heads, and how the names of their tensors begin."""
 
 
 @hookimpl
@@ -191,6 +199,7 @@ def runner_register_models() -> Iterable[ModelEntry]:
             framework=FRAMEWORK,
             build=partial(build, name),
             parameters=parameters,
+            training_heads=AUXILIARY if config is GoogLeNetOptions else {},
         )
 
 

@@ -25,21 +25,41 @@ NOTHING = Registry([], [])
 FAKE_DISTRIBUTION = Path(__file__).parents[1] / "data" / "third_party" / "fake_framework"
 
 
-@pytest.mark.parametrize(("kind", "size"), [("BF16", 2), ("F8_E4M3", 1)])
-def test_number_types_that_numpy_lacks(tmp_path, kind, size):
-    entry = {"a": {"dtype": kind, "shape": [2], "data_offsets": [0, 2 * size]}}
+def safetensors(path: Path, kind: str, numbers: bytes, count: int) -> Path:
+    entry = {"a": {"dtype": kind, "shape": [count], "data_offsets": [0, len(numbers)]}}
     header = json.dumps(entry).encode()
-    file = tmp_path / "weights.safetensors"
-    file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(2 * size))
-    with pytest.raises(CheckpointError, match=r"NumPy lacks, .* convert them to float32"):
+    path.write_bytes(struct.pack("<Q", len(header)) + header + numbers)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers", "expected"),
+    [
+        # 1, -2.5, 3e38 and NaN in bfloat16: the upper halves of the same numbers in fp32
+        ("BF16", "803f 20c0 627f c07f", [1, -2.5, float.fromhex("0x1.c4p+127"), np.nan]),
+        # the largest, the smallest, a negative one and NaN (Micikevicius et al. 2022, table 1)
+        ("F8_E4M3", "7e 01 c4 7f", [448, 2**-9, -3, np.nan]),
+        ("F8_E5M2", "7b 01 c4 7f", [57344, 2**-16, -4, np.nan]),
+    ],
+)
+def test_number_types_that_numpy_lacks(tmp_path, kind, numbers, expected):
+    file = safetensors(tmp_path / "weights.safetensors", kind, bytes.fromhex(numbers), 4)
+    found = weights.read(file, FAKE, NOTHING).stored.sets[""]["a"]
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.array(expected, np.float32), equal_nan=True)
+
+
+def test_a_number_type_that_no_weights_have(tmp_path):
+    file = safetensors(tmp_path / "weights.safetensors", "F8_E8M0", bytes(2), 2)
+    with pytest.raises(CheckpointError, match=r"NumPy lacks .* convert them to float32"):
         weights.read(file, FAKE, NOTHING)
 
 
 def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
-    def denied(_):
+    def denied(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("safetensors.numpy.load_file", denied)
+    monkeypatch.setattr("safetensors.safe_open", denied)
     (tmp_path / "weights.safetensors").touch()
     with pytest.raises(CheckpointError, match=r"cannot be read: .*Permission denied"):
         weights.read(tmp_path / "weights.safetensors", FAKE, NOTHING)
@@ -55,7 +75,7 @@ def npz(tmp_path: Path) -> Path:
 
 
 def test_the_own_framework_reads_in_this_process(npz: Path) -> None:
-    assert set(weights.read(npz, FAKE, NOTHING)) == {"head.weight", "steps"}
+    assert set(weights.read(npz, FAKE, NOTHING).stored.sets[""]) == {"head.weight", "steps"}
 
 
 @pytest.fixture
@@ -66,7 +86,7 @@ def registry(project: Project, monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 
 def test_another_framework_reads_in_a_child_process(npz: Path, registry: Registry) -> None:
-    found = weights.read(npz, OTHER, registry)
+    found = weights.read(npz, OTHER, registry).stored.sets[""]
     assert found["head.weight"].tolist() == [[1, 4], [2, 5], [3, 6]]
     assert found["steps"].shape == ()
     assert found["steps"].dtype == np.int64

@@ -10,6 +10,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from runner.options import options
 
 Probability = Annotated[float, Ge(0), Lt(1)]
+CHANGE_OUTPUT = ("max_pool_padding",)
+"""Keys of models that change what they compute though the same weights fit."""
 
 
 @options

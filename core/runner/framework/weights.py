@@ -16,12 +16,15 @@ SHOWN = 8
 """Differences that an error lists before it counts the rest."""
 
 
-def check_fit(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, NDArray[Any]]) -> None:
+def check_fit(
+    shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, NDArray[Any]], *, advice: str = ""
+) -> None:
     """Compare weights with the model they are for.
 
     Args:
         shapes: Shape of each tensor of the model, by canonical name, in the model's order.
         weights: What is to be loaded.
+        advice: What to do about it, where the caller knows.
 
     Raises:
         CheckpointError: A name is missing or unexpected, or a shape differs; all are counted.
@@ -39,7 +42,8 @@ def check_fit(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, NDArr
     lines = problems[:SHOWN] + ([f"and {rest} more"] if rest > 0 else [])
     raise CheckpointError(
         f"the weights do not fit the model ({len(problems)} differences, "
-        f"{len(shapes)} tensors in the model); {_advice(shapes, weights)}\n  " + "\n  ".join(lines)
+        f"{len(shapes)} tensors in the model); {advice or _advice(shapes, weights)}\n  "
+        + "\n  ".join(lines)
     )
 
 
@@ -54,6 +58,7 @@ def _advice(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, NDArray
         ((found,), (expected,)) = counts.pop()
         return (
             f"the number of classes differs: the weights have {found}, the model has {expected}; "
-            "use weights for the same classes"
+            "use weights for the same classes; to train a last layer for others, set "
+            "model.fresh_classifier=true"
         )
     return "use weights of the same model, model options and number of classes"

@@ -146,7 +146,15 @@ class ModelSection:
     name: str
     """A model entry of the framework, such as `resnet50`."""
     weights: str | None = None
-    """File or checkpoint to start from, in place of fresh weights."""
+    """File or checkpoint to start from, in place of fresh weights. The names of the classes come
+    with a checkpoint, and must be those of the data; another order is followed by name."""
+    weights_key: str | None = None
+    """Which of several sets of tensors in `weights` to take: `ema`, `raw`, or the key or the prefix
+    that it has in the file, such as `state_dict_ema` or `student`. Of weights and their average,
+    the average is taken if this is left out."""
+    fresh_classifier: bool = False
+    """Leave the last layer, and that of each auxiliary head, fresh, to train it for other classes
+    than those of `weights`."""
     options: object = NoOptions()
 
 

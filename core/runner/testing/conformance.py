@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ARGUMENTS = {
     ("framework", "open"): 2,
     ("framework", "read_weights"): 1,
+    ("framework", "recognises_weights"): 1,
     ("framework", "launch"): 1,
     ("framework", "launched_world_size"): 0,
     ("framework", "launched_local_rank"): 0,

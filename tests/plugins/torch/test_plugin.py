@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from runner.contracts import StoredWeights
 from runner_torch import plugin
 from runner_torch.autoload import torch
 
@@ -53,7 +54,8 @@ def test_an_engine_trains_through_the_entries(
     torch.save({k: torch.from_numpy(v) for k, v in weights.items()}, tmp_path / "tiny.pth")
     assert framework.read_weights is not None
     found = framework.read_weights(tmp_path / "tiny.pth")
-    assert all(np.array_equal(found[name], weights[name]) for name in weights)
+    assert isinstance(found, StoredWeights)
+    assert all(np.array_equal(found.sets[""][name], weights[name]) for name in weights)
 
 
 def test_cards_are_chosen_by_their_variable() -> None:

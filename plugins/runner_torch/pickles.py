@@ -1,0 +1,182 @@
+"""Pickles that ``torch.save`` wrote, read as data: nothing that they name is imported or called.
+
+The pickle machine of the standard library is kept, and each of its steps that would import, call
+or change an object makes a description instead. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, ClassVar, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+TENSORS = frozenset(
+    {
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_tensor_v3",
+    }
+)
+"""What torch calls with a storage, an offset, a shape, strides and, in the end, a format."""
+PARAMETERS = frozenset(
+    {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
+)
+"""What it calls with a tensor."""
+SUBCLASS = "torch._tensor._rebuild_from_type_v2"
+"""What it calls with one of these, a type, and its arguments."""
+RECONSTRUCTORS = frozenset({"copyreg._reconstructor", "copy_reg._reconstructor"})
+"""What pickles of protocol 2 call with the class of an object."""
+DICTIONARIES = frozenset({"collections.OrderedDict", "collections.defaultdict"})
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """Something that a pickle names."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name.removeprefix("__builtin__.").removeprefix("builtins.")
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Foreign:
+    """An object that is no tensor, of which only its class and its state are known."""
+
+    cls: str
+    state: Any = None
+    items: list[Any] = field(default_factory=list)
+
+    def append(self, item: Any) -> None:
+        """Take what a pickle adds to it."""
+        self.items.append(item)
+
+    add = append
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items.append((key, value))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredTensor:
+    """Where the numbers of a tensor lie."""
+
+    storage: Any
+    """What the reader of the file made of its storage."""
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """In numbers, as the offset is."""
+    kind: str = ""
+    """Format of the numbers where the storage has none."""
+
+
+class Unpickler(pickle._Unpickler):  # the machine in Python, whose steps can be replaced
+    """Reads one pickle of a file."""
+
+    def __init__(self, file: IO[bytes], persistent: Callable[[Any], Any] | None = None) -> None:
+        # as torch reads the pickles of Python 2
+        super().__init__(file, encoding="utf-8", errors="replace")
+        self._persistent = persistent
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return what stands for something outside of the pickle."""
+        if self._persistent is None:
+            raise pickle.UnpicklingError("a persistent identity where none is expected")
+        return self._persistent(pid)
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Describe a global."""
+        return Global(f"{module}.{name}")
+
+    def get_extension(self, code: int) -> None:
+        """Refuse a global that only this process would know."""
+        raise pickle.UnpicklingError(f"extension code {code}")
+
+    # The names of the machine's steps are those of the standard library.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
+    def _call(self) -> None:
+        arguments = self.stack.pop()
+        self.stack[-1] = _made(self.stack[-1], arguments)
+
+    def _call_with_keywords(self) -> None:
+        self.stack.pop()
+        self._call()
+
+    def _call_marked(self) -> None:
+        what, *arguments = self.pop_mark()
+        self.append(_made(what, tuple(arguments)))
+
+    def _build(self) -> None:
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Foreign):
+            self.stack[-1].state = state
+
+    def _refuse(self) -> None:
+        raise pickle.UnpicklingError("an operation that torch.save does not write")
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.REDUCE[0]: _call,
+        pickle.NEWOBJ[0]: _call,
+        pickle.NEWOBJ_EX[0]: _call_with_keywords,
+        pickle.OBJ[0]: _call_marked,
+        pickle.BUILD[0]: _build,
+        # Numbers in decimal, whose reading takes the square of their length, and sizes that memory
+        # is taken for before the content is there.
+        pickle.INT[0]: _refuse,
+        pickle.LONG[0]: _refuse,
+        pickle.INST[0]: _refuse,
+        pickle.BYTEARRAY8[0]: _refuse,
+    }
+
+
+def _made(what: Any, arguments: Any) -> Any:
+    """Return what a call in a pickle stands for."""
+    name = what.name if isinstance(what, Global) else type(what).__name__
+    if name in RECONSTRUCTORS:
+        what, arguments = arguments[0], ()
+        name = str(what)
+    if name == SUBCLASS:
+        return _made(arguments[0], arguments[2])
+    if name in PARAMETERS:
+        return arguments[0]
+    if name in TENSORS:
+        return tensor(*arguments)
+    if name in DICTIONARIES:
+        return dict(arguments[0]) if arguments and not isinstance(arguments[0], Global) else {}
+    if name == "torch.Size":
+        return tuple(arguments[0])
+    return Foreign(str(what) if isinstance(what, Global) else name)
+
+
+def tensor(storage: Any, offset: int, shape: Any, strides: Any, *rest: Any) -> StoredTensor:
+    """Describe a tensor; its numbers may not be there yet."""
+    numbers = (offset, *shape, *strides)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise pickle.UnpicklingError(f"a tensor of shape {shape} and strides {strides}")
+    last = rest[-1] if rest else None
+    kind = last.name.removeprefix("torch.") if isinstance(last, Global) else ""
+    return StoredTensor(storage, offset, tuple(shape), tuple(strides), kind)
+
+
+def load(file: IO[bytes], persistent: Callable[[Any], Any] | None = None) -> Any:
+    """Read the next pickle of a file.
+
+    Args:
+        file: The file, which is left behind the end of the pickle.
+        persistent: Returns what stands for a persistent identity, such as a storage.
+    """
+    return Unpickler(file, persistent).load()
+
+
+def state_of(item: Foreign) -> Mapping[Any, Any]:
+    """Return the attributes of an object, as far as they are known."""
+    return item.state if isinstance(item.state, dict) else {}
