@@ -54,7 +54,7 @@ def test_the_process_that_reads_foreign_weights_does_not(project, executed, monk
     monkeypatch.setenv("PYTHONPATH", project.environment["PYTHONPATH"])
     weights = {"linear.weight": np.ones((2, 3), np.float32)}
     np.savez(project.path / "weights.npz", **weights)
-    assert foreign.read(project.path / "weights.npz", "fake").keys() == weights.keys()
+    assert foreign.read(project.path / "weights.npz", "fake").sets[""].keys() == weights.keys()
 
 
 def test_the_process_that_checks_what_a_plugin_imports_does_not(executed):
