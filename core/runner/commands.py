@@ -67,7 +67,7 @@ def load(
     Args:
         name: A path, or the name of a recipe that ships with runner or a plugin.
         overrides: Texts such as ``train.epochs=3``.
-        shortened: Replace the data by a few synthetic images and train a few steps.
+        shortened: Train a few steps on a few of the images, or synthetic ones.
         allow_unset: Do not count variables without a value among what is wrong.
 
     Raises:
@@ -88,9 +88,9 @@ def load(
             recipe.validate(replace(document, problems=(*document.problems, *unset)), registry)
         raise
     if shortened:
-        checked = smoke.shorten(checked, registry)
-    title = f"{path.stem}-smoke" if shortened else path.stem
-    resolved = plan.resolve(title, checked, registry, smoke=shortened, unset=unset)
+        resolved = smoke.plan_of(f"{path.stem}-smoke", checked, registry)
+    else:
+        resolved = plan.resolve(path.stem, checked, registry, unset=unset)
     return Loaded(plan=resolved, document=document, plugins=loaded)
 
 

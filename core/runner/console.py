@@ -183,6 +183,12 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "data.ignored": lambda fields: (
         f"{fields['split']}: ignored {fields['count']} files that are no images"
     ),
+    "data.smoke": lambda fields: (
+        f"{fields['split']}: synthetic images, because the recipe's own cannot be used: "
+        f"{fields['synthetic_because']}"
+        if fields["synthetic_because"]
+        else f"{fields['split']}: {fields['images']} of the recipe's own {fields['of']} images"
+    ),
     "data.overlap": lambda fields: (
         f"warning: {fields['images']} of {fields['of']} validation images are training images "
         f"(such as {fields['example']}), so their accuracy says little of other images"

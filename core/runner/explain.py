@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from runner.registry import Registered
 
 SMOKE_SECTIONS = frozenset({"dataset", "train", "eval", "throughput"})
-"""Sections that a smoke test replaces; it scales the learning rate as well."""
+"""Sections that a smoke test replaces, the data where it is not there; it scales the learning rate
+as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,9 @@ def _split_size(plan: Plan, document: Document, split: str) -> Size:
         return _declared(declared, str(error), refused=str(error))
     images = len(dataset.labels)
     source = "found in the data"
+    if plan.smoke:
+        source = plan.synthetic_because or "of the recipe's own"
+        source = f"for --smoke, {'synthetic: ' * bool(plan.synthetic_because)}{source}"
     if declared is not None and declared != images:
         source += f"; the recipe declares {declared:,}"
     return Size(images=images, source=source, refused=plan.objection(split, dataset))
@@ -300,7 +304,11 @@ def _leaves(plan: Plan, document: Document) -> Iterator[tuple[str, Any, str]]:
 
 
 def _origin(plan: Plan, document: Document, keys: tuple[str | int, ...]) -> str:
-    shortened = keys[0] in SMOKE_SECTIONS or keys == ("optimizer", "learning_rate")
+    own_data = keys[0] == "dataset" and not plan.synthetic_because
+    shortened = (keys[0] in SMOKE_SECTIONS and not own_data) or keys == (
+        "optimizer",
+        "learning_rate",
+    )
     return "--smoke" if plan.smoke and shortened else str(document.origin(keys))
 
 

@@ -25,7 +25,7 @@ from runner.recipe.schema import DistributedSection
 from runner.schedules import learning_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from runner.contracts import Dataset, Group
     from runner.conversion import Source
@@ -62,8 +62,11 @@ class Plan:
     image_size: tuple[int, int]
     """Height and width of evaluation images."""
     train_batch: BatchSplit | None
-    smoke: bool
-    """A few steps on synthetic images, of which nothing but their end is expected."""
+    smoke: Mapping[str, int]
+    """Images of each split in a smoke test: a few steps, of which nothing but their end is
+    expected. Empty in a real run."""
+    synthetic_because: str
+    """Why a smoke test has synthetic images; "" if it has the recipe's own, and in a real run."""
     host_device: str | None
     """Another device entry of the framework that is there on every machine."""
     unset: tuple[Problem, ...]
@@ -250,6 +253,10 @@ class Plan:
             dataset = checked_dataset(self.dataset_entry.open(options, split), source)
         if self.dataset_entry.open_loader is None:
             dataset = with_checked_images(dataset, source)
+        if self.smoke:
+            from runner.data.few import Few
+
+            dataset = Few(dataset, self.smoke[split])
         return dataset
 
     def objection(self, split: str, dataset: Dataset) -> str:
@@ -292,10 +299,19 @@ def resolve(
     recipe: Recipe,
     registry: Registry,
     *,
-    smoke: bool = False,
+    smoke: Mapping[str, int] | None = None,
+    synthetic_because: str = "",
     unset: Sequence[Problem] = (),
 ) -> Plan:
     """Find every entry that the recipe names and split its batch.
+
+    Args:
+        name: Name of the recipe.
+        recipe: What it says.
+        registry: What is installed.
+        smoke: Images of each split, for a smoke test.
+        synthetic_because: Why a smoke test has synthetic images.
+        unset: Environment variables without a value.
 
     Raises:
         RunnerError: An entry does not exist, or the batch cannot be split.
@@ -324,7 +340,8 @@ def resolve(
         loggers=tuple(registry.find("logger", item.name, framework) for item in recipe.loggers),
         image_size=image_size(recipe.transforms),
         train_batch=_split_batch(recipe),
-        smoke=smoke,
+        smoke=smoke or {},
+        synthetic_because=synthetic_because,
         host_device=_host_device(recipe, registry),
         unset=tuple(unset),
     )

@@ -15,6 +15,7 @@ from runner.contracts import Device
 from runner.data import file_states
 from runner.data.classes import same_looking
 from runner.data.decoding import AS_STORED
+from runner.data.few import Few
 from runner.data.image_files import ImageFiles
 from runner.data.loader import ImageLoader
 from runner.entries import LoaderRequest
@@ -150,6 +151,7 @@ def open_split(
         classes=len(split.classes),
         **loader.report(),
     )
+    _tell_smoke(plan, split, events)
     if isinstance(dataset, ImageFiles) and dataset.ignored_files:
         events.emit("data.ignored", split=name, count=dataset.ignored_files)
     return split
@@ -161,6 +163,14 @@ def _open_loader(plan: Plan, request: LoaderRequest) -> Loader:
         return _core_loader(request)
     with calling(plan.dataset, "open_loader()"):
         return CheckedLoader(own(request), f"{origin(plan.dataset)}, its loader")
+
+
+def _tell_smoke(plan: Plan, split: Split, events: EventLog) -> None:
+    """Tell which images a smoke test has."""
+    if isinstance(split.dataset, Few):
+        reason = plan.synthetic_because
+        images, of = len(split.dataset.labels), len(split.dataset.whole.labels)
+        events.emit("data.smoke", split=split.name, images=images, of=of, synthetic_because=reason)
 
 
 def _core_loader(request: LoaderRequest) -> Loader:

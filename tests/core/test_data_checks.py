@@ -122,6 +122,48 @@ class TestExplain:
         assert "nowhere does not exist" in refused
 
 
+class TestSmoke:
+    def smoke(self, project, *arguments: str):
+        outcome = project.runner("run", project.write_recipe(), "--smoke", "--json", *arguments)
+        events = project.events(project.run_folder("colours-smoke")) if outcome.code == 0 else []
+        return outcome, {e["split"]: e for e in events if e["event"] == "data.smoke"}
+
+    def test_it_has_some_of_the_images_that_are_there(self, project):
+        data = two_classes(project.path / "data", train=20, val=9)
+        outcome, told = self.smoke(project, *folders(data, ", train_images: 40, num_classes: 2"))
+        assert (outcome.code, outcome.json["steps"]) == (0, 3)
+        assert outcome.json["metrics"]["val.count"] == 5
+        assert {split: (e["images"], e["of"]) for split, e in told.items()} == {
+            "train": (12, 40),
+            "val": (5, 18),
+        }
+        assert "train: 12 of the recipe's own 40 images" in outcome.err
+        assert "val: 5 images, 2 classes" in outcome.err
+
+    def test_two_images_are_enough(self, project):
+        data = two_classes(project.path / "data", train=1, val=1)
+        outcome, told = self.smoke(project, *folders(data))
+        assert (outcome.code, outcome.json["steps"], told["train"]["of"]) == (0, 3, 2)
+
+    def test_it_says_why_it_has_synthetic_ones(self, project):
+        outcome, told = self.smoke(project, *folders(project.path / "nowhere", ", num_classes: 7"))
+        assert outcome.code == 0
+        reason = f"dataset root {project.path}/nowhere does not exist"
+        assert told["train"]["synthetic_because"].startswith(reason)
+        assert f"train: synthetic images, because the recipe's own cannot be used: {reason}" in (
+            outcome.err
+        )
+
+    def test_explain_says_which(self, project):
+        data = folders(two_classes(project.path / "data"))
+        recipe = project.write_recipe()
+        text = project.runner("explain", recipe, "--smoke", *data).out
+        assert "trains on 12 images (for --smoke, of the recipe's own)" in text
+        assert "dataset.name=class_folders" not in text
+        text = project.runner("explain", recipe, "--smoke", *folders(project.path / "nowhere")).out
+        assert "trains on 12 images (for --smoke, synthetic: dataset root " in text
+
+
 OPEN = {entry.name: entry.open for entry in runner_register_datasets()}
 
 

@@ -31,7 +31,7 @@ DevicesOption = Annotated[
 ]
 PrecisionOption = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
 SmokeOption = Annotated[
-    bool, typer.Option("--smoke", help="A few steps on synthetic images, on one device.")
+    bool, typer.Option("--smoke", help="A few steps on a few images, on one device.")
 ]
 NnodesOption = Annotated[
     str,
