@@ -185,8 +185,10 @@ class Engine(Protocol):
         ...
 
     def agree(self) -> None:
-        """Give all processes of the group the same running statistics, their mean over the ranks.
+        """Have the same running statistics on all processes: their mean over the ranks.
 
+        Until the next step, which goes on with each process's own: neither evaluating nor saving
+        changes what is trained. So the ``state`` of rank 0 holds what each process has of its own.
         Weights are the same already. All processes call this together, before they evaluate and
         before one of them saves; alone it does nothing.
         """

@@ -20,6 +20,7 @@ from runner.framework.engine import (
     out_of_memory,
 )
 from runner.framework.loss import check_labels
+from runner_mindspore.apart import OwnStatistics
 from runner_mindspore.autoload import ADJUSTMENTS, Tensor, ms, nn
 from runner_mindspore.batch_norm import synchronize
 from runner_mindspore.device import MindSporeDevice
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from runner.contracts import Batch, Device, EngineSpec
     from runner_mindspore.group import MindSporeGroup
 
+OWN = "own/"
+"""Begins the names of what each process has of its own, in a state."""
 MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
 
 
@@ -121,6 +124,10 @@ class MindSporeEngine:
             synchronize(self._net, self._group.world_size, native=native)
         pixels = HostPixels if device.traits.is_host else DevicePixels
         self._pixels = pixels(spec.mean, spec.std)
+        self._statistics: OwnStatistics | None = None
+        if self._group is not None:
+            average = None if self._average is None else self._average.net
+            self._statistics = OwnStatistics(self._net, average, self._group)
         self._evaluate = Evaluate(self._pixels.cell, self._evaluated, spec.num_classes)
         self._loss_scale = loss_scale(spec.precision)
         self._optimizer = build_optimizer(spec, self._net)
@@ -164,6 +171,8 @@ class MindSporeEngine:
         if training is None:
             raise ValueError("this engine only evaluates: its spec has no optimizer")
         self._set_mode()
+        if self._statistics is not None:
+            self._statistics.take_own()
         rate = Tensor(learning_rate, ms.float32)
         if len(batch.labels) <= size:
             loss, finite = self._pass(training.step, batch, 0, rate)
@@ -302,6 +311,8 @@ class MindSporeEngine:
         """Replace all weights and buffers; an EMA begins anew from them."""
         for net in self._nets():
             load_weights(net, weights, self._counters)
+        if self._statistics is not None:
+            self._statistics.forget()
 
     def state(self) -> EngineState:
         """Copy to the host everything else that the next step depends on."""
@@ -312,6 +323,9 @@ class MindSporeEngine:
         if self._average is not None:
             averages = copy_weights(self._average.net, self._counters)
             tensors |= {f"ema/{name}": array for name, array in averages.items()}
+        if self._statistics is not None:
+            rows = self._statistics.state()
+            tensors |= {f"{OWN}{name}": array for name, array in rows.items()}
         values = {"loss_scale": self._loss_scale.state(), "steps": self._steps}
         return EngineState(tensors=tensors, values={**self._identity(), **values})
 
@@ -325,6 +339,8 @@ class MindSporeEngine:
             load_optimizer_state(self._optimizer, self._net, arrays)
         if self._average is not None:
             load_weights(self._average.net, _under("ema/", state.tensors), self._counters)
+        if self._statistics is not None:
+            self._statistics.load_state(_under(OWN, state.tensors))
 
     def _identity(self) -> dict[str, Any]:
         """Return what must be the same in a run that continues another."""
@@ -348,9 +364,9 @@ class MindSporeEngine:
         return {"compute": section.compute, "level": section.level, "batch_norm": batch_norm}
 
     def agree(self) -> None:
-        """Give all processes the mean of their running statistics."""
-        if self._group is not None:
-            self._group.mean_in_place([p for net in self._nets() for p in running_statistics(net)])
+        """Have the mean of all processes' running statistics, and know what each has of its own."""
+        if self._statistics is not None and not self._statistics.are_shared:
+            self._statistics.share()
 
     def synchronize(self) -> None:
         """Wait until the device has done everything it was asked to do."""

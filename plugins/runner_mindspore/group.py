@@ -145,6 +145,14 @@ class MindSporeGroup:
         total: list[float] = self._gather(halves).view(np.float64).sum(axis=0).tolist()
         return total
 
+    def gather(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the ``float32`` arrays of all processes, ``[world_size, N]``, with all their bits.
+
+        Raises:
+            OtherRankError: A process is gone.
+        """
+        return self._gather(array.view(np.int32)).view(np.float32)
+
     def _gather(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the arrays of all processes, ``[world_size, N]``."""
         with self.exchanging():

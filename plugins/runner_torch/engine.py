@@ -21,6 +21,7 @@ from runner.framework.engine import (
     one_value_per_channel,
     out_of_memory,
 )
+from runner_torch.apart import OwnStatistics
 from runner_torch.autoload import torch
 from runner_torch.batch_norm import synchronize
 from runner_torch.device import TorchDevice, set_deterministic
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
     from runner.contracts import Batch, Device, EngineSpec
     from runner_torch.group import TorchGroup
+
+OWN = "own/"
+"""Begins the names of what each process has of its own, in a state."""
 
 
 @final
@@ -87,6 +91,10 @@ class TorchEngine:
         self._parallel = None
         if self._group is not None and self._optimizer is not None:
             self._parallel = self._group.data_parallel(self._network)
+        self._statistics: OwnStatistics | None = None
+        if self._group is not None:
+            average = None if self._average is None else self._average.module
+            self._statistics = OwnStatistics(self._module, average, self._group)
         self._rehearsed = False
         self._pixels = Pixels(spec, device, self._memory_format)
         self._unchecked = {True, False}
@@ -140,6 +148,8 @@ class TorchEngine:
         if optimizer is None:
             raise ValueError("this engine only evaluates: its spec has no optimizer")
         self._set_training(enabled=True)
+        if self._statistics is not None:
+            self._statistics.take_own()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.zero_grad(set_to_none=True)
@@ -241,6 +251,8 @@ class TorchEngine:
         load_weights(self._module, weights)
         if self._average is not None:
             load_weights(self._average.module, weights)
+        if self._statistics is not None:
+            self._statistics.forget()
 
     def state(self) -> EngineState:
         """Copy to the host everything else that the next step depends on."""
@@ -254,6 +266,9 @@ class TorchEngine:
         if self._average is not None:
             averages = copy_weights(self._average.module)
             tensors |= {f"ema/{name}": array for name, array in averages.items()}
+        if self._statistics is not None:
+            rows = self._statistics.state()
+            tensors |= {f"{OWN}{name}": array for name, array in rows.items()}
         return EngineState(tensors=tensors, values=values)
 
     def load_state(self, state: EngineState) -> None:
@@ -265,6 +280,8 @@ class TorchEngine:
             load_optimizer_state(self._optimizer, self._module, arrays, state.values["slots"])
         if self._average is not None:
             load_weights(self._average.module, _under("ema/", state.tensors))
+        if self._statistics is not None:
+            self._statistics.load_state(_under(OWN, state.tensors))
         self._load_random_states(_under("random/", state.tensors))
 
     def _all_random_states(self) -> dict[str, torch.Tensor]:
@@ -298,12 +315,10 @@ class TorchEngine:
         return {"compute": section.compute, "level": section.level, "batch_norm": batch_norm}
 
     def agree(self) -> None:
-        """Give all processes the mean of their running statistics, and know their random states."""
-        if self._group is None:
+        """Have the mean of all processes' running statistics, and know what each has of its own."""
+        if self._group is None or self._statistics is None or self._statistics.are_shared:
             return
-        modules = [self._module] if self._average is None else [self._module, self._average.module]
-        buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
-        self._group.mean_in_place(buffers)
+        self._statistics.share()
         states = self._device.random_states()
         self._random_states = {kind: self._group.gather(s) for kind, s in states.items()}
 

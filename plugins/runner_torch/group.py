@@ -123,6 +123,17 @@ class TorchGroup:
             torch.distributed.all_gather(gathered, tensor)
         return torch.stack(gathered)
 
+    def gather_on_first(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Return the tensors of all processes, ``[world_size, ...]``, on rank 0 alone.
+
+        Raises:
+            OtherRankError: A process is gone.
+        """
+        rows = [torch.empty_like(tensor) for _ in range(self.world_size)] if not self.rank else None
+        with self.exchanging():
+            torch.distributed.gather(tensor, rows)
+        return None if rows is None else torch.stack(rows)
+
     @contextlib.contextmanager
     def exchanging(self) -> Iterator[None]:
         """Explain what fails because of another process.

@@ -124,6 +124,8 @@ class FakeEngine:
         if spec.optimizer is not None:
             self._optimizer = spec.optimizer.build(self._groups(), spec.optimizer_options, 0.0)
         self._takes_signals = os.environ.get("RUNNER_FAKE_SIGNALS") == "1"
+        self._own_mean: Array | None = None
+        self._rows: Array | None = None
         self._is_sound = os.environ.get("RUNNER_FAKE_SOUND") == "1"
         self._steps = 0
         self._steps_here = 0
@@ -143,6 +145,8 @@ class FakeEngine:
             _take_signals()
         if misbehaves and self._steps_here == self._options.fail_after_steps:
             raise RuntimeError(f"the fake framework fails after {self._steps_here} steps, as asked")
+        if self._own_mean is not None:
+            self._weights[RUNNING_MEAN], self._own_mean = self._own_mean, None
         size = self._spec.micro_batch_size
         parts = [slice(i, i + size) for i in range(0, len(batch.labels), size)]
         # Drawn anew for each step and rank, so that the state of one rank continues all.
@@ -189,6 +193,7 @@ class FakeEngine:
             raise CheckpointError(f"the weights do not fit the model: {'; '.join(problems)}")
         self._weights = {name: np.array(weights[name], own.dtype) for name, own in self._items()}
         self._ema = copy.deepcopy(self._weights)
+        self._own_mean = None
 
     def evaluation_weights(self) -> Mapping[str, Array]:
         """Copy the averaged weights, or the weights when nothing is averaged."""
@@ -200,6 +205,8 @@ class FakeEngine:
         tensors = {f"velocity.{name}": array for name, array in velocity.items()}
         if self._spec.ema_decay is not None:
             tensors |= {f"ema/{name}": array for name, array in self._ema.items()}
+        if self._rows is not None:
+            tensors[f"own.{RUNNING_MEAN}"] = self._rows
         values = {
             "optimizer": self._spec.optimizer.name if self._spec.optimizer else None,
             "steps": self._steps,
@@ -218,12 +225,21 @@ class FakeEngine:
         if self._spec.ema_decay is not None:
             self._ema = _below("ema/", tensors)
         self._steps = state.values["steps"]
+        rows = tensors.get(f"own.{RUNNING_MEAN}", ())
+        if self._spec.group and len(rows) == self._spec.group.world_size:
+            self._weights[RUNNING_MEAN] = rows[self._rank]
 
     def agree(self) -> None:
-        """Average the running mean over the ranks."""
+        """Average the running mean over the ranks, until the next step."""
+        group = self._spec.group
+        if group is None or self._own_mean is not None:
+            return
+        self._own_mean = self._weights[RUNNING_MEAN]
+        rows = np.zeros((group.world_size, 3))
+        rows[self._rank] = self._own_mean
+        self._rows = np.reshape(group.sum(rows.ravel().tolist()), rows.shape).astype(np.float32)
         for weights in (self._weights, self._ema):
-            mean = self._mean_over_ranks(weights[RUNNING_MEAN])
-            weights[RUNNING_MEAN] = mean.astype(np.float32)
+            weights[RUNNING_MEAN] = self._rows.mean(axis=0, dtype=np.float64).astype(np.float32)
 
     def synchronize(self) -> None:
         """Return at once: nothing runs in the background."""
