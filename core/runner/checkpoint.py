@@ -151,7 +151,6 @@ def save(
         StorageError: The disk is full or the folder cannot be written; nothing is left behind.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import save_file
 
     check_finite(weights)
     _check_values(info.state_values)
@@ -159,19 +158,15 @@ def save(
     final = folder / _name(info.position.step)
     temporary = folder / f".{final.name}.tmp"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(_contiguous(weights), temporary / WEIGHTS)
-        save_file(_contiguous(state.tensors), temporary / STATE)
-        (temporary / RECIPE).write_text(recipe_text, encoding="utf-8")
-        listed = {name: _file_record(temporary / name) for name in (WEIGHTS, STATE, RECIPE)}
-        record = records.seal(INFO_KIND, {**asdict(info), "files": listed})
-        text = records.as_text(INFO_KIND, record)
-        (temporary / INFO).write_text(text, encoding="utf-8")
-        for name in (WEIGHTS, STATE, RECIPE, INFO):
-            files.sync(temporary / name)
-        files.sync(temporary)
-        _put_in_place(temporary, final)
+        try:
+            _write(temporary, info, weights, state, recipe_text)
+            _put_in_place(temporary, final)
+        except (OSError, SafetensorError):
+            if temporary.is_dir():
+                raise
+            # the run folder was removed meanwhile, and is made again
+            _write(temporary, info, weights, state, recipe_text)
+            _put_in_place(temporary, final)
     except (OSError, SafetensorError) as error:
         raise StorageError(
             f"cannot write the checkpoint {final}: {error}; {_last_good(folder)}"
@@ -179,6 +174,29 @@ def save(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def _write(
+    temporary: Path,
+    info: CheckpointInfo,
+    weights: Mapping[str, NDArray[Any]],
+    state: EngineState,
+    recipe_text: str,
+) -> None:
+    """Write the files of a checkpoint, until all of them are on the disk."""
+    from safetensors.numpy import save_file
+
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(_contiguous(weights), temporary / WEIGHTS)
+    save_file(_contiguous(state.tensors), temporary / STATE)
+    (temporary / RECIPE).write_text(recipe_text, encoding="utf-8")
+    listed = {name: _file_record(temporary / name) for name in (WEIGHTS, STATE, RECIPE)}
+    record = records.seal(INFO_KIND, {**asdict(info), "files": listed})
+    (temporary / INFO).write_text(records.as_text(INFO_KIND, record), encoding="utf-8")
+    for name in (WEIGHTS, STATE, RECIPE, INFO):
+        files.sync(temporary / name)
+    files.sync(temporary)
 
 
 def complete(path: Path, position: Position, metrics: Mapping[str, float]) -> None:

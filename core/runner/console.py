@@ -173,6 +173,11 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"devices: {fields['found']} of the {fields['asked']} that the recipe asks for, which "
         "share its global batch"
     ),
+    "run.folder_lost": lambda fields: (
+        f"warning: {fields['folder']} was removed or moved away while the run works there, without "
+        f"{', '.join(fields['missing']) or 'its event log'}; all that can be is written again, "
+        "checkpoints from here on"
+    ),
     "data.opened": lambda fields: (
         f"{fields['split']}: {fields['images']} images, {fields['classes']} classes"
     ),

@@ -9,6 +9,7 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
     run.fewer_devices how many devices share the batch, of those that were asked for
     run.hung          what is seen of each process when one makes no progress (printed only)
     run.started, run.resumed, run.interrupted, run.failed, run.finished
+    run.folder_lost   that the run folder was removed or moved away, and what was missing there
     data.opened       sizes of a split
     data.indexed      how the images of a large split were found: listed, or in a kept index
     data.ignored      files that are in the dataset's folders but are no images
@@ -33,6 +34,8 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -42,7 +45,7 @@ from runner import files
 from runner.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import Any, TextIO
 
@@ -64,6 +67,8 @@ class EventLog:
         self._start = time.monotonic()
         self._waiting: list[str] = []
         self._file: TextIO | None = None
+        self._path: Path | None = None
+        self._before: Callable[[], None] | None = None
 
     def write_to(self, path: Path) -> None:
         """Append what has happened so far, and from here on, to ``path``.
@@ -73,7 +78,8 @@ class EventLog:
         """
         try:
             files.end_cut_line(path)
-            self._file = path.open("a", encoding="utf-8")
+            self._file = path.open("a+", encoding="utf-8")
+            self._path = path
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
         self._flush()
@@ -82,12 +88,50 @@ class EventLog:
         """Pass what happens from here on to another listener as well."""
         self._listeners.append(listener)
 
+    def before_each(self, look: Callable[[], None]) -> None:
+        """Call something before each event is written; what that emits is not looked at."""
+        self._before = look
+
+    def is_lost(self) -> bool:
+        """Say whether the file is no longer where it was opened: removed, or moved away."""
+        if self._file is None or self._path is None:
+            return False
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            return True
+        own = os.fstat(self._file.fileno())
+        return (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino)
+
+    def write_again(self) -> None:
+        """Write the log once more where it was: what is removed can be read while it is open.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        lost, path = self._file, self._path
+        assert lost is not None
+        assert path is not None
+        self.write_to(path)
+        assert self._file is not None
+        with lost:
+            lost.seek(0)
+            try:
+                shutil.copyfileobj(lost, self._file)
+            except OSError as error:
+                raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        self._flush()
+
     def emit(self, event: str, **fields: Any) -> None:
         """Record one event; ``fields`` are JSON values.
 
         Raises:
             StorageError: The disk is full.
         """
+        if self._before:
+            look, self._before = self._before, None
+            look()
+            self._before = look
         record = {
             "event": event,
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),

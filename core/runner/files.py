@@ -80,6 +80,12 @@ def write_output(path: Path, text: str) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
     with atomic_write(path) as temporary:

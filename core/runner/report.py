@@ -44,6 +44,9 @@ def _lines(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "overlap", f"{result['val_images_in_train']} validation images are training images"
     if result.get("skipped_steps"):
         yield "overflows", f"{result['skipped_steps']} steps skipped"
+    for lost in result.get("folder_lost", ()):
+        gone = ", ".join(lost["missing"])
+        yield "lost", f"the folder, during the run; written again without what it had: {gone}"
     for record in result["exports"]:
         yield f"export {record['name']}", _export(record)
         if "source" in record:

@@ -18,6 +18,7 @@ from runner.launch import status
 from runner.opening import Opened, Request
 from runner.ranks import AgreedStop
 from runner.saving import Saver
+from runner.storage.keeper import Keeper
 from runner.train import Trainer
 
 if TYPE_CHECKING:
@@ -140,6 +141,9 @@ class _Run:
             observers.run_started(info)
             with self._ranks.telling():
                 result = self._result(folder, info, saved)
+            self._keeper.look()
+            if self._keeper.losses:
+                result["folder_lost"] = self._keeper.losses
             result = folder.write_result(result)
             self._events.emit("run.finished", folder=str(folder.path), result=result)
             observers.run_finished(info, result)
@@ -175,8 +179,16 @@ class _Run:
             files.write_text(folder.recipe, self._changed.recipe_text)
         folder.result.unlink(missing_ok=True)  # of a run that now trains longer
         self._events.write_to(folder.events)
-        self._loggers.open(self._plan, self._info(folder))
+        info = self._info(folder)
+        self._loggers.open(self._plan, info)
         self._events.tell(self._loggers.event)
+
+        def begin_anew() -> None:
+            self._loggers.close()
+            self._loggers.open(self._plan, info)
+
+        self._keeper = Keeper(folder, self._events, self._opened.stack, begin_anew)
+        self._events.before_each(self._keeper.look)
 
     def _follow(self, saved: Checkpoint | None) -> None:
         """Take part in what rank 0 reports."""

@@ -382,9 +382,9 @@ def test_a_process_shows_at_what_it_is_and_that_it_goes_on(project, monkeypatch)
         "opening the data",
         "building the engine",
         *("training, epoch 1 step 0", "training, epoch 1 step 4", "training, epoch 1 step 8"),
-        *("training, epoch 1 step 12", "evaluating", "saving step 12"),
+        *("training, epoch 1 step 12", "saving step 12", "evaluating"),
         *("training, epoch 2 step 0", "training, epoch 2 step 4", "training, epoch 2 step 8"),
-        *("training, epoch 2 step 12", "evaluating", "saving step 24"),
+        *("training, epoch 2 step 12", "saving step 24", "evaluating"),
         "exporting",
     ]
     seen = progress.look(file, os.getpid())

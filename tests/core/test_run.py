@@ -13,6 +13,8 @@ from safetensors.numpy import load_file
 
 from runner import checkpoint, files
 from runner.errors import DataError
+from runner.evaluate import evaluate
+from runner.observers import Observers
 from runner.testing.fake_engine import FakeEngine
 
 if TYPE_CHECKING:
@@ -211,7 +213,7 @@ def test_an_epoch_is_on_the_disk_before_it_is_evaluated(project, monkeypatch, ep
     result = project.run().json
     straight = project.path / "straight"
     project.run_folder().rename(straight)
-    evaluate = FakeEngine.eval_step
+    eval_step = FakeEngine.eval_step
 
     def fail(engine, batch):
         [*_, last] = project.checkpoints()  # the disk of a process that is killed here
@@ -219,7 +221,7 @@ def test_an_epoch_is_on_the_disk_before_it_is_evaluated(project, monkeypatch, ep
             position = checkpoint.load(last).info.position
             assert (position.epoch, position.step_in_epoch) == (epoch - 1, 12)
             raise DataError("an image cannot be read")
-        return evaluate(engine, batch)
+        return eval_step(engine, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(FakeEngine, "eval_step", fail)
@@ -416,3 +418,76 @@ def test_a_damaged_manifest_is_named(project):
     outcome = project.runner("resume", folder)
     assert outcome.code == 6
     assert "manifest.json is damaged" in outcome.err
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("moment", ["epoch_finished", "evaluation"])
+def test_a_folder_that_is_removed_during_the_run_is_written_again(
+    project, monkeypatch, epoch, moment
+):
+    calls = []
+
+    def remove():
+        calls.append(1)
+        if len(calls) == epoch:
+            shutil.rmtree(project.run_folder())
+
+    if moment == "evaluation":
+        monkeypatch.setattr(
+            "runner.train.evaluate", lambda *a, **named: (remove(), evaluate(*a, **named))[1]
+        )
+    else:
+        finished = Observers.epoch_finished
+        monkeypatch.setattr(Observers, "epoch_finished", lambda *a: (remove(), finished(*a))[1])
+    monkeypatch.setenv("RUNNER_PLUGINS", "fake,data,logs")
+    outcome = project.run(extra="loggers: [{name: step_csv}]\n")
+    assert outcome.code == 0, outcome.err
+    folder = project.run_folder()
+    missing = outcome.json["folder_lost"][0]["missing"]
+    # a checkpoint may have been written there again before it was looked
+    assert missing[:3] == ["recipe.yaml", "manifest.json", "events.jsonl"]
+    assert json.loads((folder / "result.json").read_text())["folder_lost"][0]["missing"] == missing
+    assert "was removed or moved away" in outcome.err
+    events = project.events()
+    names = [event["event"] for event in events]
+    assert names.count("run.folder_lost") == 1
+    assert names.count("epoch.finished") == 3  # those before it as well
+    assert (names[0], names[-1]) == ("data.opened", "run.finished")
+    found = [checkpoint.load(path) for path in project.checkpoints()]
+    assert found[-1].info.position.epoch == 3
+    again = project.runner("resume", folder, "--json")
+    assert (again.code, again.json) == (0, outcome.json)
+
+
+def test_a_log_that_is_moved_away_is_written_again(project, monkeypatch):
+    finished = Observers.epoch_finished
+
+    def move(*arguments):
+        file = project.run_folder() / "events.jsonl"
+        if not file.with_suffix(".1").exists():
+            file.rename(file.with_suffix(".1"))
+        return finished(*arguments)
+
+    monkeypatch.setattr(Observers, "epoch_finished", move)
+    outcome = project.run()
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["folder_lost"] == [{"missing": ["events.jsonl"]}]
+    assert [e["event"] for e in project.events()].count("epoch.finished") == 3
+
+
+def test_a_folder_that_goes_while_a_checkpoint_is_written_does_not_end_the_run(
+    project, monkeypatch
+):
+    real, calls = checkpoint._file_record, []
+
+    def remove(path):
+        calls.append(path)
+        if len(calls) == 4:
+            shutil.rmtree(project.run_folder())
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "_file_record", remove)
+    outcome = project.run()
+    assert outcome.code == 0, outcome.err
+    assert [path.name for path in project.checkpoints()] == ["step_00000024", "step_00000036"]
+    assert len(outcome.json["folder_lost"]) == 1

@@ -207,3 +207,9 @@ def test_a_process_that_waits_in_vain_says_so_in_time(tmp_path: Path) -> None:
     assert error.startswith("an exchange failed: another process is gone, or took no part in it ")
     assert "for 10 s (RuntimeError: " in error
     assert "raise distributed.timeout_s" in error
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("way", ["often", "resumed"])
+def test_saving_changes_nothing(found: Found, rank: int, way: str) -> None:
+    assert all(found.ranks[rank]["saved"][way])

@@ -207,12 +207,46 @@ def train_all(
     return losses, arrays
 
 
+def save_often(
+    group: MindSporeGroup, device: MindSporeDevice, conftest: Any
+) -> dict[str, list[bool]]:
+    """Save after each step, and continue from the first: is all as in one that saves at the end?
+
+    Each process has running statistics of its own, of 4 images.
+    """
+    batches = conftest._make_batches(3, images=IMAGES, size=8)
+    spec, model = conftest._make_spec, conftest.tiny_entry()
+    straight, often, resumed = (
+        Trained(spec, model, device, group, mode="pynative", ema_decay=0.9) for _ in range(3)
+    )
+    straight.steps(batches)
+    often.steps(batches[:1])
+    resumed.engine.load_weights(often.engine.weights())
+    resumed.engine.load_state(often.engine.state())
+    resumed.steps(batches[1:])
+    for batch in batches[1:]:
+        often.steps([batch])
+    expected = content(straight.engine)
+    names = sorted(name for name in expected if name.startswith("own/"))
+    assert len(names) == 2, names
+    return {
+        name: [bool(np.array_equal(other[key], expected[key])) for key in expected]
+        for name, other in (("often", content(often.engine)), ("resumed", content(resumed.engine)))
+    }
+
+
+def content(engine: MindSporeEngine) -> dict[str, Any]:
+    """Return everything that a checkpoint would hold."""
+    return {**engine.weights(), **engine.state().tensors}
+
+
 def main() -> None:
     import conftest  # type: ignore[import-not-found]  # it lies beside this file
 
     device = open_cpu(CpuOptions())
     group = join(device, 600)
     found: dict[str, Any] = {
+        "saved": save_often(group, device, conftest),
         "role": os.environ["MS_ROLE"],
         "world_size": group.world_size,
         "described": group.describe(),

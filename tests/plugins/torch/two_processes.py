@@ -166,6 +166,23 @@ def train_with_batch_norm(conftest: Any, device: TorchDevice, group: TorchGroup)
     return arrays
 
 
+def save_often(conftest: Any, device: TorchDevice, group: TorchGroup) -> list[bool]:
+    """Save after each step: is all as where it is saved at the end?"""
+    batches = conftest._make_batches(3, images=4 * group.world_size, size=8)
+    found = []
+    for times in (1, len(batches)):
+        spec = conftest._make_spec(model=conftest.tiny_entry(), group=group, ema_decay=0.9)
+        engine = TorchEngine(spec, device)
+        for number, batch in enumerate(batches, start=1):
+            engine.train_step(share(batch, group), RATE)
+            if times > 1 or number == len(batches):
+                engine.agree()
+        found.append({**engine.weights(), **engine.state().tensors})
+    once, often = found
+    assert group.rank or len([name for name in once if name.startswith("own/")]) == 2
+    return [bool(np.array_equal(often[name], array)) for name, array in once.items()]
+
+
 def continue_with_many(conftest: Any, device: TorchDevice, group: TorchGroup) -> dict[str, Any]:
     """Train a network whose gradients are exchanged in another order after the first step."""
     batches = conftest._make_batches(2, images=4 * group.world_size, size=48)
@@ -219,6 +236,7 @@ def main() -> None:
     if sys.argv[1:] == ["many"]:
         found = {
             **continue_with_many(conftest, device, group),
+            "saved": save_often(conftest, device, group),
             "averaged": average_often(group),
             "waited": wait_in_vain(group),
         }
