@@ -194,6 +194,10 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         if fields["synthetic_because"]
         else f"{fields['split']}: {fields['images']} of the recipe's own {fields['of']} images"
     ),
+    "data.two_labels": lambda fields: (
+        f"warning: {fields['split']}: {fields['images']} images are the same files as images of "
+        f"another class, such as {fields['example']}"
+    ),
     "data.overlap": lambda fields: (
         f"warning: {fields['images']} of {fields['of']} validation images are training images "
         f"(such as {fields['example']}), so their accuracy says little of other images"

@@ -12,7 +12,7 @@ from runner import consistency, manifest, weights
 from runner.console import RankConsole
 from runner.contracts import Group
 from runner.data.image_files import ImageFiles
-from runner.data.overlap import overlap
+from runner.data.overlap import overlap, two_labels
 from runner.errors import UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
@@ -183,12 +183,19 @@ class Opened:
             self.plan.check_shares(len(self.train.dataset.labels))
 
     def _tell_overlap(self) -> int | None:
-        """Tell of validation images that are training images too.
+        """Tell of images with two labels, and of validation images that are training images too.
 
         Returns:
-            Their number; ``None`` where nothing can be said, as of images that are not files.
+            The number of the latter; ``None`` where nothing can be said, as of images that are not
+            files.
         """
         train, val = (split and split.dataset for split in (self.train, self.val))
+        for split in self.splits():
+            if isinstance(split.dataset, ImageFiles):
+                found = two_labels(split.dataset)
+                if found.images:
+                    count = {"images": found.images, "example": found.example}
+                    self.events.emit("data.two_labels", split=split.name, **count)
         if not isinstance(train, ImageFiles) or not isinstance(val, ImageFiles):
             return None
         found = overlap(train, val)

@@ -242,6 +242,35 @@ class TestOverlap:
         (data / "val/dog/train5.png").symlink_to("../../train/dog/train5.png")
         assert self.count(data) == (1, "val/dog/train5.png")
 
+    def test_a_class_of_hard_links_to_another_is_refused(self, project, data: Path) -> None:
+        for path in sorted((data / "train/cat").iterdir()):
+            target = data / "train/kitten" / path.name
+            target.parent.mkdir(exist_ok=True)
+            target.hardlink_to(path)
+        make_images(data, ["val/kitten/x.png"])
+        outcome = project.run(*folders(data))
+        assert outcome.code == 5
+        assert "all 8 images of the class 'kitten' are the same files as images of 'cat'" in (
+            outcome.err
+        )
+
+    def test_images_with_two_labels_are_told(self, project, data: Path) -> None:
+        (data / "train/dog/again.png").hardlink_to(data / "train/cat/train2.png")
+        lines = [
+            "val/cat/val0.png 0",
+            "val/cat/val1.png 0",
+            "val/cat/val0.png 1",
+            "val/dog/val0.png 1",
+        ]
+        (data / "val.txt").write_text("\n".join(lines))
+        found = overlap.two_labels(opened(data, "train"))
+        assert (found.images, found.example) == (1, str(data / "train/dog/again.png"))
+        assert overlap.two_labels(opened(data, "val")).images == 0
+        dataset = f"{{name: list_file, root: {data}, train_list: val.txt, val_list: val.txt}}"
+        smaller = ("--set", "train.batch_size=2")
+        outcome = project.run("--set", f"dataset={dataset}", *smaller)
+        assert "warning: train: 1 images are the same files as images of another" in outcome.err
+
     def test_it_is_told_counted_and_in_the_result(self, project, data: Path) -> None:
         link_files(data, hard)
         outcome = project.run(*folders(data))

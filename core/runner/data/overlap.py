@@ -1,17 +1,21 @@
-"""Validation images that are training images, as far as file systems tell without reading any.
+"""Images that are there twice, as far as file systems tell without reading any.
 
-The same folder under two names, the same file named twice, and links are found. Copies are not:
-telling them apart takes reading all images.
+Of validation images that are training images, and of images with two labels, the same folder under
+two names, the same file named twice, and links are found. Copies are not: telling them apart takes
+reading all images.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from runner.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,7 +35,7 @@ LOOKED_AT = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """How many validation images are training images, and one of them."""
+    """How many images are there twice, and one of them."""
 
     images: int
     example: str = ""
@@ -45,6 +49,43 @@ def overlap(train: ImageFiles, val: ImageFiles) -> Overlap:
     if not found.any():
         return Overlap(images=0)
     return Overlap(images=int(found.sum()), example=val.describe(int(found.argmax())))
+
+
+def two_labels(images: ImageFiles) -> Overlap:
+    """Count the images that are one file with an image of another class, where they are not many.
+
+    Raises:
+        DataError: All images of a class are also those of another one.
+    """
+    count = len(images.labels)
+    if count > MANY:
+        return Overlap(images=0)
+    linked = any(_is_link(images.describe(index)) for index in _spread(count))
+    labels: list[int] = images.labels.tolist()
+    first: dict[object, int] = {}
+    wrong = []
+    for index, label in enumerate(labels):
+        path = images.paths[index]
+        key = (_identity(images.describe(index)) or path) if linked else path
+        if labels[first.setdefault(key, index)] != label:
+            wrong.append((index, first[key]))
+    _check_classes_differ(images, labels, wrong)
+    return Overlap(images=len(wrong), example=images.describe(wrong[0][0]) if wrong else "")
+
+
+def _check_classes_differ(
+    images: ImageFiles, labels: list[int], wrong: list[tuple[int, int]]
+) -> None:
+    sizes = Counter(labels)
+    shared = Counter((labels[index], labels[other]) for index, other in wrong)
+    for (label, other), count in shared.items():
+        if count == sizes[label]:
+            one, two = (images.classes[number] for number in (other, label))
+            raise DataError(
+                f"all {count} images of the class {two!r} are the same files as images of {one!r}, "
+                f"such as {images.describe(wrong[0][0])}; expected classes of different images, "
+                "remove one of them"
+            )
 
 
 def _in_same_folders(train: ImageFiles, val: ImageFiles) -> NDArray[np.bool_]:

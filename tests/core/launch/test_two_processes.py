@@ -160,6 +160,24 @@ def test_every_rank_tells_which_images_it_has_skipped(project, launched):
     assert event["image"].endswith("blue/3.png")
 
 
+def test_one_validation_image_is_evaluated_once(project, launched):
+    folder = project.path / "photos"
+    for split, name, count in (("train", "red", 8), ("train", "blue", 8), ("val", "red", 1)):
+        (folder / split / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (8, 8), name).save(folder / split / name / f"{number}.png")
+    (folder / "val/red/0.png").unlink()
+    (folder / "val/red/0.png").hardlink_to(folder / "train/red/7.png")
+    recipe = project.write_recipe().read_text()
+    data = f"dataset: {{name: class_folders, root: {folder}, missing_classes: true}}"
+    (project.path / "colours.yaml").write_text(recipe.replace("dataset: fake_colours", data))
+    ended = launched.finish(project.start("run", "colours.yaml", "--devices", "2", "--json"))
+    assert ended.code == 0, ended.err
+    result = json.loads(ended.out)
+    assert (result["metrics"]["val.count"], result["val_images_in_train"]) == (1, 1)
+    assert ended.err.count("1 of 1 validation images are training images") == 1
+
+
 def test_a_recipe_that_only_evaluates_shares_its_images(project, launched, alone):
     assert launched.finish(launched.start(command="train")).code == 0
     saved = checkpoint.latest(project.run_folder() / "checkpoints")
