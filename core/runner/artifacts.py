@@ -23,10 +23,10 @@ from typing_extensions import NotRequired, TypedDict
 from runner.checked import CheckedPredictor
 from runner.contracts import ArtifactInfo
 from runner.data.decoding import AS_STORED, Decoding
-from runner.errors import ArtifactError, MissingRuntimeError, UsageError
+from runner.errors import ArtifactError, DataError, MissingRuntimeError, UsageError
 from runner.files import sha256
 from runner.plugin_returns import calling
-from runner.storage import paths, records
+from runner.storage import archives, paths, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,10 +38,15 @@ if TYPE_CHECKING:
     from runner.contracts import Predictor
     from runner.data.transforms import Transform
     from runner.entries import PredictorEntry
-    from runner.registry import Registry
+    from runner.events import EventLog
+    from runner.registry import Registered, Registry
 
 INFO, GOLDEN = "artifact.json", "golden.safetensors"
 
+TRUST = (
+    "if you made it, or trust who did with all that you may do on this machine, add --trust; "
+    "otherwise export the checkpoint that it was made from again"
+)
 LARGEST_INPUT = 1 << 29
 """Numbers in one call of a fixed batch: 2 GiB in float32."""
 
@@ -117,6 +122,8 @@ class Artifact:
     """Files that have a checksum, by their path inside the folder."""
     decoding: Decoding = AS_STORED
     """How encoded images become pixels."""
+    trusted: bool = False
+    """Whether code that comes with it may run."""
 
 
 def is_artifact(path: Path) -> bool:
@@ -124,8 +131,12 @@ def is_artifact(path: Path) -> bool:
     return (path / INFO).is_file()
 
 
-def read(folder: Path) -> Artifact:
+def read(folder: Path, *, trusted: bool = False) -> Artifact:
     """Read an artifact and check its files against their checksums.
+
+    Args:
+        folder: The artifact.
+        trusted: Whether code that comes with it may run.
 
     Raises:
         ArtifactError: It is not an artifact, or was changed, or a file is missing or damaged.
@@ -136,7 +147,7 @@ def read(folder: Path) -> Artifact:
         for name, digest in content["files"].items():
             _check_file(folder, name, digest)
         _check_listed(content)
-        artifact = _artifact(folder, record)
+        artifact = _artifact(folder, record, trusted=trusted)
         _check_sizes(artifact)
     except OSError as error:
         raise ArtifactError(
@@ -148,7 +159,13 @@ def read(folder: Path) -> Artifact:
     return artifact
 
 
-def _artifact(folder: Path, record: records.Record) -> Artifact:
+def tell_unchecked(artifact: Artifact, events: EventLog) -> None:
+    """Report an older artifact, whose record has no checksum."""
+    if not artifact.checked:
+        events.emit("warning", message=records.without_checksum([artifact.folder / INFO]))
+
+
+def _artifact(folder: Path, record: records.Record, *, trusted: bool) -> Artifact:
     content = record.content
     info = content["info"]
     return Artifact(
@@ -168,6 +185,7 @@ def _artifact(folder: Path, record: records.Record) -> Artifact:
         source=content.get("source"),
         checked=record.checked,
         listed=frozenset(content["files"]),
+        trusted=trusted,
     )
 
 
@@ -210,8 +228,7 @@ def _check_sizes(artifact: Artifact) -> None:
     """Refuse sizes before they take memory, and what no exporter writes.
 
     Raises:
-        ValueError: A size is too large, or images would have no fixed size.
-        DataError: A transform is random.
+        ValueError: A size is too large, images would have no fixed size, or a step is random.
     """
     from runner.data.transforms import check_not_random, off_scale, output_size
 
@@ -219,7 +236,10 @@ def _check_sizes(artifact: Artifact) -> None:
         raise ArtifactError(f"{artifact.folder / INFO}: {key}: {message}")
     if min(artifact.std) <= 0 or not math.isfinite(artifact.tolerance):
         raise ValueError("std must be larger than 0, and tolerance finite")
-    check_not_random(artifact.transforms)
+    try:
+        check_not_random(artifact.transforms)
+    except DataError as error:
+        raise ValueError(str(error)) from None
     if output_size(artifact.transforms) is None:
         raise ValueError("its transforms do not end at a fixed size")
     fixed = [length for length in artifact.info.input_shape if isinstance(length, int)]
@@ -301,6 +321,8 @@ def open_predictor(artifact: Artifact, registry: Registry) -> ArtifactModel:
 
     Raises:
         MissingRuntimeError: No runtime does.
+        ArtifactError: It is not trusted, and loading it would execute something in it; or it is an
+            archive whose members lead outside.
     """
     wanted = artifact.info.format
     try:
@@ -310,6 +332,34 @@ def open_predictor(artifact: Artifact, registry: Registry) -> ArtifactModel:
     if registered.reason:
         raise MissingRuntimeError(f"nothing here runs the format {wanted!r}: {registered.reason}")
     entry = cast("PredictorEntry", registered.entry)
+    try:
+        file = paths.inside(artifact.folder, artifact.info.file)
+        if file.is_file():
+            archives.check(file)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{artifact.folder}: {error}; {KIND.remedy}") from None
+    if not artifact.trusted:
+        _check_harmless(artifact, file, registered)
     with calling(registered, "load()", ArtifactError):
         predictor = entry.load(artifact.folder, artifact.info)
     return ArtifactModel(artifact, CheckedPredictor(predictor, registered, len(artifact.classes)))
+
+
+def _check_harmless(artifact: Artifact, file: Path, registered: Registered) -> None:
+    """Refuse an artifact that would execute something of its own, or was added to.
+
+    Raises:
+        ArtifactError: It would, or has been.
+    """
+    if file.is_file() and artifact.info.file not in artifact.listed:
+        raise ArtifactError(
+            f"{file} is not among the files that {INFO} lists, so nobody knows where it comes "
+            f"from; {TRUST}"
+        )
+    executes = cast("PredictorEntry", registered.entry).executes
+    if executes is None:
+        return
+    with calling(registered, "executes()", ArtifactError):
+        found = executes(artifact.folder, artifact.info)
+    if found:
+        raise ArtifactError(f"{file} is not only data: loading it executes {found}; {TRUST}")

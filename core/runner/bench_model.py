@@ -50,6 +50,7 @@ def bench(
     steps: int,
     warmup: int,
     listener: Listener | None = None,
+    trusted: bool = False,
 ) -> dict[str, Any]:
     """Measure a model and return the figures (JSON).
 
@@ -60,6 +61,7 @@ def bench(
         steps: Calls that are measured.
         warmup: Calls before them.
         listener: Learns what happens.
+        trusted: Whether code that comes with an artifact may run.
 
     Raises:
         UsageError: ``path`` is none of these, an artifact takes other batches, or an override has
@@ -72,7 +74,8 @@ def bench(
                 "an artifact runs as it is, in its own runtime: --set and --device have no effect "
                 "on it"
             )
-        artifact = artifacts.read(path)
+        artifact = artifacts.read(path, trusted=trusted)
+        artifacts.tell_unchecked(artifact, EventLog(listener))
         size = artifacts.batch_size(artifact, batch_size, otherwise=BATCH_SIZE)
         model = artifacts.open_predictor(artifact, plugins.load().registry)
         inputs = model.inputs(_images(artifact.transforms, size))

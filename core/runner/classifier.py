@@ -113,13 +113,22 @@ def _from_engine(plan: Plan, engine: Engine, classes: tuple[str, ...]) -> Classi
     )
 
 
-def open_artifact(path: Path, registry: Registry) -> Classifier:
+def open_artifact(
+    path: Path, events: EventLog, registry: Registry, *, trusted: bool = False
+) -> Classifier:
     """Load an exported artifact; the framework that wrote it is not needed.
+
+    Args:
+        path: The artifact.
+        events: Receives what should be known of it.
+        registry: The runtimes.
+        trusted: Whether code that comes with it may run.
 
     Raises:
         ArtifactError: It is damaged, or nothing installed can run it.
     """
-    artifact = artifacts.read(path)
+    artifact = artifacts.read(path, trusted=trusted)
+    artifacts.tell_unchecked(artifact, events)
     model = artifacts.open_predictor(artifact, registry)
     return Classifier(
         classes=artifact.classes,

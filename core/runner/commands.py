@@ -29,7 +29,7 @@ from runner.errors import DataError, RecipeError, UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
 from runner.launch import status
-from runner.launch.place import alone_in_pod, take_place
+from runner.launch.place import take_place
 from runner.plan import check_runnable
 from runner.ranks import telling_alone
 from runner.session import open_device, open_engine, open_split
@@ -101,21 +101,13 @@ def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any
         SystemExit: Processes that were started for several devices have failed.
     """
     with telling_alone():
-        _take_place(loaded.plan, request)
+        take_place(loaded.plan, request.machines)
         resolved = _as_launched(loaded.plan)
         needed = launch.is_needed(resolved, request.machines)
     request = replace(request, devices=loaded.plan.recipe.device.count)
     if needed:
         return _launch(resolved, runs_dir / resolved.name, request)
     return status.hand_over(run.start(resolved, loaded.plugins, runs_dir, request))
-
-
-def _take_place(resolved: Plan, request: run.Request) -> None:
-    """Become a rank where a batch system says so; tell where others are left out."""
-    take_place(resolved, request.machines)
-    alone = alone_in_pod(resolved, request.machines)
-    if alone:
-        EventLog(request.listener).emit("warning", message=alone)
 
 
 def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[str, Any] | None:
@@ -142,7 +134,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
                 return finished
         changed = continuing.changed(folder, source, checked, overrides, registry)
         resolved = plan.resolve(str(manifest["recipe"]), checked, registry)
-        _take_place(resolved, request)
+        take_place(resolved, request.machines)
         resolved = _as_launched(resolved)
         needed = launch.is_needed(resolved, request.machines)
     request = replace(request, devices=checked.device.count)
@@ -218,7 +210,12 @@ def _launch(resolved: Plan, folder: Path, request: run.Request) -> dict[str, Any
 
 
 def evaluate(
-    path: Path, overrides: Sequence[str], *, recipe_name: str | None, listener: Listener | None
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    recipe_name: str | None,
+    listener: Listener | None,
+    trusted: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Evaluate a checkpoint, a run, every checkpoint of a folder, an artifact, or a weights file.
 
@@ -230,6 +227,7 @@ def evaluate(
         recipe_name: The recipe to use in place of the one that a run carries; a weights file
             that is not in a run needs it.
         listener: Learns what happens.
+        trusted: Whether code that comes with an artifact may run.
 
     Raises:
         CheckpointError: The classes of the data are not those of the model.
@@ -239,7 +237,7 @@ def evaluate(
     events = EventLog(listener)
     if artifacts.is_artifact(path):
         refuse_device(overrides)
-        artifact = classifier.open_artifact(path, registry)
+        artifact = classifier.open_artifact(path, events, registry, trusted=trusted)
         # an artifact brings its own pre-processing, whatever the recipe says by now
         split = open_split(resolved, "val", events, artifact.transforms, artifact.decoding)
         models = iter([(path, artifact)])
@@ -266,8 +264,18 @@ def predict(
     top: int,
     batch_size: int,
     listener: Listener | None = None,
+    trusted: bool = False,
 ) -> list[Prediction]:
     """Predict image files with a checkpoint, a run or an artifact.
+
+    Args:
+        model: What predicts.
+        images: Files, and folders of files.
+        overrides: Changes to the recipe of a checkpoint.
+        top: Classes of each image.
+        batch_size: Images in one pass.
+        listener: Learns what should be known of the model.
+        trusted: Whether code that comes with an artifact may run.
 
     Raises:
         UsageError: ``model`` stands for several checkpoints, or there is no image.
@@ -286,7 +294,7 @@ def predict(
         refuse_device(overrides)
         if overrides:
             raise UsageError("an artifact carries all that predicts: --set has no effect on it")
-        opened = classifier.open_artifact(model, registry)
+        opened = classifier.open_artifact(model, found_in_images, registry, trusted=trusted)
     else:
         found = classifier.checkpoints_at(model)
         if len(found) > 1:
@@ -347,14 +355,32 @@ def export_checkpoint(
         ]
 
 
-def verify(path: Path) -> tuple[artifacts.Artifact, verification.Verification]:
+def verify(
+    path: Path,
+    *,
+    tolerance: float | None = None,
+    trusted: bool = False,
+    listener: Listener | None = None,
+) -> tuple[artifacts.Artifact, verification.Verification]:
     """Replay an artifact's stored images and compare with the live model's answers.
 
+    Args:
+        path: The artifact.
+        tolerance: Largest difference that agrees; what the artifact says if ``None``, which its
+            exporter must then allow.
+        trusted: Whether code that comes with the artifact may run.
+        listener: Learns what should be known of the artifact.
+
     Raises:
-        ArtifactError: The artifact is damaged, or nothing installed can run it.
+        ArtifactError: The artifact is damaged, or allows more than its exporter, or nothing
+            installed can run it.
     """
-    artifact = artifacts.read(path)
-    model = artifacts.open_predictor(artifact, plugins.load().registry)
+    registry = plugins.load().registry
+    artifact = artifacts.read(path, trusted=trusted)
+    allowed = verification.allowed(artifact, tolerance, registry)
+    artifacts.tell_unchecked(artifact, EventLog(listener))
+    artifact = replace(artifact, tolerance=allowed)
+    model = artifacts.open_predictor(artifact, registry)
     return artifact, verification.verify(artifact, model)
 
 

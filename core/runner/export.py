@@ -337,7 +337,7 @@ class _Job:
                 temporary.rename(folder)
         except OSError as error:
             raise StorageError(f"cannot write {folder}: {error.strerror or error}") from error
-        return read(folder)
+        return read(folder, trusted=True)
 
 
 @contextmanager

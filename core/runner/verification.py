@@ -9,11 +9,14 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from runner import metrics
-from runner.artifacts import GOLDEN
+from runner.artifacts import GOLDEN, INFO
+from runner.data.transforms import fixed_size
+from runner.entries import ConverterEntry
 from runner.errors import ArtifactError
+from runner.registry import ANY_FRAMEWORK
 
 if TYPE_CHECKING:
     from typing import Any
@@ -23,8 +26,12 @@ if TYPE_CHECKING:
 
     from runner.artifacts import Artifact, ArtifactModel
     from runner.contracts import Loader
-    from runner.entries import ConverterEntry, ExporterEntry
+    from runner.entries import ExporterEntry
     from runner.metrics import Evaluation
+    from runner.registry import Registry
+
+TOLERANCE = 1e-4
+"""What an exporter is taken to declare whose plugin is not installed here."""
 
 
 REDUCED = {"fp16": 0.05, "bf16": 0.1}
@@ -87,11 +94,10 @@ def verify(artifact: Artifact, model: ArtifactModel) -> Verification:
         ArtifactError: A logit is not finite.
     """
     import numpy as np
-    from safetensors.numpy import load_file
 
     from runner.data.samples import preprocess
 
-    golden = load_file(artifact.folder / GOLDEN)
+    seen, expected = _golden(artifact)
     pixels = np.stack(
         [
             preprocess(
@@ -103,7 +109,7 @@ def verify(artifact: Artifact, model: ArtifactModel) -> Verification:
         ]
     )
     # The graph is fed with the stored pixels: a difference in pre-processing shows on its own.
-    logits, expected = model.logits(golden["pixels"]), golden["logits"]
+    logits = model.logits(seen)
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():
         raise ArtifactError(
@@ -112,13 +118,72 @@ def verify(artifact: Artifact, model: ArtifactModel) -> Verification:
         )
     return Verification(
         images=len(expected),
-        pixels_equal=bool(np.array_equal(pixels, golden["pixels"])),
+        pixels_equal=bool(np.array_equal(pixels, seen)),
         max_difference=_difference(logits, expected) / (_magnitude(expected) or 1.0),
         tolerance=artifact.tolerance,
         min_agreement=artifact.min_agreement,
         same_top1=int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum()),
         runtime=dict(model.describe()),
     )
+
+
+def _golden(artifact: Artifact) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the pixels ``[N, H, W, C]`` that the live model saw, and its logits ``[N, K]``."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = artifact.folder / GOLDEN
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError, TypeError, AttributeError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}; export it again") from error
+    count, shapes = len(artifact.golden), {name: item.shape for name, item in found.items()}
+    size = fixed_size(artifact.transforms)
+    expected = {"pixels": (count, *size, 3), "logits": (count, len(artifact.classes))}
+    types = {name: str(item.dtype) for name, item in found.items()}
+    if shapes != expected or types != {"pixels": "uint8", "logits": "float32"}:
+        raise ArtifactError(
+            f"{path} holds {shapes} of {types}; expected {expected} in uint8 and float32: export "
+            "it again"
+        )
+    return found["pixels"], found["logits"]
+
+
+def allowed(artifact: Artifact, given: float | None, registry: Registry) -> float:
+    """Return the tolerance that counts: what the caller gives, else what the artifact says.
+
+    Raises:
+        ArtifactError: The artifact allows more than the exporter that wrote it declares.
+    """
+    if given is not None:
+        return given
+    declared = _declared(artifact, registry)
+    if artifact.tolerance > declared:
+        raise ArtifactError(
+            f"{artifact.folder / INFO} allows a difference of {artifact.tolerance:g}, and "
+            f"{artifact.exporter or 'its exporter'} declares {declared:g}; give what you allow: "
+            f"--tolerance {artifact.tolerance:g}"
+        )
+    return artifact.tolerance
+
+
+def _declared(artifact: Artifact, registry: Registry) -> float:
+    """Return the largest tolerance of the entries that may have written an artifact.
+
+    It names the one that did; older ones tell a conversion from an export at least.
+    """
+    entries = [
+        cast("ExporterEntry | ConverterEntry", item.entry) for item in registry.entries("exporter")
+    ]
+    candidates = [
+        entry
+        for entry in entries
+        if entry.framework in {artifact.framework, ANY_FRAMEWORK}
+        and (entry.name == artifact.exporter or not artifact.exporter)
+        and isinstance(entry, ConverterEntry) == bool(artifact.source)
+    ]
+    declared = [declared_tolerance(entry, artifact.compute) for entry in candidates]
+    return max(declared, default=TOLERANCE)
 
 
 def check(artifact: Artifact, result: Verification) -> None:

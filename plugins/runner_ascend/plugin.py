@@ -88,7 +88,13 @@ def runner_register_predictors() -> Iterable[PredictorEntry]:
         summary="Ascend offline models on a card",
         formats=("om",),
         load=_load_om,
+        executes=_om_executes,
     )
+
+
+def _om_executes(folder: Path, info: ArtifactInfo) -> str:
+    compiled = (folder / info.file).is_file()
+    return "machine code for the card, and for its host" if compiled else ""
 
 
 def _open_summary(run: RunInfo, options: SummaryOptions) -> RunLogger:

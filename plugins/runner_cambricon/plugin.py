@@ -64,7 +64,12 @@ def runner_register_predictors() -> Iterable[PredictorEntry]:
         install=INSTALL,
         formats=("magicmind",),
         load=_load,
+        executes=_executes,
     )
+
+
+def _executes(folder: Path, info: ArtifactInfo) -> str:
+    return "a TorchScript program with machine code for the card"
 
 
 def _recognises(words: Sequence[str]) -> bool:

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
         StoredWeights,
     )
     from runner.entries import Command, LaunchRequest, LoaderRequest, Translation
-    from runner.machines import Machines
     from runner.options import NoOptions
 
 FRAMEWORK = "mindspore"
@@ -81,12 +80,6 @@ def _launched_world_size() -> int | None:
     return launched_world_size()
 
 
-def _pod() -> Machines | None:
-    from runner_mindspore.launch import pod
-
-    return pod()
-
-
 def _launched_local_rank() -> int | None:
     from runner_mindspore.launch import launched_local_rank
 
@@ -114,7 +107,6 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         launch=_launch,
         launched_world_size=_launched_world_size,
         launched_local_rank=_launched_local_rank,
-        pod=_pod,
         join=_join,
         takes_signals=True,
     )
@@ -351,6 +343,12 @@ def _load_mindir(folder: Path, info: ArtifactInfo) -> Predictor:
     return load_mindir(folder, info)
 
 
+def _mindir_executes(folder: Path, info: ArtifactInfo) -> str:
+    from runner_mindspore.graphs import executes
+
+    return executes(folder / info.file)
+
+
 @hookimpl
 def runner_register_predictors() -> Iterable[PredictorEntry]:
     """Offer MindSpore as the runtime of its own exports."""
@@ -361,6 +359,7 @@ def runner_register_predictors() -> Iterable[PredictorEntry]:
         install=INSTALL,
         formats=("mindir",),
         load=_load_mindir,
+        executes=_mindir_executes,
     )
 
 

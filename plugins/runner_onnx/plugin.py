@@ -47,6 +47,12 @@ def _load(folder: Path, info: ArtifactInfo) -> Predictor:
     return load_onnx(folder, info)
 
 
+def _executes(folder: Path, info: ArtifactInfo) -> str:
+    from runner_onnx.predictor import executes
+
+    return executes(folder, info)
+
+
 @hookimpl
 def runner_register_exporters() -> Iterable[ConverterEntry]:
     """Offer smaller types for what any framework exports to ONNX."""
@@ -95,4 +101,5 @@ def runner_register_predictors() -> Iterable[PredictorEntry]:
         install=INSTALL,
         formats=("onnx",),
         load=_load,
+        executes=_executes,
     )

@@ -87,3 +87,26 @@ def load_onnx(folder: Path, info: ArtifactInfo) -> OnnxPredictor:
     chosen = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(chosen) if chosen.isdecimal() else len(os.sched_getaffinity(0))
     return OnnxPredictor(folder / info.file, info, threads=threads)
+
+
+def executes(folder: Path, info: ArtifactInfo) -> str:
+    """Return which files a model reads beside its own, or an empty text."""
+    path = folder / info.file
+    if b"location" not in path.read_bytes():  # the key under which a file would be named
+        return ""
+    try:
+        import onnx
+    except ImportError as error:
+        return f"reads of files, perhaps; this cannot be told without onnx ({error})"
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        tensors = list(onnx.external_data_helper._get_all_tensors(model))
+    except Exception as error:  # noqa: BLE001  whatever a stranger's file leads to
+        return f"what nobody can tell, as onnx cannot read it: {error}"
+    named = [
+        entry.value
+        for tensor in tensors
+        for entry in tensor.external_data
+        if entry.key == "location"
+    ]
+    return f"a read of the file {named[0]!r}" if named else ""

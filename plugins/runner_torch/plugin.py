@@ -23,11 +23,9 @@ from runner.hooks import hookimpl
 from runner.options import NoOptions
 from runner_torch.device_entry import FRAMEWORK, REQUIRES, device_entry, probe
 from runner_torch.launch import (
-    job,
     launch,
     launched_local_rank,
     launched_world_size,
-    pod,
     rank_environment,
 )
 from runner_torch.options import (
@@ -99,8 +97,6 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         launched_world_size=launched_world_size,
         launched_local_rank=launched_local_rank,
         rank_environment=rank_environment,
-        pod=pod,
-        job=job,
         join=_join,
     )
 
@@ -309,6 +305,16 @@ def _load_compiled(folder: Path, info: ArtifactInfo) -> Predictor:
     return load_compiled(folder, info)
 
 
+def _program_executes(folder: Path, info: ArtifactInfo) -> str:
+    from runner_torch.programs import executes
+
+    return executes(folder / info.file)
+
+
+def _compiled_executes(folder: Path, info: ArtifactInfo) -> str:
+    return "a shared library, which AOTInductor compiled"
+
+
 @hookimpl
 def runner_register_predictors() -> Iterable[PredictorEntry]:
     """Offer torch as the runtime of its own exports."""
@@ -319,6 +325,7 @@ def runner_register_predictors() -> Iterable[PredictorEntry]:
         install=INSTALL,
         formats=("torch_export",),
         load=_load_program,
+        executes=_program_executes,
     )
     yield PredictorEntry(
         name="aot_inductor",
@@ -327,4 +334,5 @@ def runner_register_predictors() -> Iterable[PredictorEntry]:
         install=INSTALL,
         formats=("aot_inductor",),
         load=_load_compiled,
+        executes=_compiled_executes,
     )

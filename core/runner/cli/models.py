@@ -17,6 +17,7 @@ from runner.cli.options import (
     PrecisionOption,
     SetOption,
     SmokeOption,
+    TrustOption,
     overrides,
 )
 from runner.errors import DataError, UsageError
@@ -44,6 +45,7 @@ def evaluate(
     recipe: Annotated[str, typer.Option(help="The recipe, for weights that carry none.")] = "",
     set_: SetOption = None,
     device: DeviceOption = "",
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a model over the whole validation split."""
@@ -53,7 +55,9 @@ def evaluate(
 
     results = []
     changes = overrides(set_, device=device)
-    for result in commands.evaluate(path, changes, recipe_name=recipe or None, listener=Console()):
+    for result in commands.evaluate(
+        path, changes, recipe_name=recipe or None, listener=Console(), trusted=trust
+    ):
         results.append(result)
         if not as_json:
             streams.deliver_text(evaluation_line(result))
@@ -70,6 +74,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one pass.")] = 32,
     set_: SetOption = None,
     device: DeviceOption = "",
+    trust: TrustOption = False,
 ) -> None:
     """Predict the classes of image files."""
     from runner import commands
@@ -87,6 +92,7 @@ def predict(
         overrides(set_, device=device),
         top=top,
         batch_size=batch_size,
+        trusted=trust,
         listener=Console(),
     )
     text = writers[format_](found)
@@ -134,15 +140,23 @@ def export(
 
 def verify(
     artifact: Annotated[Path, typer.Argument(help="A folder that `runner export` wrote.")],
+    tolerance: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            min=0, help="Largest difference of logits, of their largest magnitude, that agrees."
+        ),
+    ] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare an exported model with the live model's stored answers."""
     from dataclasses import asdict
 
     from runner import commands
+    from runner.console import Console
     from runner.verification import check
 
-    read, result = commands.verify(artifact)
+    read, result = commands.verify(artifact, tolerance=tolerance, trusted=trust, listener=Console())
     if as_json:
         streams.deliver_json({"passed": result.passed, **asdict(result)})
     check(read, result)
@@ -179,6 +193,7 @@ def bench(
     devices: DevicesOption = "",
     precision: PrecisionOption = "",
     smoke: SmokeOption = False,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure images per second: a recipe's loader, training and inference, or a trained model."""
@@ -205,6 +220,7 @@ def bench(
             steps=steps or bench_model.STEPS,
             warmup=warmup or bench_model.WARMUP,
             listener=Console(),
+            trusted=trust,
         )
         _print_bench(result, bench_model.as_table, as_json=as_json)
         return

@@ -44,6 +44,14 @@ NodeRankOption = Annotated[
 RdzvOption = Annotated[
     str, typer.Option(metavar="HOST:PORT", help="Where machines meet: machine 0 and a free port.")
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Let an artifact run code of its own, with your rights: for one that you made, or "
+        "whose maker you trust.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 RunsDirOption = Annotated[Path, typer.Option(help="Where run folders are made.")]
 RUNS = Path("runs")

@@ -20,6 +20,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Let an artifact run code of its own, with your rights.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 SetOption = Annotated[
     Optional[list[str]],  # noqa: UP045  typer evaluates this on Python 3.10
@@ -66,6 +69,7 @@ def run(
         typer.Option(min=1, help="Images in one call; 1, or what the model is fixed to."),
     ] = None,
     set_: SetOption = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict the validation split, write raw logits, labels and the time, and score them."""
@@ -82,6 +86,7 @@ def run(
         dtype=dtype.value,
         batch_size=batch_size,
         listener=Console(),
+        trusted=trust,
     )
     if as_json:
         streams.deliver_json({**result.as_data(), **asdict(timing)})

@@ -31,6 +31,7 @@ def predict(
     dtype: str,
     batch_size: int | None,
     listener: Listener | None,
+    trusted: bool = False,
 ) -> tuple[Score, Timing]:
     """Write an artifact's logits for every image of the validation split, and score the files.
 
@@ -47,7 +48,8 @@ def predict(
     commands.refuse_device(overrides)
     registry = plugins.load().registry
     resolved = commands.plan_for(path, overrides, recipe_name, registry)
-    artifact = artifacts.read(path)
+    artifact = artifacts.read(path, trusted=trusted)
+    artifacts.tell_unchecked(artifact, EventLog(listener))
     batch_size = artifacts.batch_size(artifact, batch_size, otherwise=1)
     model = artifacts.open_predictor(artifact, registry)
     events = EventLog(listener)

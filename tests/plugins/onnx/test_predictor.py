@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from runner import ArtifactInfo
 from runner.errors import ArtifactError
 from runner_onnx.plugin import runner_register_predictors
-from runner_onnx.predictor import load_onnx
+from runner_onnx.predictor import executes, load_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,3 +72,20 @@ def test_a_damaged_file(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(ArtifactError, match="export the model again"):
         load_onnx(folder, INFO)
+
+
+@pytest.mark.parametrize("place", ["weights.bin", "../../secret"])
+def test_tensors_in_other_files_are_found(folder: Path, place: str) -> None:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=place)
+    model = onnx.load(folder / "model.onnx")
+    assert executes(folder, INFO) == ""
+    model.graph.doc_string = "a location"
+    onnx.save(model, folder / "model.onnx")
+    assert executes(folder, INFO) == ""
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor))
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    assert executes(folder, INFO) == f"a read of the file {place!r}"
+    (folder / "model.onnx").write_bytes(b"location")
+    assert "onnx cannot read it" in executes(folder, INFO)
