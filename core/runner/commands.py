@@ -29,7 +29,7 @@ from runner.errors import DataError, RecipeError, UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
 from runner.launch import status
-from runner.launch.place import take_place
+from runner.launch.place import alone_in_pod, take_place
 from runner.plan import check_runnable
 from runner.ranks import telling_alone
 from runner.session import open_device, open_engine, open_split
@@ -101,13 +101,21 @@ def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any
         SystemExit: Processes that were started for several devices have failed.
     """
     with telling_alone():
-        take_place(loaded.plan, request.machines)
+        _take_place(loaded.plan, request)
         resolved = _as_launched(loaded.plan)
         needed = launch.is_needed(resolved, request.machines)
     request = replace(request, devices=loaded.plan.recipe.device.count)
     if needed:
         return _launch(resolved, runs_dir / resolved.name, request)
     return status.hand_over(run.start(resolved, loaded.plugins, runs_dir, request))
+
+
+def _take_place(resolved: Plan, request: run.Request) -> None:
+    """Become a rank where a batch system says so; tell where others are left out."""
+    take_place(resolved, request.machines)
+    alone = alone_in_pod(resolved, request.machines)
+    if alone:
+        EventLog(request.listener).emit("warning", message=alone)
 
 
 def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[str, Any] | None:
@@ -134,7 +142,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
                 return finished
         changed = continuing.changed(folder, source, checked, overrides, registry)
         resolved = plan.resolve(str(manifest["recipe"]), checked, registry)
-        take_place(resolved, request.machines)
+        _take_place(resolved, request)
         resolved = _as_launched(resolved)
         needed = launch.is_needed(resolved, request.machines)
     request = replace(request, devices=checked.device.count)

@@ -94,15 +94,27 @@ class RankPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command line, and the environment variables that it adds."""
+    """A command line, and the environment variables that it adds or does without."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    unset: Sequence[str] = ()
+    """Variables that it must not see, such as those in which a launcher would read options."""
     host: str = ""
     """Address of the machine that it is for; this one if empty."""
     interrupted: bool = True
     """Interrupt the launcher when ``runner`` is killed. Not one that would kill its processes then:
     they notice it themselves, and save."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a launcher that starts its processes again tells of itself."""
+
+    id: str
+    """The same in every attempt."""
+    restarted: bool
+    """Whether it has counted an attempt before; not every machine need know of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +149,14 @@ class FrameworkEntry(Entry):
     rank_environment: Callable[[RankPlace], Mapping[str, str]] | None = None
     """Return the environment that makes a process a rank, where a batch system has started one
     process for each device; ``None`` if the framework needs its own launcher."""
+    pod: Callable[[], Machines | None] | None = None
+    """Return the place of this machine among others, where the environment tells it in variables
+    that the framework shares with its launcher, as in the pods of an operator of Kubernetes, and no
+    launcher has started this process. Core works on this machine alone, and says so. Imports
+    nothing."""
+    job: Callable[[], Job | None] | None = None
+    """Return the job that a launcher started by somebody else belongs to, if it starts processes
+    again; core continues the run that an earlier attempt has begun. Imports nothing."""
     takes_signals: bool = False
     """The framework's libraries install signal handlers of their own, so that Python's are not
     called; the run then blocks the signals before the framework is imported, and waits for them

@@ -25,6 +25,7 @@ CALLABLES = frozenset(
     {
         *("open", "probe", "build", "export", "load", "read_weights"),
         *("launch", "launched_world_size", "launched_local_rank", "join", "rank_environment"),
+        *("pod", "job"),
         *("open_loader", "source_options", "convert", "recognises", "translate"),
         "recognises_weights",
         "executes",

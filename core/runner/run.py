@@ -14,7 +14,7 @@ from runner.continuing import Changed
 from runner.contracts import RunInfo
 from runner.errors import RunnerError
 from runner.evaluate import evaluate
-from runner.launch import status
+from runner.launch import job, status
 from runner.opening import Opened, Request
 from runner.ranks import AgreedStop
 from runner.saving import Saver
@@ -48,6 +48,13 @@ def start(plan: Plan, plugins: Plugins, runs_dir: Path, request: Request) -> dic
         if before:
             ranks.lead(lambda: continuing.check_recipe(before.folder, plan.recipe, registry))
             return run.go_on(before.folder, None)
+        of_job = job.begun(plan, runs_dir, ranks)
+        if of_job:
+            finished = ranks.lead(of_job.read_result)
+            if ranks.lowest(finished is not None) is not None:
+                return finished
+            ranks.lead(lambda: continuing.check_recipe(of_job, plan.recipe, registry))
+            return run.go_on(of_job, None)
         opened.load_initial_weights()
         folder = ranks.lead(lambda: run.create_folder(runs_dir))
         return run.carry_out(continuing.meet_in(folder, ranks), None)
@@ -94,7 +101,11 @@ class _Run:
     def create_folder(self, runs_dir: Path) -> RunDir:
         """Make the run folder, with what it holds from the start."""
         checked = self._plan.recipe
-        manifest = {**self._opened.manifest(), "resolved": recipe.resolved(checked)}
+        manifest = {
+            **self._opened.manifest(),
+            "resolved": recipe.resolved(checked),
+            "job": job.describe(self._plan),
+        }
         folder = rundir.create(runs_dir, self._plan.name, recipe.dump(checked), manifest)
         status.tell_folder(folder.path)  # at once: a further attempt makes no second one
         return folder

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from runner import interpreter
 from runner.entries import Command
 from runner.errors import DeviceError, PluginError, UsageError
+from runner.machines import Machines
 from runner_mindspore import rank_table
 from runner_mindspore.traits import available_cores, by_kind
 
@@ -30,6 +31,15 @@ PORTS = range(20000, 30000)
 """Where the scheduler listens: below the ports that Linux gives to outgoing connections."""
 QUIET_START = {"MS_SUBMODULE_LOG_v": "{DISTRIBUTED:3}"}
 """Environment without which every attempt to reach the scheduler while it starts is a warning."""
+POD = (
+    "MS_ROLE",
+    "MS_WORKER_NUM",
+    "MS_LOCAL_WORKER",
+    "MS_NODE_RANK",
+    "MS_SCHED_HOST",
+    "MS_SCHED_PORT",
+)
+"""What an operator of Kubernetes tells the pods of a job; msrun tells its processes the same."""
 RANK_TABLE_ENVIRONMENT = {
     "DEPLOY_MODE": "0",
     "GE_USE_STATIC_MEMORY": "1",
@@ -70,6 +80,7 @@ def _msrun(request: LaunchRequest) -> Command:
             *(python.name, interpreter.BOOT, "runner", *request.arguments),
         ],
         environment={**_path(python), **_unless_set({**QUIET_START, **own, **_threads(request)})},
+        unset=[name for name in POD if name in os.environ],
         interrupted=False,  # it kills its processes then, before they have saved
     )
 
@@ -171,11 +182,28 @@ def launched_world_size() -> int | None:
 
     msrun's scheduler, which leads the processes together, counts as one that was launched.
     """
-    if "MS_ROLE" in os.environ:
+    if "MS_ROLE" in os.environ and not _in_pod():
         return _number("MS_WORKER_NUM")
     if "RANK_TABLE_FILE" in os.environ and "RANK_ID" in os.environ:
         return _number("RANK_SIZE")
     return None
+
+
+def _in_pod() -> bool:
+    """Return whether ``MS_ROLE`` is that of a pod: msrun numbers its processes."""
+    return "MS_LOCAL_WORKER" in os.environ and "RANK_ID" not in os.environ
+
+
+def pod() -> Machines | None:
+    """Return the place of this pod among others; an implementation of ``FrameworkEntry.pod``."""
+    if not _in_pod():
+        return None
+    values = {name: os.environ.get(f"MS_{name}", "") for name in ("WORKER_NUM", "LOCAL_WORKER")}
+    rank, host, port = (os.environ.get(name, "") for name in POD[-3:])
+    if not all(text.isdecimal() for text in (*values.values(), rank, port)) or not host:
+        return None
+    count = int(values["WORKER_NUM"]) // max(1, int(values["LOCAL_WORKER"]))
+    return Machines(count=count, rank=int(rank), host=host, port=int(port))
 
 
 def launched_local_rank() -> int | None:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         StoredWeights,
     )
     from runner.entries import Command, LaunchRequest, LoaderRequest, Translation
+    from runner.machines import Machines
     from runner.options import NoOptions
 
 FRAMEWORK = "mindspore"
@@ -80,6 +81,12 @@ def _launched_world_size() -> int | None:
     return launched_world_size()
 
 
+def _pod() -> Machines | None:
+    from runner_mindspore.launch import pod
+
+    return pod()
+
+
 def _launched_local_rank() -> int | None:
     from runner_mindspore.launch import launched_local_rank
 
@@ -107,6 +114,7 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         launch=_launch,
         launched_world_size=_launched_world_size,
         launched_local_rank=_launched_local_rank,
+        pod=_pod,
         join=_join,
         takes_signals=True,
     )

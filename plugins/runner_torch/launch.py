@@ -11,14 +11,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from runner import interpreter
+from runner.entries import Job
 from runner.errors import DeviceError, UsageError
+from runner.machines import Machines
 from runner_torch.traits import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from runner.entries import Command, LaunchRequest, RankPlace
-    from runner.machines import Machines
+
+
+AUTOLOAD = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+"""As in ``runner_torch.autoload``: the launcher, which computes nothing, imports torch as well."""
+OPTIONS = "PET_"
+"""What torchrun reads its options from: those of a pod are not those of this command."""
+TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""Environment in which a launcher tells a process its place."""
 
 
 def launch(request: LaunchRequest) -> Sequence[Command]:
@@ -41,7 +50,8 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
         replace(
             launcher,
             arguments=[*launcher.arguments, *_meeting(request), *processes, *watched, *program],
-            environment=unless_set({**threads, **_network(request.machines)}),
+            environment=unless_set({**AUTOLOAD, **threads, **_network(request.machines)}),
+            unset=[name for name in os.environ if name.startswith(OPTIONS)],
         )
     ]
 
@@ -101,9 +111,52 @@ def unless_set(defaults: Mapping[str, str]) -> Mapping[str, str]:
 
 def launched_world_size() -> int | None:
     """Return how many processes torchrun has started, this one among them, on all machines."""
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return _number("WORLD_SIZE")
-    return None
+    return _number("WORLD_SIZE") if _is_launched() else None
+
+
+def _is_launched() -> bool:
+    """Return whether the place that the environment tells is that of a process, not of a pod.
+
+    A PyTorchJob with a Master numbers its pods with ``RANK``, and tells nothing of the processes on
+    each. An AscendJob tells which there are: ``LOCAL_RANK=0,1`` and so on.
+    """
+    environ = os.environ
+    if not all(name in environ for name in TOLD):
+        return False
+    if "TORCHELASTIC_RUN_ID" in environ:
+        return True
+    one_card = "MINDX_TASK_ID" in environ and environ["LOCAL_WORLD_SIZE"] == "1"
+    return "," not in environ["LOCAL_RANK"] and not one_card
+
+
+def pod() -> Machines | None:
+    """Return the place of this pod among others; an implementation of ``FrameworkEntry.pod``."""
+    environ = os.environ
+    if _is_launched():
+        return None
+    prefix = OPTIONS if OPTIONS + "NNODES" in environ else ""
+    host, port = (environ.get(f"{prefix}MASTER_{name}", "") for name in ("ADDR", "PORT"))
+    if prefix:
+        count, rank = environ["PET_NNODES"], environ.get("PET_NODE_RANK", "")
+    else:
+        count, rank = environ.get("WORLD_SIZE", ""), environ.get("RANK", "")
+        local = environ.get("LOCAL_WORLD_SIZE", "1")
+        if local.isdecimal() and count.isdecimal():  # an AscendJob counts cards
+            count = str(int(count) // max(1, int(local)))
+    if not (count.isdecimal() and rank.isdecimal() and port.isdecimal() and host):
+        return None
+    return Machines(count=int(count), rank=int(rank), host=host, port=int(port))
+
+
+def job() -> Job | None:
+    """Return the job of torchrun; an implementation of ``FrameworkEntry.job``."""
+    environ = os.environ
+    if not _is_launched() or "TORCHELASTIC_RUN_ID" not in environ:
+        return None
+    name = environ["TORCHELASTIC_RUN_ID"]
+    if name == "none":  # it was given no number
+        name = f"{name} at {environ.get('MASTER_ADDR')}:{environ.get('MASTER_PORT')}"
+    return Job(id=name, restarted=environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0")
 
 
 def launched_local_rank() -> int | None:
@@ -123,7 +176,7 @@ class LocalPlace:
 
 def local_place() -> LocalPlace | None:
     """Return the place that torchrun has given this process; ``None`` if it was started alone."""
-    if "LOCAL_RANK" in os.environ and "LOCAL_WORLD_SIZE" in os.environ:
+    if _is_launched():
         return LocalPlace(rank=_number("LOCAL_RANK"), processes=_number("LOCAL_WORLD_SIZE"))
     return None
 

@@ -23,9 +23,11 @@ from runner.hooks import hookimpl
 from runner.options import NoOptions
 from runner_torch.device_entry import FRAMEWORK, REQUIRES, device_entry, probe
 from runner_torch.launch import (
+    job,
     launch,
     launched_local_rank,
     launched_world_size,
+    pod,
     rank_environment,
 )
 from runner_torch.options import (
@@ -97,6 +99,8 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         launched_world_size=launched_world_size,
         launched_local_rank=launched_local_rank,
         rank_environment=rank_environment,
+        pod=pod,
+        job=job,
         join=_join,
     )
 

@@ -61,6 +61,8 @@ def commands(
 
 def line(command: Command) -> str:
     """Write a command as a shell takes it."""
-    variables = [f"{name}={display.quote(value)}" for name, value in command.environment.items()]
+    removed = [word for name in command.unset for word in ("-u", name)]
+    variables = ["env", *removed] if removed else []
+    variables += [f"{name}={display.quote(value)}" for name, value in command.environment.items()]
     place = [f" # on {command.host}"] if command.host else []
     return " ".join([*variables, display.command(command.arguments), *place])

@@ -15,6 +15,22 @@ if TYPE_CHECKING:
     from runner.plan import Plan
 
 
+def alone_in_pod(plan: Plan, machines: Machines) -> str:
+    """Say that this machine works alone where its environment names others; "" if it does not.
+
+    Operators of Kubernetes tell every pod of a job its place, whatever runs in it.
+    """
+    entry = plan.framework_entry
+    found = entry.pod() if entry.pod and not machines.several and not is_watched() else None
+    if found is None or not found.several:
+        return ""
+    return (
+        f"the environment names this machine as number {found.rank} of {found.count} of a job, and "
+        f"the run is on this machine alone; for one run on all of them add --nnodes {found.count} "
+        f"--node-rank {found.rank} --rdzv {found.endpoint}, with --devices for all together"
+    )
+
+
 def take_place(plan: Plan, machines: Machines) -> None:
     """Set the environment that makes this process a rank, where SLURM has started all of them.
 

@@ -21,7 +21,7 @@ from runner.errors import DeviceError
 from runner.signals import SIGNALS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from runner.entries import Command
@@ -55,7 +55,7 @@ def start(command: Command, environment: Mapping[str, str], output: BinaryIO) ->
         # A session of its own: Ctrl-C reaches this process alone, which passes it on.
         child = subprocess.Popen(
             command.arguments,
-            env={**os.environ, **command.environment, **environment},
+            env={**_without(command.unset), **command.environment, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -69,6 +69,10 @@ def start(command: Command, environment: Mapping[str, str], output: BinaryIO) ->
         ) from error
     mark = (f"{name}={value}".encode() for name, value in environment.items())
     return Launcher(child, frozenset(mark))
+
+
+def _without(names: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in names}
 
 
 def _prepare(*, interrupted: bool) -> Callable[[], None]:

@@ -34,6 +34,8 @@ ARGUMENTS = {
     ("framework", "launched_local_rank"): 0,
     ("framework", "join"): 2,
     ("framework", "rank_environment"): 1,
+    ("framework", "pod"): 0,
+    ("framework", "job"): 0,
     ("device", "probe"): 0,
     ("device", "open"): 1,
     ("dataset", "open"): 2,

@@ -229,6 +229,8 @@ def runner_register_frameworks() -> Sequence[FrameworkEntry]:
             launch=fake_group.launch,
             launched_world_size=fake_group.launched_world_size,
             launched_local_rank=fake_group.launched_local_rank,
+            pod=fake_group.pod,
+            job=fake_group.job,
             join=fake_group.join,
             rank_environment=fake_group.rank_environment,
             takes_signals=os.environ.get("RUNNER_FAKE_SIGNALS") == "1",

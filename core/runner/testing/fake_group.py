@@ -10,6 +10,10 @@ the same, are told of each other by environment variables:
     RUNNER_FAKE_FIRST_RANK: Rank of the first process of this machine; the first machine has the
         helper.
     RUNNER_FAKE_SOCKET: Where rank 0 listens, a path or ``host:port``; a new path when unset.
+    RUNNER_FAKE_JOB: What the job is called, and how often its processes were started again, such as
+        ``night:1``; no job when unset.
+    RUNNER_FAKE_POD: Place of this machine among others, such as ``1/4 at host:port``, where no
+        launcher has started its processes.
     RUNNER_FAKE_LOGS: Folder for what each process prints; all print what the launcher does when
         unset.
 """
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -29,7 +34,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO, final
 
 from runner import interpreter
+from runner.entries import Job
 from runner.errors import OtherRankError
+from runner.machines import Machines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
     from runner.entries import Command, LaunchRequest, RankPlace
 
 WORLD_SIZE, FIRST_RANK = "RUNNER_FAKE_WORLD_SIZE", "RUNNER_FAKE_FIRST_RANK"
+JOB, POD = "RUNNER_FAKE_JOB", "RUNNER_FAKE_POD"
 SOCKET, LOGS = "RUNNER_FAKE_SOCKET", "RUNNER_FAKE_LOGS"
 RANK, LOCAL_RANK = "RUNNER_FAKE_RANK", "RUNNER_FAKE_LOCAL_RANK"
 HELPER = "helper"
@@ -83,6 +91,20 @@ def launched_world_size() -> int | None:
 def launched_local_rank() -> int | None:
     """Return the number of this process on its machine; ``None`` for the one that helps."""
     return int(os.environ[LOCAL_RANK]) if LOCAL_RANK in os.environ else None
+
+
+def pod() -> Machines | None:
+    """Return the place of this machine among others that an operator tells."""
+    found = re.fullmatch(r"(\d+)/(\d+) at (\S+):(\d+)", os.environ.get(POD, ""))
+    if found is None or WORLD_SIZE in os.environ:
+        return None
+    return Machines(rank=int(found[1]), count=int(found[2]), host=found[3], port=int(found[4]))
+
+
+def job() -> Job | None:
+    """Return the job of a launcher that starts processes again."""
+    name, _, restarts = os.environ.get(JOB, "").partition(":")
+    return Job(id=name, restarted=restarts != "0") if name else None
 
 
 def join(device: Device, timeout_s: float) -> FakeGroup:

@@ -20,7 +20,7 @@ from runner.launch import cards, network
 from runner.machines import Machines
 from runner.options import NoOptions
 from runner_mindspore import rank_table
-from runner_mindspore.launch import launch, launched_world_size
+from runner_mindspore.launch import launch, launched_local_rank, launched_world_size, pod
 from runner_mindspore.options import MindSporeOptions
 
 if TYPE_CHECKING:
@@ -120,6 +120,36 @@ def test_on_the_cpu_cores_are_shared_and_times_are_set():
     assert command.environment["OMP_NUM_THREADS"] == str(max(1, CORES // 2))
     assert command.environment["MS_NODE_TIMEOUT"] == "10"
     assert command.environment["MS_HEARTBEAT_RETRY_TIMEOUT"] == "10"
+
+
+POD = {
+    "MS_ROLE": "MS_WORKER",
+    "MS_WORKER_NUM": "4",
+    "MS_LOCAL_WORKER": "2",
+    "MS_NODE_RANK": "1",
+    "MS_SCHED_HOST": "job-0",
+    "MS_SCHED_PORT": "8118",
+    "MINDX_TASK_ID": "7",
+}
+"""What the AscendJob of MindCluster's operator tells a pod."""
+
+
+def test_the_place_of_a_pod_is_not_that_of_a_process(monkeypatch):
+    for name, value in POD.items():
+        monkeypatch.setenv(name, value)
+    assert (launched_world_size(), launched_local_rank()) == (None, None)
+    assert pod() == Machines(count=2, rank=1, host="job-0", port=8118)
+    (command,) = launch(request_for("cpu", 2))
+    assert set(POD) - set(command.unset) == {"MINDX_TASK_ID"}
+
+
+@pytest.mark.parametrize("role", ["MS_WORKER", "MS_SCHED"])
+def test_in_a_pod_msrun_still_tells_its_processes_their_place(monkeypatch, role):
+    for name, value in {**POD, "MS_ROLE": role, "RANK_ID": "0", "DEVICE_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert launched_world_size() == 4
+    assert launched_local_rank() == (0 if role == "MS_WORKER" else None)
+    assert pod() is None
 
 
 def test_what_the_user_has_set_stays(monkeypatch):

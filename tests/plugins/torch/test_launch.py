@@ -8,17 +8,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from runner.entries import LaunchRequest, RankPlace
+from runner.entries import Job, LaunchRequest, RankPlace
 from runner.errors import DeviceError, UsageError
 from runner.interpreter import BOOT
 from runner.launch import cards, network
 from runner.machines import Machines
 from runner_torch.device_entry import device_entry
 from runner_torch.launch import (
+    AUTOLOAD,
     LocalPlace,
+    job,
     launch,
+    launched_local_rank,
     launched_world_size,
     local_place,
+    pod,
     rank_environment,
 )
 from runner_torch.options import CpuOptions, CudaOptions, TorchOptions
@@ -35,7 +39,7 @@ SECOND_OF_TWO = Machines(
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing was launched."""
-    for name in (*VARIABLES, "GLOO_SOCKET_IFNAME"):
+    for name in (*VARIABLES, "GLOO_SOCKET_IFNAME", "TORCH_DEVICE_BACKEND_AUTOLOAD"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -72,9 +76,10 @@ def test_torchrun_starts_the_processes_and_they_share_the_cores() -> None:
         *("--nproc-per-node", "2", *WATCHED),
         *("--", BOOT, "runner", "train", "quickstart", "--rdzv", "a:1"),
     ]
-    assert command.environment == {"OMP_NUM_THREADS": str(max(1, available_cores() // 2))}
+    threads = str(max(1, available_cores() // 2))
+    assert command.environment == {"OMP_NUM_THREADS": threads, **AUTOLOAD}
     (command,) = launch(request_for(4 * available_cores()))
-    assert command.environment == {"OMP_NUM_THREADS": "1"}
+    assert command.environment == {"OMP_NUM_THREADS": "1", **AUTOLOAD}
 
 
 def test_on_several_machines_each_starts_its_own_processes() -> None:
@@ -86,7 +91,72 @@ def test_on_several_machines_each_starts_its_own_processes() -> None:
         *("--", BOOT, "runner", "train", "quickstart", "--rdzv", "a:1"),
     ]
     threads = str(max(1, available_cores() // 2))
-    assert command.environment == {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": "eth1"}
+    network = {"GLOO_SOCKET_IFNAME": "eth1"}
+    assert command.environment == {"OMP_NUM_THREADS": threads, **network, **AUTOLOAD}
+
+
+# What operators of Kubernetes tell a pod: Kubeflow's TrainJob (Trainer 2.3), its PyTorchJob with a
+# Master (Training Operator 1.9), and MindCluster's AscendJob, with two cards and with one.
+MASTER = {"MASTER_ADDR": "job-0", "MASTER_PORT": "23456"}
+TRAIN_JOB = {
+    "PET_NNODES": "2",
+    "PET_NPROC_PER_NODE": "auto",
+    "PET_NODE_RANK": "1",
+    "PET_MASTER_ADDR": "job-0",
+    "PET_MASTER_PORT": "23456",
+}
+PYTORCH_JOB = {**MASTER, "WORLD_SIZE": "2", "RANK": "1", "PYTHONUNBUFFERED": "1"}
+ASCEND_JOB = {
+    **MASTER,
+    "WORLD_SIZE": "4",
+    "RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "LOCAL_RANK": "0,1",
+    "MINDX_TASK_ID": "7",
+}
+ONE_CARD = {**ASCEND_JOB, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+PODS = [TRAIN_JOB, PYTORCH_JOB, ASCEND_JOB, ONE_CARD]
+
+
+@pytest.mark.parametrize("variables", PODS)
+def test_the_place_of_a_pod_is_not_that_of_a_process(monkeypatch, variables) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (launched_world_size(), launched_local_rank()) == (None, None)
+    assert pod() == Machines(count=2, rank=1, host="job-0", port=23456)
+    (command,) = launch(request_for(2))
+    assert sorted(command.unset) == sorted(name for name in variables if name[:4] == "PET_")
+
+
+@pytest.mark.parametrize("variables", PODS)
+def test_in_a_pod_torchrun_still_tells_its_processes_their_place(monkeypatch, variables) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    be_launched(monkeypatch, 1, 2)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    assert (launched_world_size(), launched_local_rank(), pod()) == (2, 1, None)
+
+
+def test_a_pod_that_is_alone_or_told_nothing_has_no_place(monkeypatch) -> None:
+    assert pod() is None
+    for name, value in {**PYTORCH_JOB, "WORLD_SIZE": "1", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    found = pod()
+    assert found is not None
+    assert not found.several
+    monkeypatch.delenv("MASTER_PORT")
+    assert pod() is None
+
+
+def test_a_job_of_torchrun_is_known_by_its_number_or_its_place(monkeypatch) -> None:
+    assert job() is None
+    be_launched(monkeypatch, 1, 2)
+    for name, value in {**MASTER, "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    assert job() == Job(id="none at job-0:23456", restarted=False)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "night")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert job() == Job(id="night", restarted=True)
 
 
 def test_the_launcher_leaves_the_arguments_of_the_processes_alone() -> None:
@@ -137,7 +207,7 @@ def test_cards_have_the_numbers_that_nvidia_smi_shows() -> None:
 def test_threads_that_the_user_has_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     (command,) = launch(request_for(2))
-    assert command.environment == {}
+    assert command.environment == AUTOLOAD
 
 
 def test_one_card_for_several_processes_is_refused() -> None:
