@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner import display, recipe
 from runner.errors import DataError, RunnerError
+from runner.framework.cores import cpu_quota, visible_cores
 from runner.launch.lines import Start, launch_lines
 from runner.plan import check_devices, unusable, without_effect
 
@@ -250,11 +250,13 @@ def _threads(plan: Plan, start: Start) -> str:
     """Say how many threads read images, beside the cores that there are here."""
     each = plan.recipe.loader.workers
     processes = max(1, plan.recipe.device.count // start.machines.count)
-    cores = len(os.sched_getaffinity(0))
+    cores, quota = visible_cores(), cpu_quota()
     threads = f"{each} thread{'s' if each > 1 else ''}"
     if processes > 1:
         threads += f" in each of {processes} processes, {each * processes} on each machine"
-    return f"reads images with {threads}; this machine has {cores} core{'s' if cores > 1 else ''}"
+    limit = "" if quota is None else f", and this process may use the time of {quota:g}"
+    here = f"this machine has {cores} core{'s' if cores > 1 else ''}{limit}"
+    return f"reads images with {threads}; {here}"
 
 
 def _learning_rate(plan: Plan, sizes: Sizes) -> Iterator[str]:

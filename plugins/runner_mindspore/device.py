@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
 from runner.errors import DeviceError
+from runner.framework.cores import available_cores, visible_cores
 from runner_mindspore.autoload import ms, nn
 from runner_mindspore.launch import launched_world_size
 from runner_mindspore.messages import quiet, reason
-from runner_mindspore.traits import ASCEND, CPU, GPU, available_cores
+from runner_mindspore.traits import ASCEND, CPU, GPU
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -182,7 +183,7 @@ def _set_threads(count: int) -> None:
 
 def open_cpu(options: CpuOptions) -> MindSporeDevice:
     """Open the processor, and set the number of threads."""
-    threads = options.threads or _launched_threads()
+    threads = options.threads or _launched_threads() or _allowed_threads()
     if threads is not None:
         _set_threads(threads)
     return open_device(CPU, settings={"threads": threads or available_cores()})
@@ -198,6 +199,12 @@ def _launched_threads() -> int | None:
     if launched_world_size() is None or not first.isdecimal():
         return None
     return min(max(int(first), FEWEST_THREADS), max(available_cores(), FEWEST_THREADS))
+
+
+def _allowed_threads() -> int | None:
+    """Return the threads that a container's quota allows: MindSpore counts the cores in sight."""
+    cores = available_cores()
+    return max(cores, FEWEST_THREADS) if cores < visible_cores() else None
 
 
 def open_gpu(options: GpuOptions) -> MindSporeDevice:

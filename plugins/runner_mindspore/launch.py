@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from runner import interpreter
 from runner.entries import Command
 from runner.errors import DeviceError, PluginError, UsageError
+from runner.framework.cores import available_cores
 from runner.machines import Machines
 from runner_mindspore import rank_table
-from runner_mindspore.traits import available_cores, by_kind
+from runner_mindspore.traits import by_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

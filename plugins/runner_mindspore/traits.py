@@ -5,9 +5,10 @@ This module imports MindSpore only when a row's function is called.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from runner.framework.cores import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -140,8 +141,3 @@ def by_kind(kind: str) -> DeviceTraits | None:
 def by_target(target: str) -> DeviceTraits:
     """Return the row of what ``mindspore.get_context("device_target")`` names."""
     return next(traits for traits in (CPU, GPU, ASCEND) if traits.target == target)
-
-
-def available_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, final
 
 from runner.errors import ArtifactError
+from runner.framework.cores import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,7 +86,7 @@ def load_onnx(folder: Path, info: ArtifactInfo) -> OnnxPredictor:
     # Left to itself the runtime starts a thread for each core of the machine, also for those
     # that this process may not use.
     chosen = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(chosen) if chosen.isdecimal() else len(os.sched_getaffinity(0))
+    threads = (int(chosen) if chosen.isdecimal() else 0) or available_cores()
     return OnnxPredictor(folder / info.file, info, threads=threads)
 
 

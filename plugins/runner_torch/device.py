@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
 from runner.errors import DeviceError
+from runner.framework.cores import available_cores
 from runner_torch.autoload import torch
 from runner_torch.host_memory import keep_freed_memory
 from runner_torch.launch import check_index, local_place
 from runner_torch.precision import COMPUTE_TYPES, cast_problem, casts_whole_network
-from runner_torch.traits import CPU, available_cores
+from runner_torch.traits import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, final
 from runner import interpreter
 from runner.entries import Job
 from runner.errors import DeviceError, UsageError
+from runner.framework.cores import available_cores
 from runner.machines import Machines
-from runner_torch.traits import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

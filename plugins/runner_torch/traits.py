@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runner.framework.cores import available_cores
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
@@ -119,8 +121,3 @@ CUDA = DeviceTraits(
     explain_absence=_explain_no_cuda,
     describe=_describe_cuda,
 )
-
-
-def available_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -145,9 +145,9 @@ def pixels(
 
 
 def _cpus() -> int:
-    import os
+    from runner.framework.cores import available_cores
 
-    return len(os.sched_getaffinity(0))
+    return available_cores()
 
 
 def _description(part: HostPart) -> str:

@@ -15,12 +15,13 @@ import pytest
 
 import runner_torch
 from runner.errors import DeviceError
+from runner.framework.cores import available_cores
 from runner.recipe.schema import PrecisionSection
 from runner_torch.autoload import torch
 from runner_torch.device import open_cpu, open_device, probe_device, set_tf32
 from runner_torch.options import CpuOptions
 from runner_torch.precision import autocast
-from runner_torch.traits import CPU, CUDA, available_cores
+from runner_torch.traits import CPU, CUDA
 
 if TYPE_CHECKING:
     from runner_torch.device import TorchDevice

@@ -10,6 +10,7 @@ import pytest
 
 from runner.entries import Job, LaunchRequest, RankPlace
 from runner.errors import DeviceError, UsageError
+from runner.framework.cores import available_cores
 from runner.interpreter import BOOT
 from runner.launch import cards, network
 from runner.machines import Machines
@@ -26,7 +27,7 @@ from runner_torch.launch import (
     rank_environment,
 )
 from runner_torch.options import CpuOptions, CudaOptions, TorchOptions
-from runner_torch.traits import CUDA, available_cores
+from runner_torch.traits import CUDA
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
 WATCHED = ("--max-restarts", "0", "--redirects", "3", "--log-dir", "logs")

@@ -92,10 +92,27 @@ def test_a_disturbed_run_says_why_and_continues_to_the_same_weights(
     assert folder.last_files() == undisturbed.last_files()
 
 
-def torchrun(folder: RecipeFolder, *arguments: str | Path) -> subprocess.Popen[str]:
+def torchrun(
+    folder: RecipeFolder, *arguments: str | Path, restarts: int = 0
+) -> subprocess.Popen[str]:
     """Start two processes of ``runner`` with torchrun alone."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    return folder.start_program(*launcher, "-m", "--", "runner", *arguments)
+    again = ("--max-restarts", str(restarts))
+    return folder.start_program(*launcher, *again, "-m", "--", "runner", *arguments)
+
+
+@pytest.mark.slow
+def test_what_torchrun_starts_again_continues_the_run_of_its_job(
+    undisturbed: RecipeFolder, make_recipe_folder: Callable[..., RecipeFolder]
+) -> None:
+    folder = make_recipe_folder(RECIPE, **ENVIRONMENT)
+    process = torchrun(folder, "train", "two.yaml", restarts=1)
+    folder.wait_for_checkpoint(process)
+    os.kill(folder.worker("LOCAL_RANK=1"), signal.SIGKILL)
+    out, err = process.communicate()
+    assert process.returncode == 0, out + err
+    assert len(folder.events("run.resumed")) == 1  # in the one run folder
+    assert folder.last_files() == undisturbed.last_files()
 
 
 @pytest.mark.slow

@@ -1,0 +1,96 @@
+"""The cores that this process may use: those it may run on, and what its container's quota allows.
+
+``docker --cpus`` and the CPU limits of Kubernetes leave every core in sight and take time away:
+with a thread for each core, all of them wait most of the time. Linux tells the quota in control
+groups, of version 1 (``cpu.cfs_quota_us``) or 2 (``cpu.max``).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def available_cores() -> int:
+    """Return how many threads this process may let compute at the same time, at least 1.
+
+    A part of a core counts for nothing: threads of one operation wait for each other.
+    """
+    cores, quota = visible_cores(), cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def visible_cores() -> int:
+    """Return how many cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def cpu_quota(proc: Path = Path("/proc/self")) -> float | None:
+    """Return the cores' worth of time that control groups allow; ``None`` where there is no limit.
+
+    Args:
+        proc: What the kernel tells of this process.
+    """
+    return min((quota for folder in _groups(proc) for quota in _quotas(folder)), default=None)
+
+
+class _Mount(NamedTuple):
+    root: Path
+    """The group that is seen at the place."""
+    place: Path
+    controllers: frozenset[str]
+    """Empty for version 2, where a group has all."""
+
+
+def _groups(proc: Path) -> Iterator[Path]:
+    """Yield the folders of the process's group and of those around it, which limit it as well."""
+    mounts = list(_mounts(proc))
+    for line in _lines(proc / "cgroup"):
+        _, names, path = line.split(":", 2)
+        controllers = frozenset(filter(None, names.split(",")))
+        for mount in mounts:
+            if mount.controllers != controllers:
+                continue
+            # outside of the container's own view the path is not below the root
+            below = Path(path).relative_to(mount.root) if _is_below(path, mount.root) else Path()
+            group = mount.place / below
+            yield from (group, *(item for item in group.parents if _is_below(item, mount.place)))
+
+
+def _mounts(proc: Path) -> Iterator[_Mount]:
+    for line in _lines(proc / "mountinfo"):
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        root, place = (Path(text) for text in before.split()[3:5])
+        if kind == "cgroup2":
+            yield _Mount(root, place, frozenset())
+        elif kind == "cgroup" and "cpu" in options.split(","):
+            names = frozenset(options.split(",")) & {"cpu", "cpuacct"}
+            yield _Mount(root, place, names)
+
+
+def _quotas(group: Path) -> Iterator[float]:
+    with suppress(OSError, ValueError):  # "max" is no number
+        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        yield int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota_us, period_us = (int((group / name).read_text(encoding="ascii")) for name in names)
+        if quota_us > 0:
+            yield quota_us / period_us
+
+
+def _is_below(path: str | Path, folder: Path) -> bool:
+    return Path(path).is_relative_to(folder)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return []
