@@ -14,6 +14,7 @@ from runner import (
     classifier,
     continuing,
     export,
+    notes,
     plan,
     plugins,
     recipe,
@@ -90,7 +91,15 @@ def load(
     if shortened:
         resolved = smoke.plan_of(f"{path.stem}-smoke", checked, registry)
     else:
+        remark = notes.batch_of_another_size(
+            document,
+            checked,
+            lambda file: recipe.compose(
+                file, environ=os.environ, allow_unset=True, registry=registry
+            ),
+        )
         resolved = plan.resolve(path.stem, checked, registry, unset=unset)
+        resolved = replace(resolved, remarks=(remark,) if remark else ())
     return Loaded(plan=resolved, document=document, plugins=loaded)
 
 

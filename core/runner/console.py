@@ -208,6 +208,10 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "weights.loaded": lambda fields: (
         f"weights: {fields['path']}: {'; '.join(fields['notes'])}" if fields["notes"] else ""
     ),
+    "train.first_step": lambda fields: (
+        f"  epoch {fields['epoch'] + 1}/{fields['epochs']}  step {fields['step_in_epoch']}/"
+        f"{fields['steps_per_epoch']} took {fields['seconds']:.1f} s, the first one"
+    ),
     "train.overflow": lambda fields: f"  step {fields['step']}: gradients overflowed, step skipped",
     "epoch.finished": _epoch,
     "eval.finished": lambda fields: "eval:" + _evaluation(fields),

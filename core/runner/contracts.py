@@ -110,6 +110,10 @@ class EngineSpec:
     group: Group | None = None
     """The processes that train together; gradients are averaged over them. ``None`` when this
     process is alone. ``micro_batch_size`` is this process's share of a pass."""
+    smallest_pass: tuple[int, int, int] | None = None
+    """Images, height and width of the smallest pass of training; ``None`` where it is not known.
+    Of one image batch normalisation may have a single value per channel, which an engine refuses
+    when it is opened rather than at the end of an epoch."""
 
 
 class Group(Protocol):

@@ -187,6 +187,9 @@ class DeviceEntry(Entry):
     """The same for the address of this machine towards others."""
     is_host: bool = False
     """The machine's own processor, which is always there: named to users whose device is not."""
+    slow_formats: Mapping[str, str] = field(default_factory=dict)
+    """Values of ``precision.compute`` in which it computes many times slower than in fp32, and why;
+    users are told before they wait for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

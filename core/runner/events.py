@@ -19,6 +19,7 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
                       images after the first pass
     engine.opened     what is in effect: precision, memory layout, threads, ...
     weights.loaded    weights that were not trained here: which of a file, and what was done to them
+    train.first_step  how long the first step of a process took
     train.step        every ``train.log_every_steps`` steps
     train.overflow    a step that was skipped because its gradients overflowed
     epoch.finished    train.loss, val.* and throughput.* of one epoch; train.images_per_s and

@@ -11,6 +11,7 @@ from runner import display, recipe
 from runner.errors import DataError, RunnerError
 from runner.framework.cores import cpu_quota, visible_cores
 from runner.launch.lines import Start, launch_lines
+from runner.notes import notes
 from runner.plan import check_devices, unusable, without_effect
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def as_text(plan: Plan, document: Document, start: Start) -> str:
         ("plugins", _plugins(plan, document)),
         ("data and steps", [*_steps(plan, sizes), _threads(plan, start)]),
         ("learning rate", _learning_rate(plan, sizes)),
+        ("worth knowing", _notes(plan, sizes)),
         ("writes", _writes(plan, start.runs_dir)),
         ("starts with", _launch(plan, start, sizes)),
         ("values and where they come from", _values(plan, document)),
@@ -97,6 +99,7 @@ def as_data(plan: Plan, document: Document, start: Start) -> dict[str, Any]:
         "command": "\n".join(_startable(plan, start)),
         "refused": "; ".join(refused) or None,
         "refusals": refused,
+        "notes": _notes(plan, sizes),
         "without_effect": without_effect(plan, elastic=start.machines.elastic),
     }
 
@@ -177,6 +180,11 @@ def refusals(plan: Plan, start: Start, sizes: Sizes) -> list[str]:
             found.append(str(error))
     found += filter(None, (sizes.train.refused, sizes.val.refused))
     return list(dict.fromkeys(found))
+
+
+def _notes(plan: Plan, sizes: Sizes) -> list[str]:
+    images = sizes.train.images
+    return notes(plan, images if _steps_per_epoch(plan, images) else None)
 
 
 def _startable(plan: Plan, start: Start) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -20,6 +20,7 @@ from runner.launch import status
 from runner.launch.begin import begin
 from runner.launch.progress import Progress
 from runner.machines import Machines
+from runner.notes import notes
 from runner.observers import Loggers
 from runner.plan import check_runnable, without_effect
 from runner.plugin_returns import check_members, origin
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from runner.plan import Plan
     from runner.plugins import Plugins
     from runner.session import Split
+
+
+VAL_IMAGES_READ_FIRST = 64
+"""Validation images that each process reads before it trains, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +137,10 @@ class Opened:
         self.ranks.everyone(lambda: self._open_data(stack))
         if self.ranks.group:
             consistency.check_data(self.splits(), self.ranks)
+        if leads:
+            images = len(self.train.dataset.labels) if self.train else None
+            for text in notes(plan, images):
+                self.events.emit("warning", message=text)
         self.val_images_in_train = self.ranks.lead(self._tell_overlap)
         # Processes may exchange something here: one that fails cannot tell the others.
         progress.begin("building the engine")
@@ -142,6 +151,7 @@ class Opened:
             self.events,
             training=self._training,
             group=self.ranks.group,
+            train_images=len(self.train.dataset.labels) if self.train else None,
         )
 
     def __exit__(
@@ -181,6 +191,16 @@ class Opened:
         if self.train:
             check_same_classes(self.train, self.val)
             self.plan.check_shares(len(self.train.dataset.labels))
+            self._read_first_val_images()
+
+    def _read_first_val_images(self) -> None:
+        """Read a batch of the validation split, so that no epoch is lost on what it would meet."""
+        self.ranks.progress.begin("reading validation images")
+        size = min(self.plan.recipe.eval.batch_size, VAL_IMAGES_READ_FIRST)
+        ranks = self.ranks
+        batches = self.val.loader.eval_batches(size, rank=ranks.rank, world_size=ranks.world_size)
+        with closing(batches):
+            next(batches, None)
 
     def _tell_overlap(self) -> int | None:
         """Tell of images with two labels, and of validation images that are training images too.

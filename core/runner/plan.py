@@ -9,7 +9,7 @@ from runner.checked import with_checked_images
 from runner.contracts import EngineSpec
 from runner.conversion import find_source
 from runner.data.decoding import AS_STORED
-from runner.data.transforms import output_size
+from runner.data.transforms import fixed_size, output_size
 from runner.entries import ConverterEntry
 from runner.errors import (
     DataError,
@@ -71,6 +71,8 @@ class Plan:
     """Another device entry of the framework that is there on every machine."""
     unset: tuple[Problem, ...]
     """Environment variables that the recipe names and that have no value."""
+    remarks: tuple[str, ...] = ()
+    """What is worth knowing of how the recipe was written; ``notes`` has it with the rest."""
 
     def entries(self, *, training: bool, exporting: bool) -> tuple[Registered, ...]:
         """Return what the plan uses, with the optimizer and the exporters where they are used."""
@@ -159,6 +161,21 @@ class Plan:
                 "share evenly; set train.last_batch: drop, or fill, which repeats a few images"
             )
 
+    def smallest_pass(self, train_images: int) -> int:
+        """Return the images of the smallest pass of an epoch, whose statistics belong together.
+
+        Raises:
+            DataError: There are fewer images than one batch.
+        """
+        batch, section = self.train_batch, self.train
+        assert batch is not None, "the plan trains"
+        steps, full = self.steps_per_epoch(train_images), train_images // section.batch_size
+        rest = train_images - full * section.batch_size
+        share = -(-rest // batch.devices) if steps > full else 0
+        last = share % batch.micro or min(share, batch.micro)
+        together = batch.devices if section.sync_batch_norm else 1
+        return (min(last, batch.micro) if last else batch.micro) * together
+
     def with_devices(self, count: int) -> Plan:
         """Return the same for another number of devices.
 
@@ -180,7 +197,12 @@ class Plan:
         )
 
     def engine_spec(
-        self, num_classes: int, *, training: bool, group: Group | None = None
+        self,
+        num_classes: int,
+        *,
+        training: bool,
+        group: Group | None = None,
+        train_images: int | None = None,
     ) -> EngineSpec:
         """Return what the framework needs to build the engine."""
         recipe = self.recipe
@@ -208,6 +230,11 @@ class Plan:
             ema_decay=section.ema_decay if section else None,
             sync_batch_norm=section.sync_batch_norm if section else False,
             group=group,
+            smallest_pass=(
+                (self.smallest_pass(train_images), *fixed_size(recipe.transforms.train))
+                if training and train_images
+                else None
+            ),
         )
 
     def _optimizer_of_plugin(self) -> OptimizerEntry | None:

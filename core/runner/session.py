@@ -238,15 +238,17 @@ def open_engine(
     *,
     training: bool,
     group: Group | None = None,
+    train_images: int | None = None,
 ) -> Engine:
     """Build the engine on an open device.
 
     Raises:
         PluginError: Something that the recipe names is not installed.
         DeviceError: The device cannot do what the recipe asks.
+        UsageError: A pass of the training would be of too few images for the model.
     """
     check_runnable(plan, training=training)
-    spec = plan.engine_spec(num_classes, training=training, group=group)
+    spec = plan.engine_spec(num_classes, training=training, group=group, train_images=train_images)
     with calling(plan.framework, "open()"):
         opened = plan.framework_entry.open(spec, device)
     engine = CheckedEngine(opened, origin(plan.framework), num_classes)

@@ -88,6 +88,7 @@ class Trainer:
         # what has not been read from the device yet
         self._pending: list[Deferred[StepResult]] = []
         self._skipped_in_a_row = 0
+        self._stepped = False
         # what was measured
         self._window = Window()
         self._throughput = Throughput()
@@ -171,7 +172,10 @@ class Trainer:
         self._progress.mark()
         position = self._position
         rate = self._plan.learning_rate(position.step, self._steps_per_epoch)
+        began = time.monotonic()
         self._pending.append(self._engine.train_step(batch, rate))
+        if not self._stepped:
+            self._tell_first_step(began)
         self._position = replace(
             position, step=position.step + 1, step_in_epoch=position.step_in_epoch + 1
         )
@@ -181,6 +185,24 @@ class Trainer:
             self._engine.synchronize()
             self._window.settle()
         return rate
+
+    def _tell_first_step(self, began: float) -> None:
+        """Tell how long the first step of this process took, kernels that were compiled included.
+
+        Without a word until a first log line, a device that is far too slow looks like one that
+        hangs.
+        """
+        self._stepped = True
+        self._engine.synchronize()
+        self._events.emit(
+            "train.first_step",
+            step=self._position.step + 1,
+            epoch=self._position.epoch,
+            step_in_epoch=self._position.step_in_epoch + 1,
+            steps_per_epoch=self._steps_per_epoch,
+            epochs=self._section.epochs,
+            seconds=round(time.monotonic() - began, 3),
+        )
 
     def _log(self, rate: float) -> None:
         loss, images, seconds = self._read()

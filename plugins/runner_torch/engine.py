@@ -99,6 +99,7 @@ class TorchEngine:
         self._pixels = Pixels(spec, device, self._memory_format)
         self._unchecked = {True, False}
         self._random_states: dict[str, torch.Tensor] = {}
+        self._check_smallest_pass()
 
     def _build_module(self) -> torch.nn.Module:
         """Build the model, with equal weights and different random numbers on all processes."""
@@ -114,6 +115,24 @@ class TorchEngine:
                 sequence = np.random.SeedSequence([spec.seed, group.rank])
                 torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
         return module.to(memory_format=self._memory_format)
+
+    def _check_smallest_pass(self) -> None:
+        """Try a pass of one image, where training will have one; it leaves nothing behind.
+
+        Raises:
+            UsageError: Batch normalisation would have a single value per channel.
+        """
+        images, height, width = self._spec.smallest_pass or (0, 0, 0)
+        if images != 1 or self._optimizer is None:
+            return
+        self._set_training(enabled=True)
+        black = np.zeros((1, height, width, 3), np.uint8)
+        try:
+            with unchanged(self._module, self._device), torch.no_grad(), self._autocast():
+                self._network.forward(self._pixels.images(black))
+        except (ValueError, RuntimeError) as error:
+            if str(error).startswith(ONE_VALUE):  # anything else is the first step's to explain
+                raise one_value_per_channel(None, self._spec.micro_batch_size) from error
 
     def _prepare(self, module: torch.nn.Module) -> torch.nn.Module:
         network = prepare(module, self._spec.precision)

@@ -130,6 +130,10 @@ def runner_register_devices() -> Iterable[DeviceEntry]:
         probe=partial(probe, CPU),
         open=_open_cpu,
         is_host=True,
+        slow_formats={
+            "fp16": "most processors have no instructions for it",
+            "bf16": "only recent processors have instructions for it (AMX, AVX-512 BF16)",
+        },
     )
     yield device_entry(
         CUDA,

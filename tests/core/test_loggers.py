@@ -149,7 +149,8 @@ def test_steps_come_before_the_line_that_sums_them_up(project, monkeypatch):
         StepCsv, "event", lambda _, name, fields: seen.append((name, fields.get("step")))
     )
     project.run("--set", "train.epochs=1", extra=STEP_CSV)
-    assert seen[:6] == [("run.started", 0), 0, 1, 2, 3, ("train.step", 4)]
+    assert seen[:2] == [("run.started", 0), ("train.first_step", 1)]
+    assert seen[2:7] == [0, 1, 2, 3, ("train.step", 4)]
 
 
 def test_an_overflow_has_no_loss(project):

@@ -29,7 +29,8 @@ def test_a_run_reads_through_it_and_closes_it(project, opened):
     outcome = run(project, "--set", "seed=7")
     assert outcome.code == 0, outcome.err
     train, val = opened
-    assert (train.batches, val.batches) == (36, 3 * 7)  # 3 epochs of 96 / 8 and 32 / 5
+    # 3 epochs of 96 / 8 and 32 / 5, and the one that is read before the first step
+    assert (train.batches, val.batches) == (36, 3 * 7 + 1)
     assert train.closed
     assert val.closed
     assert train.request.seed == 7

@@ -96,19 +96,24 @@ def out_of_memory(reason: str, device: str, images: int, setting: str) -> Device
     )
 
 
-def one_value_per_channel(images: int, micro_batch_size: int) -> UsageError:
+def one_value_per_channel(images: int | None, micro_batch_size: int) -> UsageError:
     """Say how to avoid a pass that batch normalisation cannot handle.
 
     Args:
-        images: Images of the step.
+        images: Images of the step; ``None`` before there is one, of the last step of an epoch.
         micro_batch_size: Images that one pass may have.
     """
-    last = images % micro_batch_size or min(images, micro_batch_size)
+    step = "the last batch of an epoch" if images is None else f"a step of {images} images"
+    advice = (
+        "set train.micro_batch_size to 2 or more"
+        if micro_batch_size == 1
+        else "leave a small last batch out with --set train.last_batch=drop, or choose a "
+        "train.batch_size and train.micro_batch_size that do not leave one image over"
+    )
     return UsageError(
-        f"batch normalisation needs more than one value per channel, but a pass has {last} image "
-        f"whose features are one pixel (a step of {images} images, {micro_batch_size} per pass); "
-        "leave a small last batch out with --set train.last_batch=drop, or choose a "
-        "train.micro_batch_size that does not leave one image over"
+        "batch normalisation needs more than one value per channel, but a pass has 1 image whose "
+        f"features are one pixel ({step}, {micro_batch_size} per pass); {advice}, or enlarge the "
+        "images in transforms.train"
     )
 
 

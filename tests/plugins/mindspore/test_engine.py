@@ -568,13 +568,20 @@ def test_other_errors_pass_unchanged(
         engine.train_step(make_batches(1)[0], 0.1)
 
 
-@pytest.mark.parametrize(("images", "per_pass"), [(1, 64), (5, 4), (2, 1)])
+@pytest.mark.parametrize(
+    ("images", "per_pass", "advice"),
+    [
+        (1, 64, "last_batch=drop.*micro_batch_size"),
+        (5, 4, "last_batch=drop.*micro_batch_size"),
+        (2, 1, "set train.micro_batch_size to 2 or more"),
+    ],
+)
 def test_one_value_per_channel_says_what_to_set(
-    make_engine: MakeEngine, make_batches: MakeBatches, images: int, per_pass: int
+    make_engine: MakeEngine, make_batches: MakeBatches, images: int, per_pass: int, advice: str
 ) -> None:
     engine = make_engine(micro_batch_size=per_pass)
     (batch,) = make_batches(1, images=images, size=1)
-    with pytest.raises(UsageError, match=r"pass has 1 image .*last_batch=drop.*micro_batch_size"):
+    with pytest.raises(UsageError, match=rf"pass has 1 image .*{advice}"):
         engine.train_step(batch, 0.1)
 
 

@@ -415,14 +415,39 @@ def test_other_errors_pass_unchanged(
         engine.train_step(make_batches(1)[0], 0.1)
 
 
-@pytest.mark.parametrize(("images", "per_pass"), [(1, 64), (5, 4), (2, 1)])
+@pytest.mark.parametrize(
+    ("images", "per_pass", "advice"),
+    [
+        (1, 64, "last_batch=drop.*micro_batch_size"),
+        (5, 4, "last_batch=drop.*micro_batch_size"),
+        (2, 1, "set train.micro_batch_size to 2 or more"),
+    ],
+)
 def test_one_value_per_channel_says_what_to_set(
-    make_engine: MakeEngine, make_batches: MakeBatches, images: int, per_pass: int
+    make_engine: MakeEngine, make_batches: MakeBatches, images: int, per_pass: int, advice: str
 ) -> None:
     engine = make_engine(micro_batch_size=per_pass)
     (batch,) = make_batches(1, images=images, size=1)
-    with pytest.raises(UsageError, match=r"pass has 1 image .*last_batch=drop.*micro_batch_size"):
+    with pytest.raises(UsageError, match=rf"pass has 1 image .*{advice}"):
         engine.train_step(batch, 0.1)
+
+
+def test_a_last_pass_of_one_image_is_refused_when_the_engine_is_opened(
+    make_engine: MakeEngine,
+) -> None:
+    with pytest.raises(UsageError, match=r"1 image .*the last batch of an epoch.*last_batch=drop"):
+        make_engine(smallest_pass=(1, 1, 1))
+
+
+def test_trying_a_pass_of_one_image_leaves_nothing_behind(
+    make_engine: MakeEngine, make_batches: MakeBatches
+) -> None:
+    batches = make_batches(2)
+    tried, other = make_engine(smallest_pass=(1, 8, 8)), make_engine(smallest_pass=(2, 1, 1))
+    for batch in batches:
+        assert tried.train_step(batch, 0.1).read() == other.train_step(batch, 0.1).read()
+    for name, array in other.weights().items():
+        assert np.array_equal(tried.weights()[name], array)
 
 
 def test_a_model_that_cannot_be_built_is_named(make_engine: MakeEngine) -> None:
