@@ -302,13 +302,29 @@ class Plan:
         ]
         alone = only_one(dataset, section.num_classes)
         if alone or not wrong:
-            return alone
+            return alone or self._unreadable(split, dataset)
         has = " and ".join(f"{what} {found}" for what, _, found in wrong)
         declares = " and ".join(str(expected) for _, expected, _ in wrong)
         settings = " ".join(f"dataset.{what}={found}" for what, _, found in wrong)
         return (
             f"the {split} split of {section.name} has {has}, the recipe declares {declares}; "
             f"check that the data is complete, or set {settings}"
+        )
+
+    def _unreadable(self, split: str, dataset: Dataset) -> str:
+        """Say which of some images cannot be read; "" if all can, or they may be left out."""
+        from runner.data.file_states import unreadable
+        from runner.data.image_files import ImageFiles
+
+        if self.recipe.loader.damaged_images == "skip" or not isinstance(dataset, ImageFiles):
+            return ""
+        found = unreadable(dataset)
+        if not found:
+            return ""
+        more = f" (and {len(found) - 1} more of those that were looked at)" if found[1:] else ""
+        return (
+            f"{split}: {found[0]}{more}; repair or remove the image, or leave such images out and "
+            "count them: --set loader.damaged_images=skip --set loader.max_damaged=100"
         )
 
 

@@ -83,6 +83,35 @@ def test_all_that_the_recipe_declares_wrongly_is_said_at_once(project):
     assert "set dataset.train_images=16 dataset.num_classes=2" in outcome.err
 
 
+class TestUnreadable:
+    """Images that cannot be read are found before the first step, where they are not skipped."""
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (lambda path: path.write_bytes(b""), "is empty"),
+            (lambda path: path.symlink_to("nowhere"), "leads nowhere"),
+            (lambda path: path.mkdir(), "is not a file"),
+            (os.mkfifo, "is not a file"),
+        ],
+    )
+    def test_it_is_named(self, project, change: Callable[[Path], object], reason: str) -> None:
+        data = two_classes(project.path / "data")
+        (data / "val/dog/val2.png").unlink()
+        change(data / "val/dog/val2.png")
+        outcome = project.run(*folders(data))
+        assert outcome.code == 5
+        assert f"val: {data}/val/dog/val2.png {reason}; repair or remove the image" in outcome.err
+        assert not (project.path / "runs").exists()
+
+    def test_it_is_left_out_where_the_recipe_says_so(self, project) -> None:
+        data = two_classes(project.path / "data")
+        (data / "val/dog/val2.png").write_bytes(b"")
+        skip = ("--set", "loader.damaged_images=skip", "--set", "loader.max_damaged=1")
+        outcome = project.run(*folders(data), *skip)
+        assert outcome.json["metrics"]["val.count"] == 7
+
+
 class TestExplain:
     def test_the_plan_is_of_what_is_there(self, project):
         recipe = project.write_recipe()

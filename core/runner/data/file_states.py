@@ -7,6 +7,7 @@ a split with many images an even spread is looked at, and the number of images o
 from __future__ import annotations
 
 import os
+import stat
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,26 @@ def content(images: ImageFiles) -> str:
         size, _, found = _look(images.describe(index), read=read)
         crc = zlib.crc32(f"{size} {found}\n".encode(), crc)
     return f"{crc:08x}"
+
+
+def unreadable(images: ImageFiles) -> list[str]:
+    """Return which of the images that are looked at cannot be read, each with the reason."""
+    looked_at = (images.describe(index) for index, _ in _chosen(images))
+    return [f"{path} {reason}" for path in looked_at if (reason := _why_not(path))]
+
+
+def _why_not(path: str) -> str:
+    try:
+        status = os.stat(path)  # noqa: PTH116  called for many
+    except FileNotFoundError:
+        return "leads nowhere" if os.path.islink(path) else "does not exist"  # noqa: PTH114
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a file"
+    if not os.access(path, os.R_OK):
+        return "cannot be read: Permission denied"
+    return "" if status.st_size else "is empty"
 
 
 def describe(images: ImageFiles) -> dict[str, Any]:

@@ -112,13 +112,14 @@ def open_list_file(config: ListFileOptions, split: str) -> ImageFiles:
         by_list = {own: labels}
         # With class names, an evaluation needs no list of train images.
         if other is not None and other_file and (names_file is None or other_file.is_file()):
-            by_list[other] = read_list(other_file, "the other list")[1]
+            other_split = "val" if split == "train" else "train"
+            by_list[other] = read_list(other_file, f"dataset.{other_split}_list")[1]
         _count_from(config.first_label, by_list)
         seen = set(labels)
         there = set(by_list[other]) if other in by_list else None
         if names_file is not None:
             classes = _read_names(names_file)
-            _check_below(max(labels), classes, own)
+            _check_below(labels, classes, own, own_file)
         else:
             classes = _numbered(seen if there is None else seen | there, own)
         if there is not None and other is not None:
@@ -162,7 +163,8 @@ def open_flat_val_label(config: FlatValLabelOptions, split: str) -> ImageFiles:
         _count_from(config.first_label, {str(file): lines[1]})
         paths, ignored = list_images(str(folder), "", extensions, noted=noted)
         labels = match(paths, lines, folder, file, extensions)
-        return _listing(folder, _classes_of(labels, file, names_file), paths, labels, ignored)
+        classes = _classes_of(lines[1], file, names_file)
+        return _listing(folder, classes, paths, labels, ignored)
 
     options = [*config.extensions, f"first_label={config.first_label}"]
     key = Key(layout="flat_val_label", paths=[root, folder, file, names_file], options=options)
@@ -208,7 +210,7 @@ def _classes_of(labels: list[int], file: Path, names_file: Path | None) -> list[
     largest = max(labels)
     if names_file is not None:
         classes = _read_names(names_file)
-        _check_below(largest, classes, str(file))
+        _check_below(labels, classes, str(file), file)
         return classes
     if largest >= max(len(labels), MAX_UNNAMED_CLASSES):
         raise DataError(
@@ -311,11 +313,13 @@ def _numbered(labels: Set[int], where: str) -> list[str]:
     return [str(label) for label in range(len(labels))]
 
 
-def _check_below(largest: int, classes: Sequence[str], where: str) -> None:
+def _check_below(labels: list[int], classes: Sequence[str], where: str, file: Path) -> None:
+    largest = max(labels)
     if largest >= len(classes):
         raise DataError(
             f"{where} has the label {largest}, but there are {len(classes)} class names; "
-            f"expected labels 0 to {len(classes) - 1}"
+            f"expected labels 0 to {len(classes) - 1}; the first that is larger is in line "
+            f"{line_of(file, next(at for at, label in enumerate(labels) if label >= len(classes)))}"
         )
 
 
