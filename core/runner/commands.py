@@ -34,6 +34,7 @@ from runner.launch.place import alone_in_pod, take_place
 from runner.plan import check_runnable
 from runner.ranks import telling_alone
 from runner.session import open_device, open_engine, open_split
+from runner.storage import paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -88,6 +89,12 @@ def load(
         if unset and not allow_unset:  # everything that is wrong is reported at once
             recipe.validate(replace(document, problems=(*document.problems, *unset)), registry)
         raise
+    try:
+        paths.check_name(path.stem)
+    except ValueError as error:
+        raise UsageError(
+            f"{path}: the name of a recipe's file is that of its run folders: {error}"
+        ) from None
     if shortened:
         resolved = smoke.plan_of(f"{path.stem}-smoke", checked, registry)
     else:
@@ -363,7 +370,7 @@ def export_checkpoint(
                 position,
                 engine=engine,
                 val=val,
-                folder=output or rundir.find(found).exports,
+                folder=output or _exports_of(found),
                 registry=registry,
                 events=events,
             )
@@ -429,6 +436,12 @@ def refuse_device(overrides: Sequence[str]) -> None:
     """
     if any(text.startswith("device") for text in overrides):
         raise UsageError("an artifact runs in its own runtime: --device has no effect on it")
+
+
+def _exports_of(path: Path) -> Path:
+    folder = rundir.find(path)
+    folder.check_own()
+    return folder.exports
 
 
 def _run_of(path: Path) -> rundir.RunDir:

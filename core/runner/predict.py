@@ -8,8 +8,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from runner import display, metrics
+from runner import display, files, metrics
 from runner.data.images import IMAGE_ENDINGS, list_images
+from runner.data.limits import MAX_FILE
 from runner.display import csv_cell
 from runner.errors import DataError, UsageError
 
@@ -93,7 +94,7 @@ def predict(
         for path in part:
             try:
                 pixels[path] = preprocess(
-                    path.read_bytes(),
+                    files.read_regular(path, MAX_FILE),
                     classifier.transforms,
                     str(path),
                     decoding=classifier.decoding,

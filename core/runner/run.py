@@ -18,6 +18,7 @@ from runner.launch import job, status
 from runner.opening import Opened, Request
 from runner.ranks import AgreedStop
 from runner.saving import Saver
+from runner.storage import records
 from runner.storage.keeper import Keeper
 from runner.train import Trainer
 
@@ -128,6 +129,8 @@ class _Run:
         saved = continuing.saved_state(folder, source, self._ranks)
         if saved is None:
             self._opened.load_initial_weights()
+        elif not saved.checked and self._ranks.leads:
+            self._events.emit("warning", message=records.without_checksum([saved.path]))
         self._ranks.lead(lambda: self._warn_of_changes(folder))
         return self.carry_out(folder, saved, again=True)
 
@@ -186,6 +189,7 @@ class _Run:
     def _claim(self, folder: RunDir) -> None:
         """Keep other processes out of the run folder, and write the logs there."""
         self._opened.stack.enter_context(files.lock(folder.path))
+        folder.check_own()
         if self._changed.recipe_text:
             files.write_text(folder.recipe, self._changed.recipe_text)
         folder.result.unlink(missing_ok=True)  # of a run that now trains longer

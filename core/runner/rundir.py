@@ -24,7 +24,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from runner import files
 from runner.errors import CheckpointError, StorageError, UsageError
-from runner.storage import records
+from runner.storage import paths, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,6 +105,21 @@ class RunDir:
     def result(self) -> Path:
         """The figures of the finished run."""
         return self.path / "result.json"
+
+    def check_own(self) -> None:
+        """Refuse a run folder from which writing would lead elsewhere.
+
+        Raises:
+            StorageError: A link, a pipe or a device is in it.
+        """
+        for path in sorted(self.path.iterdir()):
+            try:
+                paths.inside(self.path, path.name)
+            except ValueError as error:
+                raise StorageError(
+                    f"cannot work in {self.path}: {error}; a run writes into its own folder only: "
+                    "put a file or folder in its place, or move the whole run"
+                ) from None
 
     def read_manifest(self) -> dict[str, Any]:
         """Return what ``manifest.json`` says.

@@ -12,6 +12,7 @@ from runner.contracts import StoredWeights
 from runner.errors import CheckpointError, PluginError
 from runner.framework import short_floats
 from runner.framework.options import CHANGE_OUTPUT
+from runner.storage import records
 from runner.storage.fitted_weights import Fitted, Source, Target, fit
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def of_checkpoint(saved: Checkpoint) -> Source:
         {"ema": saved.evaluation_weights, "raw": saved.weights} if average else {"": saved.weights}
     )
     stored = StoredWeights(sets=sets, model_options=_options_of(saved.path))
-    return Source(stored=stored, classes=saved.info.classes)
+    return Source(stored=stored, classes=saved.info.classes, checked=saved.checked)
 
 
 def _options_of(folder: Path) -> Mapping[str, Any]:
@@ -122,6 +123,8 @@ def load(
         engine.load_weights(fitted.weights)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    if not source.checked:
+        events.emit("warning", message=records.without_checksum([path]))
     events.emit("weights.loaded", path=str(path), taken=fitted.label, notes=list(fitted.notes))
     return fitted
 

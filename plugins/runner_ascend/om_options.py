@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from runner.options import options
+from runner.storage.paths import check_name
 
 
 @options
@@ -46,5 +47,9 @@ class OmOptions:
                 f"soc_version is {self.soc_version!r}, expected Ascend and the name that "
                 f"`npu-smi info` shows, such as Ascend{self.soc_version or '910A'}"
             )
-        if self.onnx_file is not None and not self.onnx_file.endswith(".onnx"):
-            raise ValueError(f"onnx_file is {self.onnx_file!r}, expected a name ending in .onnx")
+        if self.onnx_file is not None:
+            check_name(self.onnx_file)
+            if not self.onnx_file.endswith(".onnx"):
+                raise ValueError(
+                    f"onnx_file is {self.onnx_file!r}, expected a name ending in .onnx"
+                )

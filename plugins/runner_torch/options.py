@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le
 from runner.framework.engine import INPUT, OUTPUT
 from runner.framework.options import Probability
 from runner.options import options
+from runner.storage.paths import check_name
 
 
 @options
@@ -88,6 +89,7 @@ class OnnxOptions:
     """Name of the file, in the folder of the artifact."""
 
     def __post_init__(self) -> None:
+        check_name(self.file)
         if not re.fullmatch(r"[\w.-]+\.onnx", self.file):
             raise ValueError(
                 f"file is {self.file!r}; expected a name without a folder that ends in .onnx"

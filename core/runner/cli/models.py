@@ -168,6 +168,17 @@ def verify(
         )
 
 
+def relabel(
+    model: Annotated[Path, typer.Argument(help="A run, a checkpoint or an artifact.")],
+    names: Annotated[Path, typer.Argument(help="A file with one class name a line, in order.")],
+) -> None:
+    """Give the classes of a trained model other names."""
+    from runner.relabel import relabel as give_names
+
+    for record in give_names(model, names):
+        streams.show(f"{display.line(record)}: classes renamed")
+
+
 def bench(
     recipe: Annotated[
         str,

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from runner import files
 from runner.data.images import shown
+from runner.data.limits import MAX_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
@@ -150,7 +152,7 @@ def _look(path: str, *, read: bool) -> tuple[str, str, str]:
     """Return size, time of modification and checksum; "-" for what cannot be told."""
     try:
         status = os.stat(path)  # noqa: PTH116  called for many
-        crc = f"{zlib.crc32(Path(path).read_bytes()):08x}" if read else "-"
+        crc = f"{zlib.crc32(files.read_regular(Path(path), MAX_FILE)):08x}" if read else "-"
     except OSError:  # who trains with it tells of it
         return "-", "-", "-"
     return str(status.st_size), str(status.st_mtime_ns), crc

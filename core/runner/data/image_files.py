@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
+from runner import files
+from runner.data.limits import MAX_FILE
 from runner.data.paths import PathTable, path_table
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class ImageFiles:
 
     def read(self, index: int) -> bytes:
         """Return the bytes of a file."""
-        return Path(self.describe(index)).read_bytes()
+        return files.read_regular(Path(self.describe(index)), MAX_FILE)
 
     def describe(self, index: int) -> str:
         """Return the path of a file."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING
 
+from runner import files
 from runner.data.images import IMAGE_ENDINGS
+from runner.data.limits import MAX_LIST
 from runner.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def text_lines(file: Path, setting: str) -> Iterator[tuple[int, str]]:
         DataError: The file is missing or cannot be read as text.
     """
     try:
-        content = file.read_bytes()
+        content = files.read_regular(file, MAX_LIST)
     except FileNotFoundError as error:
         raise DataError(
             f"{file.absolute()} does not exist; set the file with --set {setting}=/path/to/file"

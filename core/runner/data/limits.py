@@ -10,6 +10,12 @@ from runner.errors import DataError
 MAX_PIXELS = 89_478_485
 """Pixels above which an image is refused; Pillow's own limit of 256 MiB at 3 bytes per pixel."""
 
+MAX_FILE = 1 << 29
+"""Bytes of an image's file."""
+
+MAX_LIST = 1 << 30
+"""Bytes of a file that lists images or names."""
+
 MAX_SIDE = 8192
 """Largest side of an image that a step makes or a generator gives, in pixels."""
 

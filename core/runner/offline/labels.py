@@ -13,8 +13,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner import files
 from runner.data.image_files import ImageFiles
 from runner.data.images import IMAGE_ENDINGS, list_images, shown, stem_of
+from runner.data.limits import MAX_FILE
 from runner.errors import DataError, StorageError, UsageError
 from runner.files import write_text
 from runner.offline.logits import check_output, check_stems
@@ -216,4 +218,4 @@ def _pixels_size(file: str, size: tuple[int, int]) -> tuple[int, int]:
 def _image_size(file: str) -> tuple[int, int]:
     from runner.data.decode import decode
 
-    return decode(Path(file).read_bytes(), file).size
+    return decode(files.read_regular(Path(file), MAX_FILE), file).size

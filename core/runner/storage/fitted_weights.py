@@ -37,6 +37,8 @@ class Source:
     stored: StoredWeights
     classes: tuple[str, ...] = ()
     """Names of the classes, where they are known."""
+    checked: bool = True
+    """False for a checkpoint whose record is older than checksums."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -247,6 +247,8 @@ def test_a_damaged_file_is_said(request_for, without_atc, ais_bench):
     [
         ({"soc_version": "910A"}, "such as Ascend910A"),
         ({"soc_version": "Ascend910A", "onnx_file": "model"}, "expected a name ending in .onnx"),
+        ({"soc_version": "Ascend910A", "onnx_file": "../x.onnx"}, "cannot name a file"),
+        ({"soc_version": "Ascend910A", "onnx_file": "..onnx"}, "cannot name a file"),
     ],
 )
 def test_options_that_cannot_be(keys, problem):

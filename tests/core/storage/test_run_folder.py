@@ -1,0 +1,145 @@
+"""A run writes into its own folder only, whatever somebody has put there."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from runner import checkpoint, rundir
+from runner.artifacts import INFO
+from runner.errors import CheckpointError
+from runner.storage import records
+
+
+@pytest.fixture
+def interrupted(project):
+    """A run with checkpoints and an artifact that lacks its result."""
+    assert project.run(extra="export: [{name: fake_npz, verify_images: 2}]\n").code == 0
+    folder = project.run_folder()
+    (folder / "result.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "checkpoints", "exports", "other.csv"])
+def test_a_link_in_the_run_folder_is_refused(project, interrupted, name):
+    victim = project.path / "victim"
+    if (interrupted / name).exists():
+        (interrupted / name).rename(victim)
+    else:
+        victim.write_text("mine")
+    before = sorted(victim.rglob("*")) if victim.is_dir() else victim.read_bytes()
+    (interrupted / name).symlink_to(victim)
+    outcome = project.runner("resume", interrupted)
+    assert outcome.code == 9
+    assert f"passes the link {interrupted / name}" in outcome.err.replace("\n", " ")
+    assert before == (sorted(victim.rglob("*")) if victim.is_dir() else victim.read_bytes())
+
+
+def test_an_export_follows_no_link(project, interrupted):
+    victim = project.path / "victim"
+    (interrupted / "exports").rename(victim)
+    (interrupted / "exports").symlink_to(victim)
+    before = (victim / "fake_npz" / INFO).stat().st_ino
+    assert project.runner("export", interrupted).code == 9
+    assert (victim / "fake_npz" / INFO).stat().st_ino == before
+
+
+def test_a_pipe_in_the_run_folder_is_not_waited_for(project, interrupted):
+    (interrupted / "events.jsonl").unlink()
+    os.mkfifo(interrupted / "events.jsonl")
+    outcome = project.runner("resume", interrupted)
+    assert outcome.code == 9
+    assert "'events.jsonl' is a named pipe" in outcome.err
+
+
+def test_retention_removes_nothing_through_a_link(tmp_path):
+    from tests.core.test_checkpoint import save
+
+    elsewhere = [save(tmp_path / "elsewhere", step) for step in (1, 2)]
+    own = tmp_path / "own"
+    kept = [save(own, step) for step in (3, 4)]
+    (own / "step_00000001").symlink_to(elsewhere[0])
+    assert checkpoint.remove_old(own, keep=1, keep_best=True) == [kept[0]]
+    assert checkpoint.load(elsewhere[0]).info.position.step == 1
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for remove in (
+        lambda: checkpoint.remove_old(tmp_path / "link", keep=1, keep_best=False),
+        lambda: checkpoint.remove_later(tmp_path / "link", 0),
+        lambda: save(tmp_path / "link", 5),
+    ):
+        with pytest.raises(Exception, match="is a link to"):
+            remove()
+    assert checkpoint.listing(tmp_path / "elsewhere") == elsewhere
+
+
+@pytest.mark.parametrize("name", ["../../victim", "/etc", "a/b", "..", "link"])
+def test_the_best_is_a_checkpoint_in_its_folder(tmp_path, name):
+    (tmp_path / "victim").mkdir()
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path / "victim")
+    records.write(
+        folder / checkpoint.BEST, checkpoint.BEST_KIND, {"checkpoint": name, "val.top1": 0.5}
+    )
+    with pytest.raises(CheckpointError, match=r"best\.json cannot be used"):
+        checkpoint.best(folder)
+
+
+@pytest.mark.parametrize("name", ["...yaml", "..yaml", "-x.yaml"])
+def test_the_name_of_a_recipe_is_that_of_a_folder(project, name):
+    file = project.write_recipe()
+    file.rename(project.path / name)
+    outcome = project.runner("run", "--", f"./{name}")
+    assert outcome.code == 2
+    assert "cannot name a file or folder" in outcome.err
+    assert sorted(item.name for item in project.path.iterdir()) == [name]
+
+
+def test_an_image_that_is_a_pipe_is_reported_and_not_waited_for(project, interrupted):
+    images = project.path / "images"
+    images.mkdir()
+    os.mkfifo(images / "a.png")
+    (images / "b.png").symlink_to("/dev/zero")
+    outcome = project.runner("predict", interrupted, images)
+    assert outcome.code == 5
+    assert "a named pipe, expected a regular file" in outcome.out
+    assert "a device, expected a regular file" in outcome.out
+
+
+def test_an_older_run_continues_and_is_said_to_be_unchecked(project, interrupted):
+    latest = checkpoint.latest(interrupted / "checkpoints")
+    for record in (interrupted / "manifest.json", latest / checkpoint.INFO):
+        content = json.loads(record.read_text())
+        del content["checksum"]
+        if record.name == "manifest.json":
+            del content["format"]
+        record.write_text(json.dumps(content))
+    outcome = project.runner("resume", interrupted)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("written before records had a checksum") == 1
+    assert rundir.RunDir(interrupted).read_result() is not None
+
+
+def test_classes_are_renamed_on_purpose(project, interrupted):
+    names = project.path / "names.txt"
+    names.write_text("Rot\nGrün\nBlau\n")
+    outcome = project.runner("relabel", interrupted, names)
+    assert outcome.code == 0, outcome.err
+    saved = checkpoint.load(checkpoint.latest(interrupted / "checkpoints"))
+    assert saved.info.classes == ("Rot", "Grün", "Blau")
+    artifact = interrupted / "exports" / "fake_npz"
+    assert project.runner("verify", artifact).code == 0
+    image = next((artifact / "golden").iterdir())
+    [found] = project.runner("predict", artifact, image, "--format", "json").json
+    assert found["choices"][0]["name"] in {"Rot", "Grün", "Blau"}
+    names.write_text("one\ntwo\n")
+    outcome = project.runner("relabel", artifact, names)
+    assert outcome.code == 5
+    assert "names.txt has 2 names, and" in outcome.err
+    assert "3 classes" in outcome.err
+    names.write_text("a\nb\x1b[31m\nc\n")
+    assert "names.txt:2: the name" in project.runner("relabel", artifact, names).err
+    names.write_text("a\nb\nc\n")
+    assert "is neither a checkpoint, nor" in project.runner("relabel", project.path, names).err
