@@ -115,7 +115,7 @@ def _open_checkpoint(
 ) -> tuple[classifier.Classifier, dict[str, Any]]:
     registry = plugins.load().registry
     [found] = classifier.checkpoints_at(path)
-    plan = commands.plan_for(found, overrides, None, registry)
+    plan = commands.plan_for(found, overrides, None, registry, events)
     device = open_device(plan)
     _, opened = next(classifier.open_all(found, plan, device, (), events, registry))
     return opened, dict(device.describe())

@@ -33,6 +33,7 @@ from runner.launch import status
 from runner.launch.place import alone_in_pod, take_place
 from runner.plan import check_runnable
 from runner.ranks import telling_alone
+from runner.recipe.framework_change import framework_of
 from runner.session import open_device, open_engine, open_split
 from runner.storage import paths
 
@@ -107,6 +108,7 @@ def load(
         )
         resolved = plan.resolve(path.stem, checked, registry, unset=unset)
         resolved = replace(resolved, remarks=(remark,) if remark else ())
+    resolved = replace(resolved, remarks=(*document.notes, *resolved.remarks))
     return Loaded(plan=resolved, document=document, plugins=loaded)
 
 
@@ -240,6 +242,7 @@ def evaluate(
     recipe_name: str | None,
     listener: Listener | None,
     trusted: bool = False,
+    choice: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Evaluate a checkpoint, a run, every checkpoint of a folder, an artifact, or a weights file.
 
@@ -252,15 +255,16 @@ def evaluate(
             that is not in a run needs it.
         listener: Learns what happens.
         trusted: Whether code that comes with an artifact may run.
+        choice: Which of several sets of tensors to take, as in ``weights.load``.
 
     Raises:
         CheckpointError: The classes of the data are not those of the model.
     """
     registry = plugins.load().registry
-    resolved = plan_for(path, overrides, recipe_name, registry)
     events = EventLog(listener)
+    resolved = plan_for(path, overrides, recipe_name, registry, events)
     if artifacts.is_artifact(path):
-        refuse_device(overrides)
+        refuse_device(overrides, choice)
         artifact = classifier.open_artifact(path, events, registry, trusted=trusted)
         # an artifact brings its own pre-processing, whatever the recipe says by now
         split = open_split(resolved, "val", events, artifact.transforms, artifact.decoding)
@@ -268,7 +272,9 @@ def evaluate(
     else:
         device = open_device(resolved)
         split = open_split(resolved, "val", events)
-        models = classifier.open_all(path, resolved, device, split.classes, events, registry)
+        models = classifier.open_all(
+            path, resolved, device, split.classes, events, registry, choice=choice
+        )
     with closing(split.loader):
         for item, model in models:
             checkpoint.check_classes(model.classes, split.classes, "the dataset")
@@ -289,6 +295,7 @@ def predict(
     batch_size: int,
     listener: Listener | None = None,
     trusted: bool = False,
+    choice: str | None = None,
 ) -> list[Prediction]:
     """Predict image files with a checkpoint, a run or an artifact.
 
@@ -315,7 +322,7 @@ def predict(
         found_in_images.emit("data.noticed", split="images", **asdict(notice))
 
     if artifacts.is_artifact(model):
-        refuse_device(overrides)
+        refuse_device(overrides, choice)
         if overrides:
             raise UsageError("an artifact carries all that predicts: --set has no effect on it")
         opened = classifier.open_artifact(model, found_in_images, registry, trusted=trusted)
@@ -325,9 +332,12 @@ def predict(
             raise UsageError(
                 f"{model} holds {len(found)} checkpoints; name one, such as {found[-1]}"
             )
-        resolved = plan_for(found[0], overrides, None, registry)
+        resolved = plan_for(found[0], overrides, None, registry, found_in_images)
         device = open_device(resolved)
-        _, opened = next(classifier.open_all(found[0], resolved, device, (), events, registry))
+        models = classifier.open_all(
+            found[0], resolved, device, (), events, registry, choice=choice
+        )
+        _, opened = next(models)
     noticed = Noticed(report)
     predictions = prediction.predict(opened, files, batch_size=batch_size, top=top, noticed=noticed)
     return list(predictions)
@@ -340,6 +350,7 @@ def export_checkpoint(
     formats: Sequence[str],
     output: Path | None,
     listener: Listener | None,
+    choice: str | None = None,
 ) -> list[dict[str, Any]]:
     """Export a checkpoint or the best of a run, in the formats named or those of its recipe.
 
@@ -347,23 +358,25 @@ def export_checkpoint(
         UsageError: Neither the command nor the recipe names a format.
     """
     registry = plugins.load().registry
+    events = EventLog(listener)
     found = classifier.checkpoints_at(path)[-1]
-    resolved = plan_for(found, overrides, None, registry)
+    resolved = plan_for(found, overrides, None, registry, events)
     listed = [item.name for item in resolved.recipe.export]
     fresh = [name for name in formats if name not in listed]
     if fresh:
         added = [f"export.{len(listed) + n}={{name: {name}}}" for n, name in enumerate(fresh)]
-        resolved = plan_for(found, [*overrides, *added], None, registry)
+        resolved = plan_for(found, [*overrides, *added], None, registry, EventLog())
     if not resolved.recipe.export:
         raise UsageError("the recipe lists nothing under `export`; name a format: --format onnx")
     check_runnable(resolved, training=False, exporting=True)
-    events = EventLog(listener)
     device = open_device(resolved)
     val = open_split(resolved, "val", events)
     with closing(val.loader):
         source = weights.read(found, resolved.framework_entry, registry)
         engine = open_engine(resolved, device, len(val.classes), events, training=False)
-        weights.load(engine, resolved, source, events, path=found, classes=val.classes)
+        weights.load(
+            engine, resolved, source, events, path=found, classes=val.classes, choice=choice
+        )
         return [
             export.carry_out(
                 resolved,
@@ -409,33 +422,74 @@ def verify(
 
 
 def plan_for(
-    path: Path, overrides: Sequence[str], recipe_name: str | None, registry: Registry
+    path: Path,
+    overrides: Sequence[str],
+    recipe_name: str | None,
+    registry: Registry,
+    events: EventLog,
 ) -> Plan:
     """Return the plan of a named recipe, or of the one that a checkpoint or its run carries.
+
+    Where an override changes its framework, its exports are left out: they are the other's.
 
     Raises:
         UsageError: There is no such path, or no recipe in it.
     """
-    if recipe_name:
-        return load(recipe_name, overrides).plan
-    if not path.exists():
+    _refuse_weights(overrides)
+    if not recipe_name and not path.exists():
         raise UsageError(f"no file or folder {path}")
+    file = recipe.find(recipe_name, registry) if recipe_name else _carried(path)
+    overrides = [*overrides, *_without_exports(file, overrides, registry)]
+    if recipe_name:
+        resolved = load(recipe_name, overrides).plan
+    else:
+        document = recipe.compose(file, overrides, environ=os.environ, registry=registry)
+        checked = recipe.validate(document, registry)
+        resolved = plan.resolve(_name(file.parent), checked, registry)
+        resolved = replace(resolved, remarks=document.notes)
+    for text in resolved.remarks:
+        events.emit("warning", message=text)
+    return resolved
+
+
+def _carried(path: Path) -> Path:
+    """Return the recipe of a checkpoint, or of its run."""
     alone = path.is_file() or artifacts.is_artifact(path)
     carried = path if alone else classifier.checkpoints_at(path)[0]
     in_checkpoint = carried / checkpoint.RECIPE
-    file = in_checkpoint if in_checkpoint.is_file() else _run_of(carried).recipe
-    document = recipe.compose(file, overrides, environ=os.environ, registry=registry)
-    return plan.resolve(_name(carried), recipe.validate(document, registry), registry)
+    return in_checkpoint if in_checkpoint.is_file() else _run_of(carried).recipe
 
 
-def refuse_device(overrides: Sequence[str]) -> None:
-    """Refuse a device for what runs in its own runtime.
+def _without_exports(file: Path, overrides: Sequence[str], registry: Registry) -> list[str]:
+    keys = [text.partition("=")[0] for text in overrides]
+    if not {"framework", "framework.name"} & set(keys) or any(k[:6] == "export" for k in keys):
+        return []
+    before, after = (
+        recipe.compose(file, given, environ=os.environ, allow_unset=True, registry=registry).root
+        for given in ((), overrides)
+    )
+    return ["export=[]"] if framework_of(before) != framework_of(after) else []
+
+
+def _refuse_weights(overrides: Sequence[str]) -> None:
+    if any(text.startswith("model.weights") for text in overrides):
+        raise UsageError(
+            "the weights are those of the model that the command names: model.weights has no "
+            "effect; of several sets in it, --weights chooses one"
+        )
+
+
+def refuse_device(overrides: Sequence[str], choice: str | None = None) -> None:
+    """Refuse a device, a framework or a choice of weights for what runs in its own runtime.
 
     Raises:
         UsageError: One is given.
     """
-    if any(text.startswith("device") for text in overrides):
-        raise UsageError("an artifact runs in its own runtime: --device has no effect on it")
+    for key in ("device", "framework"):
+        if any(text.startswith(key) for text in overrides):
+            raise UsageError(f"an artifact runs in its own runtime: --{key} has no effect on it")
+    if choice is not None:
+        raise UsageError("an artifact has one set of weights: --weights has no effect on it")
 
 
 def _exports_of(path: Path) -> Path:

@@ -24,10 +24,10 @@ def notes(plan: Plan, train_images: int | None) -> list[str]:
         plan: The plan.
         train_images: Images of the training split; ``None`` where it is not known or not trained.
     """
-    found = list(_precision(plan))
+    found = [*plan.remarks, *_precision(plan)]
     if plan.recipe.train is None or plan.smoke:
         return found
-    found += [*plan.remarks, *_schedule(plan), *_evaluation(plan)]
+    found += [*_schedule(plan), *_evaluation(plan)]
     if train_images:
         found += _last_pass(plan, train_images)
     return found

@@ -80,7 +80,7 @@ def shorten(recipe: Recipe) -> Recipe:
         device=replace(recipe.device, count=1, cards=recipe.device.cards[:1]),
         dataset=replace(recipe.dataset, train_images=None, val_images=None),
         # weights of another number of classes would not fit
-        model=replace(recipe.model, weights=None),
+        model=replace(recipe.model, weights=None, weights_key=None, fresh_classifier=False),
         optimizer=optimizer,
         train=train,
         eval=EvalSection(batch_size=BATCH),

@@ -18,6 +18,7 @@ from runner.cli.options import (
     SetOption,
     SmokeOption,
     TrustOption,
+    WeightsOption,
     overrides,
 )
 from runner.errors import DataError, UsageError
@@ -44,8 +45,10 @@ def evaluate(
     ],
     recipe: Annotated[str, typer.Option(help="The recipe, for weights that carry none.")] = "",
     set_: SetOption = None,
+    framework: FrameworkOption = "",
     device: DeviceOption = "",
     trust: TrustOption = False,
+    weights: WeightsOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a model over the whole validation split."""
@@ -54,10 +57,15 @@ def evaluate(
     from runner.report import evaluation_line
 
     results = []
-    changes = overrides(set_, device=device)
-    for result in commands.evaluate(
-        path, changes, recipe_name=recipe or None, listener=Console(), trusted=trust
-    ):
+    found = commands.evaluate(
+        path,
+        overrides(set_, framework=framework, device=device),
+        recipe_name=recipe or None,
+        listener=Console(),
+        trusted=trust,
+        choice=weights or None,
+    )
+    for result in found:
         results.append(result)
         if not as_json:
             streams.deliver_text(evaluation_line(result))
@@ -73,8 +81,10 @@ def predict(
     output: Annotated[Optional[Path], typer.Option(help="Write to a file.")] = None,  # noqa: UP045
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one pass.")] = 32,
     set_: SetOption = None,
+    framework: FrameworkOption = "",
     device: DeviceOption = "",
     trust: TrustOption = False,
+    weights: WeightsOption = "",
 ) -> None:
     """Predict the classes of image files."""
     from runner import commands
@@ -89,11 +99,12 @@ def predict(
     found = commands.predict(
         model,
         images,
-        overrides(set_, device=device),
+        overrides(set_, framework=framework, device=device),
         top=top,
         batch_size=batch_size,
         trusted=trust,
         listener=Console(),
+        choice=weights or None,
     )
     text = writers[format_](found)
     if output:
@@ -118,7 +129,9 @@ def export(
         typer.Option(help="Folder for the artifacts; the run's exports when left out."),
     ] = None,
     set_: SetOption = None,
+    framework: FrameworkOption = "",
     device: DeviceOption = "",
+    weights: WeightsOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Export a trained model, verify it and evaluate it."""
@@ -128,10 +141,11 @@ def export(
 
     records = commands.export_checkpoint(
         checkpoint,
-        overrides(set_, device=device),
+        overrides(set_, framework=framework, device=device),
         formats=format_ or [],
         output=output,
         listener=Console(),
+        choice=weights or None,
     )
     if as_json:
         streams.deliver_json(records)

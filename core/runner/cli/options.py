@@ -30,6 +30,15 @@ DevicesOption = Annotated[
     ),
 ]
 PrecisionOption = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="ema|raw|KEY",
+        help="Of several sets of tensors: the average, what was averaged, or a key or prefix of "
+        "the file.",
+    ),
+]
 SmokeOption = Annotated[
     bool, typer.Option("--smoke", help="A few steps on a few images, on one device.")
 ]

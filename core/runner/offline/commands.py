@@ -47,12 +47,12 @@ def predict(
         )
     commands.refuse_device(overrides)
     registry = plugins.load().registry
-    resolved = commands.plan_for(path, overrides, recipe_name, registry)
+    events = EventLog(listener)
+    resolved = commands.plan_for(path, overrides, recipe_name, registry, events)
     artifact = artifacts.read(path, trusted=trusted)
-    artifacts.tell_unchecked(artifact, EventLog(listener))
+    artifacts.tell_unchecked(artifact, events)
     batch_size = artifacts.batch_size(artifact, batch_size, otherwise=1)
     model = artifacts.open_predictor(artifact, registry)
-    events = EventLog(listener)
     split = open_split(resolved, "val", events, artifact.transforms, artifact.decoding)
     with closing(split.loader):
         checkpoint.check_classes(artifact.classes, split.classes, "the dataset")
@@ -155,7 +155,7 @@ def _find(
     if artifacts.is_artifact(path):
         artifact = artifacts.read(path)
         registry = plugins.load().registry
-        return commands.plan_for(path, overrides, recipe_name, registry), artifact
+        return commands.plan_for(path, overrides, recipe_name, registry, EventLog()), artifact
     if recipe_name:
         raise UsageError(
             f"{source} is no exported artifact: --recipe has no effect on it; to use the recipe "

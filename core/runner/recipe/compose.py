@@ -14,6 +14,7 @@ from runner import display
 from runner.errors import Problem, RecipeError, UsageError
 from runner.recipe.catalog import find
 from runner.recipe.environment import UnsetVariable, expand, expand_text
+from runner.recipe.framework_change import adapt
 from runner.recipe.overrides import Override, apply, parse_override
 from runner.recipe.source import DEFAULT, Node, Origin, read
 from runner.recipe.tree import long_form, merge, precision_long_form
@@ -41,6 +42,8 @@ class Document:
     """Environment variables without a value; their values still read ``${NAME}``."""
     problems: tuple[Problem, ...] = ()
     """What is already known to be wrong; ``validate`` reports it with everything else."""
+    notes: tuple[str, ...] = ()
+    """What was left out, and why."""
 
     def origin(self, path: Sequence[str | int]) -> Origin:
         """Return where the value at a path of the resolved recipe comes from."""
@@ -82,8 +85,11 @@ def compose(
         if override:
             parsed.append(override)
     # A new name replaces its section, so names come first whatever their order was.
+    before = root
     for override in sorted(parsed, key=lambda override: not override.chooses_name):
         root = apply(root, override, problems)
+    given = {override.value.origin.source for override in parsed}
+    root, notes = adapt(root, before, given, registry)
     root, unset = expand(precision_long_form(root), environ, problems)
     root = _without_foreign_exports(root, registry, problems)
     if not allow_unset:
@@ -94,6 +100,7 @@ def compose(
         root=root,
         unset=tuple(unset),
         problems=tuple(problems),
+        notes=notes,
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         DistributedSection,
         LoaderSection,
         LossSection,
+        ModelSection,
         OptimizerSection,
         PrecisionSection,
         ScheduleSection,
@@ -44,6 +45,7 @@ class Draft:
     schedule: ScheduleSection | None
     train: TrainSection | None
     throughput: list[ThroughputSection] | None
+    model: ModelSection | None = None
     device: DeviceSection | None = None
     distributed: DistributedSection | None = None
 
@@ -145,6 +147,7 @@ def ineffective(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
 
     A recipe that gives such a key is wrong; a resolved recipe does not show it.
     """
+    yield from _ineffective_model(draft)
     if not draft.trains:
         reason = "without a section `train`"
         for section in ("optimizer", "schedule", "checkpoint", "throughput"):
@@ -168,6 +171,14 @@ def ineffective(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
         yield ("loader", "max_damaged"), "with damaged_images: stop"
     if draft.loss and not draft.loss.label_smoothing:
         yield ("loss", "smooth_over"), "with label_smoothing: 0"
+
+
+def _ineffective_model(draft: Draft) -> Iterator[tuple[KeyPath, str]]:
+    if draft.model and draft.model.weights is None:
+        for key in ("weights_key", "fresh_classifier"):
+            yield ("model", key), "without model.weights"
+    elif not draft.trains:
+        yield ("model", "fresh_classifier"), "without a section `train`"
 
 
 def _ineffective_schedule(schedule: ScheduleSection) -> Iterator[tuple[str, str]]:

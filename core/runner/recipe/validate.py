@@ -342,6 +342,7 @@ def draft_of(values: Mapping[str, Any], failed: set[str] | frozenset[str] = froz
         schedule=section("schedule"),
         train=section("train"),
         throughput=section("throughput"),
+        model=section("model"),
         device=section("device"),
         distributed=section("distributed"),
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner.entries import FrameworkEntry
+from runner.entries import DeviceEntry, FrameworkEntry, ModelEntry, OptimizerEntry
 from runner.errors import RecipeError
 from runner.recipe import compose, validate
 
@@ -279,3 +279,39 @@ def test_files_outside_the_working_directory_keep_their_path(
     monkeypatch.chdir("elsewhere")
     found = compose(folder / "base.yaml", environ={})
     assert str(found.origin(("summary",))) == f"{folder}/base.yaml:1:10"
+
+
+def test_keys_that_only_the_former_framework_has_are_left_out_by_name(
+    folder: Path, registry_with: Callable[..., Registry]
+) -> None:
+    def never(*_: object) -> Any:
+        raise AssertionError
+
+    named: dict[str, Any] = {"framework": "other", "summary": "A test"}
+    other = (
+        ("framework", FrameworkEntry(name="other", summary="Another", open=never)),
+        ("model", ModelEntry(name="net", build=never, **named)),
+        ("optimizer", OptimizerEntry(name="sgd", build=never, **named)),
+        ("device", DeviceEntry(name="cpu", probe=never, open=never, **named)),
+    )
+    registry = registry_with(*other)
+    Path("r.yaml").write_text(
+        "extends: base.yaml\n"
+        "model: {name: net, width: 0.5}\n"
+        "optimizer: {name: sgd, learning_rate: 0.1, momentum: 0.5}\n"
+    )
+    validate(compose(Path("r.yaml"), environ={}, registry=registry), registry)
+    given = ["framework=other"]
+    changed = compose(Path("r.yaml"), given, environ={}, registry=registry)
+    assert changed.notes == (
+        "the framework is other instead of fake: left out model.width, optimizer.momentum, which "
+        "other does not have",
+    )
+    checked = validate(changed, registry)
+    assert checked.optimizer is not None
+    assert (checked.model.name, checked.optimizer.learning_rate) == ("net", 0.1)
+    # what the command itself sets is an error
+    given.append("optimizer.momentum=0.9")
+    with pytest.raises(RecipeError, match="unknown key 'momentum' in optimizer"):
+        validate(compose(Path("r.yaml"), given, environ={}, registry=registry), registry)
+    assert compose(Path("r.yaml"), ["framework=fake"], environ={}, registry=registry).notes == ()

@@ -1,0 +1,93 @@
+"""What becomes of a recipe whose framework an override changes.
+
+Sections stay, with the keys that their entries have in the other framework. The rest was written
+for the first one, and is left out by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+from runner.errors import RunnerError
+from runner.recipe.validate import KINDS, section_keys, sections
+from runner.recipe.words import dotted
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from runner.recipe.source import KeyPath, Node
+    from runner.registry import Registry
+
+
+def framework_of(root: Node) -> str | None:
+    """Return the name of a document's framework."""
+    found = root.find(("framework", "name"))
+    return found.value if found and isinstance(found.value, str) else None
+
+
+def adapt(
+    root: Node, before: Node, given: Collection[str], registry: Registry | None
+) -> tuple[Node, tuple[str, ...]]:
+    """Leave out the keys that only the former framework has.
+
+    Args:
+        root: The document, with its overrides.
+        before: The same without them.
+        given: Sources of the overrides; what they set stays, and is an error if it is wrong.
+        registry: What is installed; without it nothing is left out.
+
+    Returns:
+        The document, and what is to be said of it.
+    """
+    old, new = framework_of(before), framework_of(root)
+    if registry is None or old is None or new is None or old == new:
+        return root, ()
+    left_out: list[KeyPath] = [
+        ("framework", key)
+        for key in _members(before.get("framework"))
+        if key not in _members(root.get("framework"))
+    ]
+    members = dict(_members(root))
+    for section in [name for name in members if name in KINDS and name != "framework"]:
+        node = members[section]
+        nodes: dict[KeyPath, Node] = {(section,): node}
+        if isinstance(node.value, tuple):
+            nodes = {(section, position): item for position, item in enumerate(node.value)}
+        kept = []
+        for path, item in nodes.items():
+            unknown = _unknown(item, section, new, registry)
+            dropped = [key for key in unknown if _members(item)[key].origin.source not in given]
+            left_out += [(*path, key) for key in dropped]
+            kept.append(_without(item, dropped))
+        is_list = isinstance(node.value, tuple)
+        members[section] = replace(node, value=tuple(kept)) if is_list else kept[0]
+    if not left_out:
+        return root, ()
+    names = ", ".join(dotted(path) for path in left_out)
+    note = f"the framework is {new} instead of {old}: left out {names}, which {new} does not have"
+    return replace(root, value=members), (note,)
+
+
+def _without(item: Node, keys: Collection[str]) -> Node:
+    if not keys:
+        return item
+    return replace(item, value={k: v for k, v in _members(item).items() if k not in keys})
+
+
+def _members(node: Node | None) -> dict[str, Node]:
+    return node.value if node is not None and isinstance(node.value, dict) else {}
+
+
+def _unknown(item: Node, section: str, framework: str, registry: Registry) -> list[str]:
+    """Return the keys of a section that its entry does not have in another framework."""
+    name = item.get("name")
+    cls = sections()[section].cls
+    if name is None or not isinstance(name.value, str) or cls is None:
+        return []
+    try:
+        entry = registry.find(KINDS[section], name.value, framework).entry
+        own = {field.name for field in fields(entry.config)}
+    except (RunnerError, TypeError):
+        return []  # the check of the recipe explains it
+    return [key for key in _members(item) if key not in own | set(section_keys(cls))]
