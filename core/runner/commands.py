@@ -307,6 +307,7 @@ def predict(
         batch_size: Images in one pass.
         listener: Learns what should be known of the model.
         trusted: Whether code that comes with an artifact may run.
+        choice: Which of several sets of tensors to take, as in ``weights.load``.
 
     Raises:
         UsageError: ``model`` stands for several checkpoints, or there is no image.

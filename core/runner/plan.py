@@ -355,6 +355,7 @@ def resolve(
         smoke: Images of each split, for a smoke test.
         synthetic_because: Why a smoke test has synthetic images.
         unset: Environment variables without a value.
+        notes: What was left out of the recipe, and why.
 
     Raises:
         RunnerError: An entry does not exist, or the batch cannot be split.
