@@ -442,13 +442,13 @@ def plan_for(
     file = recipe.find(recipe_name, registry) if recipe_name else _carried(path)
     overrides = [*overrides, *_without_exports(file, overrides, registry)]
     if recipe_name:
-        resolved = load(recipe_name, overrides).plan
+        loaded = load(recipe_name, overrides)
+        document, resolved = loaded.document, loaded.plan
     else:
         document = recipe.compose(file, overrides, environ=os.environ, registry=registry)
         checked = recipe.validate(document, registry)
         resolved = plan.resolve(_name(file.parent), checked, registry)
-        resolved = replace(resolved, remarks=document.notes)
-    for text in resolved.remarks:
+    for text in document.notes:
         events.emit("warning", message=text)
     return resolved
 
