@@ -35,10 +35,9 @@ def read_list(file: Path, setting: str) -> Labelled:
     paths: list[str] = []
     labels: list[int] = []
     for number, line in text_lines(file, setting):
-        path, _, label = line.replace("\t", " ").rpartition(" ")
-        path = line[: len(path)].rstrip()
+        path, label = line.rsplit(None, 1) if " " in line or "\t" in line else ("", "")
         # isascii: str.isdigit accepts digits of other scripts, and int() accepts "1_000".
-        if not path or not (label.isascii() and label.isdigit()) or _is_odd(path):
+        if not (label.isascii() and label.isdigit()) or _is_odd(path):
             raise DataError(f"{file}:{number}: found {shortened(line)!r}, {_cause(line, number)}")
         paths.append(_plain(path) if "./" in path or "//" in path else path)
         labels.append(int(label))
@@ -72,8 +71,8 @@ def text_lines(file: Path, setting: str) -> Iterator[tuple[int, str]]:
             f"{file} cannot be read: {error.strerror or error}; expected a text file"
         ) from error
     text = _decoded(content, file).replace("\r\n", "\n").replace("\r", "\n")
-    stripped = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
-    return ((number, line) for number, line in stripped if line)
+    lines = enumerate(map(str.strip, text.split("\n")), 1)
+    return (numbered for numbered in lines if numbered[1])
 
 
 def shortened(text: str) -> str:
@@ -98,9 +97,10 @@ def _decoded(content: bytes, file: Path) -> str:
 
 def _is_odd(path: str) -> bool:
     """Say whether what looks like a path is rather something else."""
-    if path[0] == "#":
+    first, last = path[0], path[-1]
+    if first == "#":
         return not path.lower().endswith(IMAGE_ENDINGS)
-    return path[-1] == "," or (path[0] == path[-1] and path[0] in "\"'")
+    return last == "," or (first == last and first in "\"'")
 
 
 def _plain(path: str) -> str:
