@@ -58,25 +58,19 @@ def open_class_folders_with_lists(config: ClassFoldersWithListsOptions, split: s
     def read(noted: Sources) -> Listing:
         found: dict[str, Labelled] = {}
         for name, file_name in lists.items():
-            noted.note(root / file_name)
-            if name == split or (root / file_name).is_file():
-                found[name] = read_list(root / file_name, f"dataset.{name}_list")
-        _count_from(
-            config.first_label, {lists[name]: labels for name, (_, labels) in found.items()}
-        )
+            file = root / file_name
+            noted.note(file)
+            if name == split or file.is_file():
+                paths, labels = read_list(file, f"dataset.{name}_list")
+                found[name] = _below_root(paths, root, file), labels
+        _count_from(config.first_label, {lists[name]: found[name][1] for name in found})
+        paths, labels = found[split]
+        base = _base(paths[0], root / lists[split], [own, root], noted)
         names: dict[int, str] = {}
-        own_file = root / lists[split]
-        below = {
-            name: _below_root(paths, root, root / lists[name]) for name, (paths, _) in found.items()
-        }
-        base = _base(below[split][0], own_file, [own, root], noted)
-        for name, paths in below.items():
-            # A split folder at the start of a path is not the class.
-            skip = folders[name] + "/"
-            for path, label in zip(paths, found[name][1], strict=True):
-                _name_class(names, label, path.removeprefix(skip).split("/", 1)[0], lists[name])
-        check_present(base, below[split], own_file, noted, root=root)
-        return _listing(base, _classes(names, root), below[split], found[split][1])
+        for name, lines in found.items():
+            _name_classes(names, lines, root / lists[name], folders[name])
+        check_present(base, paths, root / lists[split], noted, root=root)
+        return _listing(base, _classes(names, root), paths, labels)
 
     options = [split, str(config.first_label)]
     key = Key(layout="class_folders_with_lists", paths=[root, *named], options=options)
@@ -275,13 +269,31 @@ def _below_root(paths: list[str], root: Path, file: Path) -> list[str]:
     return below
 
 
-def _name_class(names: dict[int, str], label: int, folder: str, where: str) -> None:
-    if names.setdefault(label, folder) != folder:
-        raise DataError(
-            f"{where} gives label {label} to images of {folder!r} and of {names[label]!r}"
-            f"{same_looking([folder], [names[label]])}; expected one class folder for each label, "
-            "in both lists"
+def _name_classes(names: dict[int, str], lines: Labelled, file: Path, split_folder: str) -> None:
+    """Name each label after the class folder of its images.
+
+    Raises:
+        DataError: An image lies in no folder, or in another one than its label has.
+    """
+    skip = split_folder + "/"  # at the start of a path, this is not the class
+    for position, (path, label) in enumerate(zip(*lines, strict=True)):
+        folder, slash, _ = path.removeprefix(skip).partition("/")
+        if not slash or names.setdefault(label, folder) != folder:
+            raise _wrong_class(file, position, label, folder, names[label] if slash else "")
+
+
+def _wrong_class(file: Path, position: int, label: int, found: str, named: str) -> DataError:
+    """Return the error of an image in no class folder, or in another one than its label has."""
+    where = f"{file}:{line_of(file, position)}"
+    if not named:
+        return DataError(
+            f"{where}: the image {found!r} lies in no class folder; expected <class>/<image>, or "
+            "use dataset.name: list_file, which has no class folders"
         )
+    return DataError(
+        f"{where} gives label {label} to images of {found!r} and of {named!r}"
+        f"{same_looking([found], [named])}; expected one class folder for each label, in both lists"
+    )
 
 
 def _classes(names: dict[int, str], root: Path) -> list[str]:

@@ -213,7 +213,7 @@ class TestClassFoldersWithLists:
     def test_lists_that_disagree_are_refused(self, root: Path) -> None:
         (root / "val.txt").write_text("dog/e.jpg 1\ncat/d.jpg 0\n")
         with pytest.raises(
-            DataError, match=r"val.txt gives label 1 to images of 'dog' and of 'cat'"
+            DataError, match=r"val.txt:1 gives label 1 to images of 'dog' and of 'cat'"
         ):
             self.open(root)
 
@@ -246,6 +246,12 @@ class TestClassFoldersWithLists:
         (root / "val.txt").write_text(f"{start}dog/e.jpg 0\n{start}cat/d.jpg 1\n")
         assert self.open(root).classes == ("dog", "cat")
         assert contents(self.open(root, "val")) == [(b"val/dog/e.jpg", 0), (b"val/cat/d.jpg", 1)]
+
+    def test_an_image_in_no_class_folder_is_named(self, root: Path) -> None:
+        touch(root, "val/e.jpg")
+        (root / "val.txt").write_text("cat/d.jpg 1\ne.jpg 0\n")
+        with pytest.raises(DataError, match=r"val.txt:2: the image 'e.jpg' lies in no class"):
+            self.open(root, "val")
 
     def test_paths_elsewhere_have_no_class_folder(self, root: Path) -> None:
         (root / "val.txt").write_text("dog/e.jpg 0\n/elsewhere/cat/d.jpg 1\n")
