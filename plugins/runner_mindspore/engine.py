@@ -19,6 +19,7 @@ from runner.framework.engine import (
     one_value_per_channel,
     out_of_memory,
 )
+from runner.framework.failures import Pass, explain
 from runner.framework.loss import check_labels
 from runner_mindspore.apart import OwnStatistics
 from runner_mindspore.autoload import ADJUSTMENTS, Tensor, ms, nn
@@ -27,7 +28,7 @@ from runner_mindspore.device import MindSporeDevice
 from runner_mindspore.ema import WeightAverage
 from runner_mindspore.group import is_exchange
 from runner_mindspore.losses import check_output, training_loss
-from runner_mindspore.messages import is_out_of_memory, reason
+from runner_mindspore.messages import WORDING, is_out_of_memory, reason
 from runner_mindspore.nets import fresh_net, running_statistics, seeded_dropouts
 from runner_mindspore.optimizers import build_optimizer, describe_optimizer
 from runner_mindspore.options import MindSporeOptions
@@ -269,9 +270,19 @@ class MindSporeEngine:
                 raise out_of_memory(reason(error), name, count, setting) from error
             if training in self._unchecked and not is_exchange(error):
                 self._check_output_alone(images, training=training)
+            if not is_exchange(error):
+                self._explain(error, images.shape, training=training)
             raise
         self._check_once(results[0], count, training=training)
         return results
+
+    def _explain(self, error: Exception, shape: Sequence[int], *, training: bool) -> None:
+        """Raise what a failure means, if that is known."""
+        height, width = shape[2:] if isinstance(self._pixels, HostPixels) else shape[1:3]
+        done = Pass(images=shape[0], height=height, width=width, training=training)
+        found = explain(error, WORDING, self._spec, self._device.name, done)
+        if found is not None:
+            raise found from error
 
     def _check_once(self, output: Any, images: int, *, training: bool) -> None:
         """Check the first output of each mode; a model may return other heads in training."""

@@ -5,13 +5,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from typing import TYPE_CHECKING
+
+from runner.framework.failures import Wording
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OUT_OF_MEMORY = ("out of memory", "memory not enough", "malloc", "allocate memory failed")
 """What the messages of the different allocators have in common."""
+WORDING = Wording(
+    framework="MindSpore",
+    memory=re.compile(
+        "out of memory|memory not enough|malloc|allocate memory failed", re.IGNORECASE
+    ),
+    kernel=re.compile(
+        r"not support|unsupported|select.{0,40}kernel.{0,40}fail|kernel.{0,40}not (found|exist)",
+        re.IGNORECASE,
+    ),
+    shape=re.compile(r"\b(size|shape|dimension|height|width|channel)s?\b", re.IGNORECASE),
+)
 
 
 def reason(error: BaseException) -> str:

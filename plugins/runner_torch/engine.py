@@ -21,6 +21,7 @@ from runner.framework.engine import (
     one_value_per_channel,
     out_of_memory,
 )
+from runner.framework.failures import FAILURES, Pass, explain
 from runner_torch.apart import OwnStatistics
 from runner_torch.autoload import torch
 from runner_torch.batch_norm import synchronize
@@ -28,7 +29,7 @@ from runner_torch.device import TorchDevice, set_deterministic
 from runner_torch.ema import WeightAverage
 from runner_torch.group import check_all_used
 from runner_torch.losses import check_output, main_logits, training_loss
-from runner_torch.messages import ONE_VALUE, reason
+from runner_torch.messages import ONE_VALUE, WORDING, reason
 from runner_torch.optimizers import describe_optimizer, parameter_groups
 from runner_torch.options import TorchOptions
 from runner_torch.pixels import Pixels
@@ -99,6 +100,7 @@ class TorchEngine:
         self._pixels = Pixels(spec, device, self._memory_format)
         self._unchecked = {True, False}
         self._random_states: dict[str, torch.Tensor] = {}
+        self._check_image_size()
         self._check_smallest_pass()
 
     def _build_module(self) -> torch.nn.Module:
@@ -157,10 +159,11 @@ class TorchEngine:
             raise out_of_memory(
                 reason(error), self._device.name, min(images, size), setting
             ) from error
-        except ValueError as error:
-            if not str(error).startswith(ONE_VALUE):
-                raise
-            raise one_value_per_channel(images, size) from error
+        except FAILURES as error:
+            if str(error).startswith(ONE_VALUE):
+                raise one_value_per_channel(images, size) from error
+            self._explain(error, min(images, size), batch.images.shape, training=True)
+            raise
 
     def _train_step(self, batch: Batch, learning_rate: float) -> DeferredStep:
         optimizer = self._optimizer
@@ -245,6 +248,36 @@ class TorchEngine:
         except torch.OutOfMemoryError as error:
             name, count = self._device.name, len(images)
             raise out_of_memory(reason(error), name, count, "eval.batch_size") from error
+        except FAILURES as error:
+            self._explain(error, len(images), images.shape, training=False)
+            raise
+
+    def _explain(
+        self, error: Exception, images: int, shape: tuple[int, ...], *, training: bool
+    ) -> None:
+        """Raise what a failure means, if that is known."""
+        done = Pass(images=images, height=shape[1], width=shape[2], training=training)
+        found = explain(error, WORDING, self._spec, self._device.name, done)
+        if found is not None:
+            raise found from error
+
+    def _check_image_size(self) -> None:
+        """Try one empty image, before anything is trained or written.
+
+        Raises:
+            DeviceError: An operation is missing, or memory.
+            UsageError: The model does not take images of the recipe's size.
+        """
+        pixels = np.zeros((1, *self._spec.image_size, 3), np.uint8)
+        self._set_training(enabled=False)
+        self._evaluated_network.eval()
+        try:
+            with torch.inference_mode(), self._autocast():
+                # not by a call, which would compile a graph for one image
+                self._evaluated_network.forward(self._pixels.images(pixels))
+        except FAILURES as error:
+            self._explain(error, 1, pixels.shape, training=False)
+            raise
 
     def _check_once(self, output: Any, images: int, *, training: bool) -> None:
         """Check the first output of each mode; a model may return other heads in training."""
