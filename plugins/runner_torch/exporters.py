@@ -58,7 +58,7 @@ def export_onnx(
             raise failure from None
         raise ArtifactError(
             f"torch cannot export {spec.model.name} to ONNX opset {options.opset}: "
-            f"{reason(error)}; try another opset, or export: torch_export"
+            f"{reason(error)}; {_other_opset(dynamo=dynamo)}, or export: torch_export"
         ) from error
     model = onnx.load(str(path), load_external_data=False)
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
@@ -79,6 +79,15 @@ def export_onnx(
         with_batch_size(info, options.batch_size),
         input_name=options.input_name,
         output_name=options.output_name,
+    )
+
+
+def _other_opset(*, dynamo: bool) -> str:
+    if dynamo:
+        return f"try an opset below {FIRST_DYNAMO_OPSET}, which another exporter of torch writes"
+    return (
+        f"set the export's opset to {FIRST_DYNAMO_OPSET} or more, which another exporter of torch "
+        "writes, with operations that this opset lacks"
     )
 
 
@@ -113,7 +122,7 @@ def _export_torchscript(
     module: torch.nn.Module, example: torch.Tensor, path: Path, options: OnnxOptions
 ) -> None:
     names = (options.input_name, options.output_name)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_graph_on_stdout():
         # torch deprecates this exporter, but it is the only one that writes these opsets
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
@@ -158,6 +167,17 @@ def export_program(
     path.write_bytes(buffer.getbuffer())
     details = {"torch": str(torch.__version__)}
     return artifact_info(spec, format_name="torch_export", file=path.name, details=details)
+
+
+@contextlib.contextmanager
+def _no_graph_on_stdout() -> Iterator[None]:
+    """Keep torch from printing the whole graph where it fails, which its own switches do not."""
+    print_graph = torch._C._jit_onnx_log
+    setattr(torch._C, "_jit_onnx_log", lambda *_: None)  # noqa: B010  mypy
+    try:
+        yield
+    finally:
+        setattr(torch._C, "_jit_onnx_log", print_graph)  # noqa: B010
 
 
 @contextlib.contextmanager

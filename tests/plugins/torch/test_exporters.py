@@ -289,12 +289,17 @@ def test_a_model_that_cannot_be_traced(
 
 
 def test_a_model_that_an_old_opset_cannot_express(
-    make_spec: MakeSpec, make_engine: MakeEngine, tmp_path: Path
+    make_spec: MakeSpec,
+    make_engine: MakeEngine,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    engine = make_engine(model="alexnet", optimizer=None)
+    engine = make_engine(model="alexnet", optimizer=None, image_size=(64, 64))
     spec = make_spec(model="alexnet", optimizer=None, image_size=(64, 64))
-    with pytest.raises(ArtifactError, match=r"alexnet to ONNX opset 13: .*adaptive_avg_pool2d"):
+    message = r"alexnet to ONNX opset 13: .*adaptive_avg_pool2d.*; set the export's opset to 18"
+    with pytest.raises(ArtifactError, match=message):
         EXPORTERS["onnx"].export(engine, spec, OnnxOptions(opset=13), tmp_path)
+    assert capfd.readouterr().out == ""
 
 
 def test_a_damaged_program(tmp_path: Path, trained: Trained) -> None:
