@@ -195,13 +195,17 @@ def _opened(data: bytes, description: str, use: Callable[[Image.Image], T]) -> T
 
 
 def _check_size(image: Image.Image, description: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
+    # The decoder of WebP holds two frames beside the image, that of progressive JPEG all of its
+    # coefficients; with either the largest images would take more than 1 GiB.
+    packed = image.mode == "CMYK" and "progressive" in image.info
+    limit = MAX_PIXELS // 2 if packed or image.format == "WEBP" else MAX_PIXELS
+    if image.width * image.height > limit:
         size = f"{image.width} x {image.height} pixels"
-        raise DamagedImageError(description, _too_large(size))
+        raise DamagedImageError(description, _too_large(size, limit))
 
 
-def _too_large(found: str) -> str:
-    return f"too large: {found}, expected at most {MAX_PIXELS:,} pixels; resize or remove the image"
+def _too_large(found: str, limit: int = MAX_PIXELS) -> str:
+    return f"too large: {found}, expected at most {limit:,} pixels; resize or remove the image"
 
 
 def _decode_small(image: Image.Image, notice: Callable[[str, str], None]) -> str:
