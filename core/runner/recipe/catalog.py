@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -43,9 +44,10 @@ def find(name_or_path: str, registry: Registry | None = None) -> Path:
         UsageError: It is a folder, nothing of this name exists, or two plugins have one.
     """
     path = Path(name_or_path)
-    if path.is_file():
+    # Those of os.path say no of a name that no file can have, where Path's raise.
+    if os.path.isfile(path):  # noqa: PTH113
         return path
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112
         raise UsageError(f"'{name_or_path}' is a folder; expected a recipe, which is one YAML file")
     name = _stem(name_or_path)
     known: dict[str, list[tuple[str, Path]]] = {}
@@ -75,7 +77,7 @@ def list_recipes(registry: Registry | None = None) -> tuple[RecipeListing, ...]:
 
 def _not_found(given: str, path: Path, name: str, known: list[str]) -> str:
     if path.suffix in _SUFFIXES or path.parent != Path():
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):  # noqa: PTH112
             return f"no recipe '{given}': there is no folder '{path.parent}'"
         beside = [shown_path(file) for file in _files(path.parent, deep=False)]
         hint = did_you_mean(given, beside) or did_you_mean(name, known)

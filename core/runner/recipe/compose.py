@@ -7,6 +7,7 @@ that the options of another component never linger.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
@@ -172,7 +173,7 @@ class _Files:
             self.problems.append(variable.problem())
             return None
         base = path.parent / text
-        if not base.is_file():
+        if not os.path.isfile(base):  # noqa: PTH113  a name that no file can have is none
             try:
                 base = find(text, self.registry)
             except UsageError as error:

@@ -72,7 +72,7 @@ def _set(node: Node | None, done: KeyPath, todo: Sequence[str], value: Node) -> 
         return value if node is None else merge(node, value)
     part, rest = todo[0], todo[1:]
     if node is None or node.value is None:
-        node = Node(value=() if part.isdecimal() else {}, origin=value.origin, key=value.key)
+        node = Node(value=() if _is_position(part) else {}, origin=value.origin, key=value.key)
     if isinstance(node.value, tuple):
         index = _index(node.value, done, part)
         old = node.value[index] if index < len(node.value) else None
@@ -90,14 +90,18 @@ def _set(node: Node | None, done: KeyPath, todo: Sequence[str], value: Node) -> 
 
 
 def _index(items: tuple[Node, ...], done: KeyPath, part: str) -> int:
-    if not part.isdecimal():
+    if not _is_position(part):
         raise _Misfit(
             f"{dotted(done)} is a list; expected a position from 0 to {len(items)}, got {part!r}"
         )
-    index = int(part)
-    if index > len(items):
+    digits = part.lstrip("0") or "0"
+    if len(digits) > len(str(len(items))) or int(digits) > len(items):  # int() refuses long texts
         raise _Misfit(
             f"{dotted(done)} has {len(items)} items; expected a position up to {len(items)}, "
-            f"which appends one, got {index}"
+            f"which appends one, got {digits if len(digits) < 20 else show(digits)}"
         )
-    return index
+    return int(digits)
+
+
+def _is_position(part: str) -> bool:
+    return part.isascii() and part.isdecimal()

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Union, final
+from typing import TYPE_CHECKING, Any, Union, final
 
 import yaml
 
 from runner.errors import Problem, RecipeError
+from runner.recipe.scanner import StrictLoader
 from runner.recipe.syntax import explain_syntax
 from runner.recipe.words import show, shown_path
 
@@ -27,8 +28,9 @@ Json = Union[Scalar, list["Json"], dict[str, "Json"]]  # noqa: UP007
 KeyPath = tuple[Union[str, int], ...]  # noqa: UP007
 """Keys and list positions from the top of a recipe."""
 
-NODE_LIMIT = 100_000
-"""Values in one file, aliases expanded; nested aliases could otherwise fill the memory."""
+NODE_LIMIT = 30_000
+"""Values in one file, aliases expanded; nested aliases could otherwise fill the memory, and PyYAML
+takes seconds for more."""
 
 DEPTH_LIMIT = 50
 
@@ -120,8 +122,20 @@ def typed(text: str) -> tuple[str, Scalar]:
 
 
 @final
-class _Loader(yaml.BaseLoader):
+class _Loader(StrictLoader):
     """A parser that leaves untagged scalars for ``typed``."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._left = NODE_LIMIT
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._left -= 1
+        if self._left < 0:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # of PyYAML
+            message = f"more than {NODE_LIMIT:,} values"
+            raise yaml.composer.ComposerError(None, None, message, mark)
+        return super().compose_node(parent, index)
 
     def resolve(self, kind: object, value: object, implicit: object) -> str:  # noqa: ARG002
         if kind is yaml.ScalarNode:

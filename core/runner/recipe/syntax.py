@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import yaml
 
+from runner.recipe import scanner
+
 _TAB = "a tab cannot indent YAML; use spaces"
 _COLON = (
     "unexpected ':'; check the indentation of this line and the one above, or quote text that "
@@ -13,7 +15,21 @@ _COLON = (
 # Parts of PyYAML's messages (problem, context) -> what to tell, and whether the place where the
 # construct began says more than the place where the parser gave up.
 _PLAIN: tuple[tuple[str, str, str, bool], ...] = (
-    ("found character '\\t'", "", _TAB, False),
+    (scanner.TAB, "", _TAB, False),
+    (scanner.COMMENT, "", "a comment needs a space before its '#'", False),
+    (
+        scanner.CONTINUES,
+        "",
+        "this line continues a value that began further up; indent it more than the key there",
+        False,
+    ),
+    (
+        scanner.SPACES,
+        "",
+        "this text is indented less than the empty line above it; remove that line's spaces",
+        False,
+    ),
+    (scanner.ANCHOR, "", "the name of an anchor has letters, digits, - and _ only", False),
     ("that cannot start any token", "", "text cannot begin with this character; quote it", False),
     ("expected the node content", "", "expected a value here", False),
     ("mapping values are not allowed", "", _COLON, False),

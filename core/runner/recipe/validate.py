@@ -51,6 +51,9 @@ VARIANTS: dict[str, type] = {
 PROSE: tuple[KeyPath, ...] = (("summary",), ("note",))
 """Keys of texts for people, which may have several lines."""
 
+LISTED = 50
+"""Errors of one kind that are listed; explaining thousands takes minutes, and nobody reads them."""
+
 _UNIONS = (Union, UnionType)
 
 
@@ -132,9 +135,11 @@ class _Check:
         self._check_scalars(root, ())
         values: dict[str, Any] = {}
         failed: set[str] = set()
-        for name in root.value:
-            if name not in known:
-                self.found.append(_unknown_section(name, known))
+        unknown = [name for name in root.value if name not in known]
+        self.found += [_unknown_section(name, known) for name in unknown[:LISTED]]
+        if len(unknown) > LISTED:
+            message = f"{len(unknown) - LISTED} more unknown sections, from here on"
+            self.found.append(Finding((unknown[LISTED],), message, "unknown"))
         for name, section in known.items():
             member = root.value.get(name)
             if member is None or member.value is None:
@@ -144,7 +149,8 @@ class _Check:
                 continue
             before = len(self.found)
             values[name] = self._section(section, member)
-            if len(self.found) > before or values[name] is None:
+            missing = values[name] is None or (section.is_list and None in values[name])
+            if len(self.found) > before or missing:
                 failed.add(name)
         self._rules(values, failed)
         return None if failed or self.found else Recipe(**values)
@@ -274,7 +280,10 @@ class _Check:
             return adapter.validate_json(json.dumps(data))
         except ValidationError as error:
             errors = error.errors(include_url=False)
-            found = explain(errors, part, self.document.root, VARIANTS)
+            found = explain(errors[:LISTED], part, self.document.root, VARIANTS)
+            if len(errors) > LISTED:
+                message = f"{dotted(part.path)}: {len(errors) - LISTED} more errors"
+                found.append(Finding(part.path, message, "rule"))
             self.found += [
                 finding
                 for finding in found

@@ -11,8 +11,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+LONGEST_WORD = 200
+"""Letters of a word that is compared with choices: longer ones take seconds, and resemble none."""
+
+
 def closest(word: str, choices: Iterable[str]) -> str | None:
     """Return the choice that ``word`` was probably meant to be."""
+    if len(word) > LONGEST_WORD:
+        return None
     by_lower = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
