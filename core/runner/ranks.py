@@ -17,7 +17,7 @@ import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar, final
 
-from runner import streams
+from runner import limits, streams
 from runner.errors import DeviceError, OtherRankError, RunnerError
 from runner.launch import status
 from runner.launch.progress import Progress
@@ -240,9 +240,8 @@ def _words(error: Exception) -> str:
 
 def _message(error: BaseException) -> str:
     """Return what an error says; one that nobody has foreseen has its class in front."""
-    if isinstance(error, RunnerError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"
+    return text + limits.hint(error)
 
 
 def _may_pass(error: BaseException) -> bool:

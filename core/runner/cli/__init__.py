@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runner import __version__, display, signals, streams
+from runner import __version__, display, limits, signals, streams
 from runner.cli import launch, look, models, work
 from runner.cli.diverted import Diverted
 from runner.cli.look import Kind
@@ -93,9 +93,14 @@ def main() -> None:
     except RunnerError as error:
         _explain(error)
         raise SystemExit(error.exit_code) from None
-    except Exception:
+    except Exception as error:
         if not streams.are_taken():
             raise
+        if limits.hint(error):
+            explained = RunnerError(f"{type(error).__name__}: {error}")
+            explained.__cause__ = error
+            _explain(explained)
+            raise SystemExit(explained.exit_code) from None
         streams.say(display.block(traceback.format_exc().rstrip()))
         raise SystemExit(1) from None
     raise SystemExit(code or 0)
@@ -112,8 +117,9 @@ def _explain(error: RunnerError) -> None:
 
 
 def _hint(error: RunnerError) -> str:
-    if not isinstance(error, MissingDeviceError) or not error.host_device:
-        return ""
+    limit = limits.hint(error)
+    if limit or not isinstance(error, MissingDeviceError) or not error.host_device:
+        return limit
     from runner.advice import on_host
 
     return f"; to try it here: {on_host(sys.argv[1:], error.host_device)}"

@@ -36,7 +36,8 @@ def cpu_quota(proc: Path = Path("/proc/self")) -> float | None:
     Args:
         proc: What the kernel tells of this process.
     """
-    return min((quota for folder in _groups(proc) for quota in _quotas(folder)), default=None)
+    found = (quota for group in groups("cpu", proc) for quota in _quotas(group))
+    return min(found, default=None)
 
 
 class _Mount(NamedTuple):
@@ -47,19 +48,30 @@ class _Mount(NamedTuple):
     """Empty for version 2, where a group has all."""
 
 
-def _groups(proc: Path) -> Iterator[Path]:
-    """Yield the folders of the process's group and of those around it, which limit it as well."""
+def groups(controller: str, proc: Path = Path("/proc/self")) -> Iterator[Path]:
+    """Yield the folders of the process's group and of those around it, which limit it as well.
+
+    Args:
+        controller: What the groups limit, such as ``cpu`` or ``pids``.
+        proc: What the kernel tells of this process.
+    """
     mounts = list(_mounts(proc))
     for line in _lines(proc / "cgroup"):
         _, names, path = line.split(":", 2)
-        controllers = frozenset(filter(None, names.split(",")))
         for mount in mounts:
-            if mount.controllers != controllers:
+            if not _has(mount, names, controller):
                 continue
             # outside of the container's own view the path is not below the root
             below = Path(path).relative_to(mount.root) if _is_below(path, mount.root) else Path()
             group = mount.place / below
             yield from (group, *(item for item in group.parents if _is_below(item, mount.place)))
+
+
+def _has(mount: _Mount, names: str, controller: str) -> bool:
+    """Return whether a line of a process's groups is about a mount that limits something."""
+    if not mount.controllers:  # version 2, whose groups have all
+        return not names
+    return controller in mount.controllers and controller in names.split(",")
 
 
 def _mounts(proc: Path) -> Iterator[_Mount]:
@@ -69,9 +81,8 @@ def _mounts(proc: Path) -> Iterator[_Mount]:
         root, place = (Path(text) for text in before.split()[3:5])
         if kind == "cgroup2":
             yield _Mount(root, place, frozenset())
-        elif kind == "cgroup" and "cpu" in options.split(","):
-            names = frozenset(options.split(",")) & {"cpu", "cpuacct"}
-            yield _Mount(root, place, names)
+        elif kind == "cgroup":
+            yield _Mount(root, place, frozenset(options.split(",")))
 
 
 def _quotas(group: Path) -> Iterator[float]:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import final
 
-from runner import display, streams
+from runner import display, limits, streams
 
 TAIL_LINES = 20
 TAIL_BYTES = 16_384
@@ -54,6 +54,11 @@ def show_tail(log: str | None) -> None:
     if log and lines:
         streams.say(display.line(f"the last lines of {short(Path(log))}:"))
         streams.say("\n".join(f"  {display.line(line)}" for line in lines))
+
+
+def limit(log: Path) -> str:
+    """Name the limit that the last lines of a file are about; "" if they are about none."""
+    return limits.explain("\n".join(_lines(log)[-TAIL_LINES:]))
 
 
 def find_code(log: Path, process: int) -> int | None:

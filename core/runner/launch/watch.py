@@ -301,8 +301,9 @@ class Watcher:
             when = "before the processes had met"
         else:
             when = "before any process had begun"
+        limit = output.limit(self._launcher_log)
         return Failure(
-            reason=f"the launcher {name} {how} {when}",
+            reason=f"the launcher {name} {how} {when}" + (f": {limit}" if limit else ""),
             words=True,
             log=str(self._launcher_log),
             ask_log=True,

@@ -1,0 +1,91 @@
+"""A limit of the system or of a container is named: no traceback, no wait without end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner import limits
+
+PIDS = Path("/sys/fs/cgroup/pids")
+
+
+def test_what_led_to_an_error_is_looked_at_as_well():
+    first = OSError(errno.EMFILE, "zu viele offene Dateien")
+    error = RuntimeError("the writer failed")
+    error.__cause__ = first
+    number = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert limits.hint(error) == f"; a process may have {number} files open (ulimit -n): raise " + (
+        "this limit"
+    )
+
+
+def test_other_errors_are_about_no_limit():
+    assert not limits.hint(ValueError("too many values"))
+    assert not limits.explain("RuntimeError: sizes do not match")
+
+
+def test_memory_is_a_limit_only_where_there_is_one():
+    text = "ImportError: libx.so: failed to map segment from shared object"
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] < 0
+    assert not limits.explain(text)
+    program = f"from runner import limits; print(limits.explain({text!r}))"
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -v 1048576; exec "$0" -c "$1"', sys.executable, program],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("a process may have 1.0 GiB of addresses (ulimit -v)")
+
+
+@pytest.fixture
+def few_threads():
+    """Provide a control group in which there may be two processes or threads."""
+    group = PIDS / f"runner-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "pids.max").write_text("2")
+    except OSError:
+        pytest.skip("no control group can be made here")
+    yield group
+    group.rmdir()
+
+
+def test_a_run_that_may_start_no_thread_says_so(project, few_threads):
+    enter = 'echo $$ > "$1"; shift; exec "$@"'
+    command = (sys.executable, "-m", "runner", "train", str(project.write_recipe()))
+    done = subprocess.run(
+        ["sh", "-c", enter, "sh", str(few_threads / "cgroup.procs"), *command],
+        env={**project.environment, "RUNNER_PLUGINS": "fake,data,tensorboard"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: RuntimeError: can't start new thread; there may be 2 processes")
+    assert "pids.max" in last
+
+
+def test_files_that_cannot_be_opened_are_counted(project):
+    limited = ["sh", "-c", 'ulimit -n 6; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*limited, sys.executable, "-m", "runner", "train", str(project.write_recipe())],
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "a process may have 6 files open (ulimit -n)" in done.stderr
