@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,6 +30,18 @@ SUBCLASS = "torch._tensor._rebuild_from_type_v2"
 RECONSTRUCTORS = frozenset({"copyreg._reconstructor", "copy_reg._reconstructor"})
 """What pickles of protocol 2 call with the class of an object."""
 DICTIONARIES = frozenset({"collections.OrderedDict", "collections.defaultdict"})
+
+
+class Readable(Protocol):
+    """What a pickle is read from."""
+
+    def read(self, count: int, /) -> bytes:
+        """Return so many bytes, or as many as there are."""
+        ...
+
+    def readline(self) -> bytes:
+        """Return the bytes up to the end of a line."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,7 @@ class StoredTensor:
 class Unpickler(pickle._Unpickler):  # the machine in Python, whose steps can be replaced
     """Reads one pickle of a file."""
 
-    def __init__(self, file: IO[bytes], persistent: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, file: Readable, persistent: Callable[[Any], Any] | None = None) -> None:
         # as torch reads the pickles of Python 2
         super().__init__(file, encoding="utf-8", errors="replace")
         self._persistent = persistent
@@ -167,7 +179,7 @@ def tensor(storage: Any, offset: int, shape: Any, strides: Any, *rest: Any) -> S
     return StoredTensor(storage, offset, tuple(shape), tuple(strides), kind)
 
 
-def load(file: IO[bytes], persistent: Callable[[Any], Any] | None = None) -> Any:
+def load(file: Readable, persistent: Callable[[Any], Any] | None = None) -> Any:
     """Read the next pickle of a file.
 
     Args:

@@ -24,7 +24,7 @@ from runner.contracts import StoredWeights
 from runner.errors import CheckpointError
 from runner.framework import short_floats
 from runner_torch import pickles
-from runner_torch.pickles import Foreign, Global, StoredTensor
+from runner_torch.pickles import Foreign, Global, Readable, StoredTensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -74,6 +74,19 @@ class _Storage:
 
     def fill(self, data: bytes | memoryview) -> None:
         self.fetch = lambda: data
+
+
+@final
+class _Bounded:
+    """A file that is never asked for more than it has: memory would be taken for it at once."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file = file
+        self._size = size
+        self.readline = file.readline
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(max(0, min(count, self._size - self._file.tell())))
 
 
 def recognises(path: Path) -> bool:
@@ -139,7 +152,7 @@ def _content(path: Path) -> Iterator[Any]:
             with _read_archive(path) as content:
                 yield content
         elif start.startswith(PLAIN):
-            yield _read_plain(file)
+            yield _read_plain(_Bounded(file, path.stat().st_size))
         elif tarfile.is_tarfile(path):
             yield _read_tar(path)
         else:
@@ -201,7 +214,7 @@ def _storage_kind(cls: Any) -> str:
     return FORMATS[name]
 
 
-def _read_plain(file: IO[bytes]) -> Any:
+def _read_plain(file: Readable) -> Any:
     if pickles.load(file) != MAGIC or pickles.load(file) != 1001:
         raise Unreadable("it begins like no file of torch.save")
     _check_order(pickles.load(file))
@@ -226,7 +239,7 @@ def _check_order(info: Any) -> None:
         raise Unreadable("its numbers are not little-endian")
 
 
-def _fill(file: IO[bytes], storage: _Storage) -> None:
+def _fill(file: Readable, storage: _Storage) -> None:
     (count,) = struct.unpack("<q", file.read(8))
     if count != storage.count:
         raise Unreadable(f"a storage holds {count} numbers, and {storage.count} are expected")

@@ -1,7 +1,8 @@
 """What becomes of a recipe whose framework an override changes.
 
-Sections stay, with the keys that their entries have in the other framework. The rest was written
-for the first one, and is left out by name.
+Sections stay, with the keys that their entries have in the other framework too. The rest was
+written for the first one, and is left out by name; of a device, all that is its own, as threads or
+cards of two frameworks are not the same.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def adapt(
     if not left_out:
         return root, ()
     names = ", ".join(dotted(path) for path in left_out)
-    note = f"the framework is {new} instead of {old}: left out {names}, which {new} does not have"
+    note = f"the framework is {new} instead of {old}: left out {names}, written for {old}"
     return replace(root, value=members), (note,)
 
 
@@ -80,14 +81,14 @@ def _members(node: Node | None) -> dict[str, Node]:
 
 
 def _unknown(item: Node, section: str, framework: str, registry: Registry) -> list[str]:
-    """Return the keys of a section that its entry does not have in another framework."""
+    """Return the keys of a section that do not apply to its entry in another framework."""
     name = item.get("name")
     cls = sections()[section].cls
     if name is None or not isinstance(name.value, str) or cls is None:
         return []
     try:
         entry = registry.find(KINDS[section], name.value, framework).entry
-        own = {field.name for field in fields(entry.config)}
+        own = {f.name for f in fields(entry.config)} if section != "device" else set()
     except (RunnerError, TypeError):
         return []  # the check of the recipe explains it
     return [key for key in _members(item) if key not in own | set(section_keys(cls))]

@@ -304,8 +304,8 @@ def test_keys_that_only_the_former_framework_has_are_left_out_by_name(
     given = ["framework=other"]
     changed = compose(Path("r.yaml"), given, environ={}, registry=registry)
     assert changed.notes == (
-        "the framework is other instead of fake: left out model.width, optimizer.momentum, which "
-        "other does not have",
+        "the framework is other instead of fake: left out model.width, optimizer.momentum, "
+        "written for fake",
     )
     checked = validate(changed, registry)
     assert checked.optimizer is not None
