@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
+from runner.data import decoder_messages
 from runner.data.decoding import AS_STORED
 from runner.data.limits import MAX_PIXELS
 from runner.errors import DataError
@@ -141,7 +142,7 @@ def decode(
         DamagedImageError: It is empty, truncated, corrupt, no image, or too large.
     """
     _set_switches(notice)
-    return _opened(data, description, lambda image: _decoded(image, decoding, notice))
+    return _opened(data, description, notice, lambda image: _decoded(image, decoding, notice))
 
 
 def check(data: bytes, description: str, notice: Callable[[str, str], None] = _unnoticed) -> str:
@@ -154,7 +155,7 @@ def check(data: bytes, description: str, notice: Callable[[str, str], None] = _u
         DamagedImageError: As ``decode`` does.
     """
     _set_switches(notice)
-    return _opened(data, description, lambda image: _decode_small(image, notice))
+    return _opened(data, description, notice, lambda image: _decode_small(image, notice))
 
 
 def _set_switches(notice: Callable[[str, str], None]) -> None:
@@ -171,10 +172,29 @@ def _set_switches(notice: Callable[[str, str], None]) -> None:
             )
 
 
-def _opened(data: bytes, description: str, use: Callable[[Image.Image], T]) -> T:
+def _opened(
+    data: bytes,
+    description: str,
+    notice: Callable[[str, str], None],
+    use: Callable[[Image.Image], T],
+) -> T:
     """Open an image, and explain what its reader raises, then or in ``use``."""
     if not data:
         raise DamagedImageError(description, "the file is empty")
+    with decoder_messages.heard(data) as said:
+        try:
+            found = _explained(data, description, use)
+        except DamagedImageError as error:
+            if said:
+                reason = f"{error.reason} (its decoder says: {decoder_messages.shown(said)})"
+                raise DamagedImageError(description, reason) from error
+            raise
+    if said:
+        notice("decoder", f"decoded, though its decoder says: {decoder_messages.shown(said)}")
+    return found
+
+
+def _explained(data: bytes, description: str, use: Callable[[Image.Image], T]) -> T:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image, description)

@@ -46,6 +46,7 @@ class Notice:
 _TOTALS = {
     "exif_orientation": "are stored turned and were not put upright (dataset.exif_orientation)",
     "grey_bits": "have grey values that do not fit dataset.grey_bits",
+    "decoder": "were decoded with a message of their decoder",
     "colour_bits": "became black: colours of 16 bits with values of 8",
 }
 
