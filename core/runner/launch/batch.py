@@ -92,6 +92,11 @@ def script(job: Job) -> str:
     Raises:
         UsageError: An option of ``sbatch`` is none, or one that the script decides.
     """
+    if letter := display.first_control(job.name):
+        raise UsageError(
+            f"the recipe's name holds {letter}, which would end the line of a batch script; "
+            "rename its file"
+        )
     elastic = job.least is not None and job.least < job.nodes
     own = {
         "--job-name": job.name,
@@ -106,7 +111,11 @@ def script(job: Job) -> str:
     fixed = ("--nodes", "--ntasks-per-node", "--ntasks", "--array")
     for option in job.options:
         name = option.partition("=")[0]
-        if not option.startswith("--") or any(letter.isspace() for letter in option):
+        if (
+            not option.startswith("--")
+            or any(map(str.isspace, option))
+            or display.first_control(option)
+        ):
             raise UsageError(
                 f"--sbatch {option!r}: expected one long option of sbatch with its value behind "
                 "'=', such as --sbatch=--partition=gpu"

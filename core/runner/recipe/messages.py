@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from runner.recipe.words import did_you_mean, dotted, one_of, show
+from runner.recipe.words import as_text, did_you_mean, dotted, one_of, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -209,11 +209,16 @@ def _wrong(
         message += did_you_mean(value, choices) or _type_hint(first["type"], value)
         if value in variants:
             message += f"; write {{name: {value}}}"
-    elif (
-        first["type"] == "string_type" and value is not None and not isinstance(value, (list, dict))
-    ):
-        message += f"; quote it: '{show(value)}'"
+    elif first["type"] == "string_type" and node is not None and node.text:
+        message += _quoted(path, node)
     return Finding(path, message)
+
+
+def _quoted(path: KeyPath, node: Node) -> str:
+    """Say how to write a text that was read as something else."""
+    if node.origin.source.startswith("--set "):
+        return f"; as a text, write {as_text(dotted(path), node.text)}"
+    return "" if node.value is None else f"; quote it: '{node.text}'"
 
 
 def _type_hint(kind: str, value: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 from runner.errors import Problem, RecipeError
 from runner.recipe.source import KeyPath, Node, Origin, parse, typed
 from runner.recipe.tree import long_form, merge, precision_long_form
-from runner.recipe.words import dotted, show
+from runner.recipe.words import as_text, dotted, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,15 +41,25 @@ def parse_override(text: str, problems: list[Problem]) -> Override | None:
         return None
     value = value.strip()
     if value[:1] not in {"[", "{", '"', "'"}:
-        node = Node(value=typed(value)[1], origin=origin, plain=True)
+        node = Node(value=typed(value)[1], origin=origin, plain=True, text=value)
         return Override(path=path, value=replace(node, key=origin))
     try:
         parsed = parse(value, origin.source, problems, line_numbers=False)
     except RecipeError as error:
         problems.extend(error.problems)
+        if _goes_on(value):
+            hint = f"a text that begins with {value[0]} is written {as_text(key, value)}"
+            problems.append(origin.problem(hint))
         return None
     assert parsed is not None
-    return Override(path=path, value=replace(parsed, key=origin))
+    text = value if value[0] in "[{" else ""
+    return Override(path=path, value=replace(parsed, key=origin, text=text))
+
+
+def _goes_on(value: str) -> bool:
+    """Return whether text follows what a bracket has begun, as in ``[old] photos``."""
+    closing = {"[": "]", "{": "}"}.get(value[0], "")
+    return bool(closing) and closing in value and not value.endswith(closing)
 
 
 def apply(root: Node, override: Override, problems: list[Problem]) -> Node:

@@ -69,6 +69,8 @@ class Node:
     """Place of the key, for members of a mapping."""
     plain: bool = False
     """An unquoted scalar, whose type follows from its text."""
+    text: str = ""
+    """How an unquoted scalar, or a whole override, was written."""
 
     @property
     def place(self) -> Origin:
@@ -175,7 +177,9 @@ class _Reader:
         self._open.add(id(raw))
         value = self._value(raw)
         self._open.discard(id(raw))
-        return Node(value=value, origin=self.place(raw), plain=raw.tag == "?")
+        plain = raw.tag == "?"
+        text = raw.value if plain and isinstance(raw, yaml.ScalarNode) else ""
+        return Node(value=value, origin=self.place(raw), plain=plain, text=text)
 
     def _value(self, raw: yaml.Node) -> Scalar | tuple[Node, ...] | dict[str, Node]:
         if isinstance(raw, yaml.MappingNode) and raw.tag == _TAG + "map":

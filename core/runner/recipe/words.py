@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from typing import TYPE_CHECKING
+
+from runner import display
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,3 +64,8 @@ def shown_path(path: Path) -> str:
     """Write a file relative to the working directory where it lies below it."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
+
+
+def as_text(key: str, value: str) -> str:
+    """Return the option that sets a key to a text which looks like something else."""
+    return display.command(["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"])

@@ -294,6 +294,35 @@ def test_the_batch_script_is_what_was_asked_for(project):
     assert "#SBATCH --job-name='two words'" in done.out
 
 
+def test_no_text_becomes_a_directive_or_a_command(project):
+    """Names and values with quotes, variables and line breaks are one word each, or refused."""
+    odd = project.write_recipe(name="a'b $(touch made) `touch made`")
+    runs = "r\n#SBATCH --array=1-9\ntouch made"
+    options = ("--devices", "2", "--nnodes", "2", "--slurm", "--runs-dir", runs)
+    value = 'summary=x"; touch made; $(touch made)'
+    written = project.runner("launch", odd, *options, "--set", value)
+    assert written.code == 0, written.err
+    assert "#SBATCH --array" not in written.out.splitlines()
+    lines = written.out.splitlines()
+    settings = [line for line in lines if line.startswith(("runs=", "  command="))]
+    show = r'printf "%s\0" "$runs" "${command[@]}"'
+    shown = "\n".join(["SLURM_JOB_ID=1", "run=x", *settings, show])
+    done = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)
+    words = done.stdout.split("\0")
+    assert words[0] == f"{runs}/slurm-1"
+    assert not (project.path / "made").exists()
+    broken = odd.rename(odd.with_name("x\n#SBATCH --array=1-9\n.yaml"))
+    refused = project.runner("launch", broken, *options)
+    assert refused.code == 2
+    assert ":1:1: the file's name holds the control character \\n; rename it" in refused.err
+    folded = project.write_recipe().with_name("folded.yaml")
+    text = project.write_recipe().read_text()
+    folded.write_text(text.replace("summary: Colours", "summary: |\n  x\n  #SBATCH -a 1\n  y"))
+    written = project.runner("launch", folded, *options)
+    assert written.code == 0
+    assert "#SBATCH -a" not in written.out
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

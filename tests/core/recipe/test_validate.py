@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,17 @@ BROKEN = {
     "number for text": (
         "summary: 3",
         ["r.yaml:2:10: summary: expected text, got 3; quote it: '3'"],
+    ),
+    "number in another notation for text": (
+        "summary: 1e5",
+        ["r.yaml:2:10: summary: expected text, got 100000.0; quote it: '1e5'"],
+    ),
+    "line break in a path": (
+        'model: {weights: "a\\nb"}',
+        [
+            "r.yaml:2:18: model.weights: holds the control character \\n; expected a text of one "
+            "line without any, so rename what has it in its name, or link to it"
+        ],
     ),
     "bound": (
         "train: {epochs: 0}",
@@ -485,3 +497,24 @@ def test_a_variable_that_was_left_open_is_named_where_a_number_is_needed(check: 
     [problem] = problems(check, text, allow_unset=True)
     assert problem.startswith("r.yaml:3:15: ")
     assert "train.batch_size: the environment variable BATCHX is not set" in problem
+
+
+@pytest.mark.parametrize("value", ["2024", "1e5", "{x}", "[a, b]", "true"])
+def test_an_override_that_is_no_text_says_how_to_write_it(check: Check, value: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        check("extends: base.yaml\n", f"model.weights={value}")
+    [problem] = caught.value.problems
+    advice = problem.message.partition("; as a text, write ")[2]
+    option, override = shlex.split(advice)
+    assert option == "--set"
+    assert check("extends: base.yaml\n", override).model.weights == value
+
+
+def test_an_override_that_is_no_yaml_says_how_to_write_it(check: Check) -> None:
+    advice = r"text that begins with \[ is written --set 'model\.weights=\"\[old\] x\"'"
+    with pytest.raises(RecipeError, match=advice):
+        check("extends: base.yaml\n", "model.weights=[old] x")
+
+
+def test_a_summary_may_have_several_lines(check: Check) -> None:
+    assert check("extends: base.yaml\n", 'summary="one\\ntwo"').summary == "one\ntwo"

@@ -153,6 +153,19 @@ def test_the_documented_commands_of_resnet50(request_for, without_atc):
     assert json.dumps(info.details)
 
 
+def test_names_are_one_word_in_scripts(request_for, without_atc):
+    """A plugin's model may be called anything, and arguments are what they are."""
+    name = "a b$(touch made)'\"`touch made`"
+    options = OmOptions(soc_version="Ascend310P3", infer_arguments=["$(touch made)", "x y"])
+    request = request_for(options, name=name)
+    convert(request)
+    [infer] = commands(request.folder / "3_infer.sh")
+    assert infer[4] == f"$here/{name}_bs{options.batch_size}.om"
+    assert infer[-3:] == ["$(touch made)", "x y", "$@"]
+    _, atc = commands(request.folder / "2_convert.sh")
+    assert atc[1] == f"--model={name}.onnx"
+
+
 def test_the_documented_commands_of_mobilenet_v2(request_for, without_atc):
     options = OmOptions(
         soc_version="Ascend310P3",
