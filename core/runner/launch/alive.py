@@ -95,6 +95,11 @@ class Life:
         """Return another machine that gives no sign."""
         return self._quiet_for(self._seconds)
 
+    @property
+    def patience_s(self) -> float:
+        """Time in which a machine that is gone is missed, here or by machine 0, which tells."""
+        return 3 * self._period + RENEW_S / 5
+
     def missed(self) -> Failure | None:
         """Return one that has missed two signs, where it is known that some process was lost."""
         return self._quiet_for(2 * self._period)

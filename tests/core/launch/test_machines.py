@@ -78,12 +78,17 @@ def test_a_signal_to_either_saves_one_checkpoint_on_both(project, launched):
 
 @pytest.mark.slow
 def test_one_machine_goes_on_without_the_other_where_it_may(project, launched):
-    first, second = launched.on_machines(*SLOW, *ONCE, "--json", nnodes="1:2")
+    soon = ("--set", "distributed.machine_timeout_s=6")
+    first, second = launched.on_machines(*SLOW, *ONCE, *soon, "--json", nnodes="1:2")
     project.wait_for(project.checkpoints)
     launched.lose(second, 2, 3)
     launched.finish(second)
     ended = launched.finish(first)
     assert ended.code == 0, ended.err
+    # the machine, and not what its loss made of the exchanges of the other
+    [restart] = [line for line in ended.err.splitlines() if line.startswith("restart 1 of 1: ")]
+    assert restart.startswith("restart 1 of 1: machine 1 (")
+    assert " has given no sign of life for " in restart
     assert "devices: 2 of the 4 that the recipe asks for" in ended.err
     assert json.loads(ended.out)["world_size"] == 2
 
