@@ -13,7 +13,7 @@ from runner.console import RankConsole
 from runner.contracts import Group
 from runner.data.image_files import ImageFiles
 from runner.data.overlap import overlap, two_labels
-from runner.errors import UsageError
+from runner.errors import DataError, UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
 from runner.launch import status
@@ -182,16 +182,30 @@ class Opened:
         return group
 
     def _open_data(self, stack: ExitStack) -> None:
-        splits = {}
-        for name in ("train", "val") if self._training else ("val",):
-            splits[name] = open_split(self.plan, name, self.events)
-            stack.callback(splits[name].loader.close)
+        splits = self._open_splits(stack)
         self.val = splits["val"]
         self.train = splits.get("train")
         if self.train:
             check_same_classes(self.train, self.val)
             self.plan.check_shares(len(self.train.dataset.labels))
             self._read_first_val_images()
+
+    def _open_splits(self, stack: ExitStack) -> dict[str, Split]:
+        """Open what the run needs; what is wrong with each of them is said at once."""
+        splits, wrong = {}, []
+        for name in ("train", "val") if self._training else ("val",):
+            try:
+                splits[name] = open_split(self.plan, name, self.events)
+            except DataError as error:
+                wrong.append(error)
+            else:
+                stack.callback(splits[name].loader.close)
+        texts = dict.fromkeys(str(error) for error in wrong)
+        if len(texts) > 1:
+            raise DataError("\n".join(texts)) from wrong[0]
+        if wrong:
+            raise wrong[0]
+        return splits
 
     def _read_first_val_images(self) -> None:
         """Read a batch of the validation split, so that no epoch is lost on what it would meet."""

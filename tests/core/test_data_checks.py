@@ -83,6 +83,14 @@ def test_all_that_the_recipe_declares_wrongly_is_said_at_once(project):
     assert "set dataset.train_images=16 dataset.num_classes=2" in outcome.err
 
 
+def test_what_is_wrong_with_both_splits_is_said_at_once(project):
+    data = two_classes(project.path / "data")
+    outcome = project.run(*folders(data, ", train_images: 9, val_images: 9"))
+    assert outcome.code == 5
+    assert "error: the train split of class_folders has train_images 16, the recipe" in outcome.err
+    assert "the val split of class_folders has val_images 8, the recipe declares 9" in outcome.err
+
+
 class TestUnreadable:
     """Images that cannot be read are found before the first step, where they are not skipped."""
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_MOST_DIGITS = 18
+"""Of a label: what 64 bits hold."""
 _COMMA_TO_SPACE = r"sed -i -E 's/,[[:space:]]*([0-9]+)[[:space:]]*$/ \1/' FILE"
 _LABEL_TO_THE_END = r"sed -i -E 's/^([0-9]+)[[:space:]]+(.*)$/\2 \1/' FILE"
 Labelled = tuple[list[str], list[int]]
@@ -36,8 +38,7 @@ def read_list(file: Path, setting: str) -> Labelled:
     labels: list[int] = []
     for number, line in text_lines(file, setting):
         path, label = line.rsplit(None, 1) if " " in line or "\t" in line else ("", "")
-        # isascii: str.isdigit accepts digits of other scripts, and int() accepts "1_000".
-        if not (label.isascii() and label.isdigit()) or _is_odd(path):
+        if not _is_label(label) or _is_odd(path):
             raise DataError(f"{file}:{number}: found {shortened(line)!r}, {_cause(line, number)}")
         paths.append(_plain(path) if "./" in path or "//" in path else path)
         labels.append(int(label))
@@ -71,6 +72,8 @@ def text_lines(file: Path, setting: str) -> Iterator[tuple[int, str]]:
             f"{file} cannot be read: {error.strerror or error}; expected a text file"
         ) from error
     text = _decoded(content, file).replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        raise _not_text(file, text[: text.index("\0")].count("\n") + 1)
     lines = enumerate(map(str.strip, text.split("\n")), 1)
     return (numbered for numbered in lines if numbered[1])
 
@@ -86,13 +89,14 @@ def _decoded(content: bytes, file: Path) -> str:
             return content.decode("utf-16")
         except UnicodeDecodeError as error:
             raise DataError(f"{file} begins as UTF-16 text, and is not: {error}") from error
-    if b"\0" in content:
-        line = content[: content.index(b"\0")].count(b"\n") + 1
-        raise DataError(
-            f"{file}:{line}: found a zero byte, expected UTF-8 text; if this is UTF-16 without "
-            f"its mark, convert it: iconv -f UTF-16LE -t UTF-8 {file} > NEW_FILE"
-        )
     return content.decode("utf-8-sig", "surrogateescape")
+
+
+def _not_text(file: Path, line: int) -> DataError:
+    return DataError(
+        f"{file}:{line}: found a zero byte, expected UTF-8 text; if this is UTF-16 without its "
+        f"mark, convert it: iconv -f UTF-16LE -t UTF-8 {file} > NEW_FILE"
+    )
 
 
 def _is_odd(path: str) -> bool:
@@ -133,7 +137,8 @@ def _hint(line: str, last: str, number: int) -> str:
 
 
 def _is_label(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    # isascii: str.isdigit accepts digits of other scripts, and int() accepts "1_000".
+    return text.isdigit() and text.isascii() and len(text) <= _MOST_DIGITS
 
 
 def _is_whole(text: str) -> bool:

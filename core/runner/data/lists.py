@@ -20,7 +20,7 @@ from runner.data.index import Listing, Part, open_image_files
 from runner.data.index_file import Key
 from runner.data.label_lines import line_of, read_list, text_lines
 from runner.data.matching import match
-from runner.data.present import cause_of, check_present
+from runner.data.present import cause_of, check_present, exists
 from runner.errors import DataError
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _repeated(names: Sequence[str]) -> list[str]:
 def _base(first: str, file: Path, candidates: Sequence[Path], noted: Sources) -> Path:
     for candidate in candidates:
         noted.note((candidate / first).parent)
-        if (candidate / first).exists():
+        if exists(candidate / first):
             return candidate
     tried = " and ".join(str(candidate / first) for candidate in candidates)
     raise DataError(

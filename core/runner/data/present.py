@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from runner.data.alike import alike
+from runner.data.images import IMAGE_ENDINGS
 from runner.data.label_lines import line_of, shortened
 from runner.errors import DataError
 
@@ -62,33 +64,41 @@ def _by_folder(paths: Sequence[str]) -> Mapping[str, set[str]]:
 
 def _missing(folder: Path, names: set[str], noted: Sources) -> set[str]:
     noted.note(folder)
+    asked = names
     if len(names) > _FEW:
-        try:
-            return names.difference(os.listdir(folder))  # noqa: PTH208  names in one call
-        except OSError:  # a folder that may be entered and not listed, for one
-            pass
-    return {name for name in names if not _exists(folder / name)}
+        with suppress(OSError):  # a folder that may be entered and not listed, for one
+            there = set(os.listdir(folder))  # noqa: PTH208  names in one call
+            asked = {name for name in names if not name.lower().endswith(IMAGE_ENDINGS)}
+            asked |= names - there
+    return {name for name in asked if not _is_file(folder / name)}
 
 
-def _exists(path: Path) -> bool:
+def _is_file(path: Path) -> bool:
+    return exists(path) and not path.is_dir()
+
+
+def exists(path: Path) -> bool:
+    """Say whether there is something; nothing can be where no name can be so long."""
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name that is too long
+    except OSError:
         return False
 
 
 def cause_of(base: Path, path: str, root: Path) -> str:
     """Say why an image is missing and what to change, as far as that can be seen."""
-    if "\\" in path and _exists(base / path.replace("\\", "/")):
+    if exists(base / path):
+        return "it is a folder, expected an image"
+    if "\\" in path and exists(base / path.replace("\\", "/")):
         return "paths are written with /: change them with sed -i 's#\\\\#/#g' FILE"
     *before, last = path.split()
-    if before and last.isdigit() and _exists(base / " ".join(before)):
+    if before and last.isdigit() and exists(base / " ".join(before)):
         return "expected one label in a line, and there are several"
     look_alike = _look_alike(base, path)
     if look_alike:
         return look_alike
     for parent in (root.absolute().parent, *(root / name for name in ("train", "val"))):
-        if _exists(parent / path):
+        if exists(parent / path):
             return f"it is {parent / path}: the paths of the list seem to start at {parent}"
     return f"expected paths that start at {base}; correct the list, or dataset.root"
 
@@ -96,7 +106,7 @@ def cause_of(base: Path, path: str, root: Path) -> str:
 def _look_alike(folder: Path, path: str) -> str:
     """Follow a path as far as it goes, and say what the part that is missing looks like."""
     for part in path.split("/"):
-        if not _exists(folder / part):
+        if not exists(folder / part):
             try:
                 return alike(part, os.listdir(folder))  # noqa: PTH208
             except OSError:

@@ -90,7 +90,7 @@ def changed(states: Mapping[str, State | None]) -> str:
 def _status(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)  # noqa: PTH116  called for every folder
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # such as a name that is too long; what can be listed can be looked at
         return None
 
 

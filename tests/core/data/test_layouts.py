@@ -409,6 +409,8 @@ class TestListFile:
             ("c.jpg 0 1", "expected one label in a line"),
             ("X/B.jpg 1", "'x' differs from 'X' in upper and lower case only"),
             ("nowhere.jpg 1", "expected paths that start at"),
+            ("x 1", "it is a folder, expected an image"),
+            ("x/ 1", "it is a folder, expected an image"),
             (f"{'n' * 300}.jpg 1", "expected paths that start at"),
         ],
     )
