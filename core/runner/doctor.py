@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from runner import manifest
 from runner.launch import network
+from runner.plugins import own_distributions
 from runner.probe import probe
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def examine(registry: Registry, runs_dir: Path) -> Iterator[Finding]:
     yield _disk(runs_dir)
     yield _network()
     yield _limits()
+    yield from copies()
     for name, version in environment["packages"].items():
         needed = name in {"vision-runner", *manifest.OWN_PACKAGES}
         yield Finding(
@@ -69,6 +71,18 @@ def examine(registry: Registry, runs_dir: Path) -> Iterator[Finding]:
             topic="device",
             ok=True,
             text=f"{item.framework} {item.entry.name}: {word}{_because(found.reason)}",
+        )
+
+
+def copies() -> Iterator[Finding]:
+    """Tell of further copies of the product's metadata on the path."""
+    found = own_distributions()
+    for other in found[1:]:
+        yield Finding(
+            topic="package",
+            ok=False,
+            text=f"metadata of vision-runner {other.version} was left behind in "
+            f"{other.locate_file('')}; {found[0].version} runs, so remove the other",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -31,6 +32,17 @@ CALLABLES = frozenset(
         "executes",
     }
 )
+
+
+TEXTS = ("install", "source")
+TUPLES = {
+    "requires": "module names",
+    "formats": "formats",
+    "weight_suffixes": "file endings",
+    "interface_variables": "variables",
+    "address_variables": "variables",
+}
+SHARES = {"tolerance": "[0, inf)", "min_agreement": "[0, 1]"}
 
 
 @final
@@ -85,6 +97,8 @@ def requirements(plugin: object) -> tuple[tuple[str, ...], str]:
             f"RUNNER_REQUIRES must be a tuple of module names and RUNNER_INSTALL a string, "
             f"not {needs!r} and {install!r}"
         )
+    if not _is_tuple_of_text(needs):
+        raise RejectedPluginError(f"RUNNER_REQUIRES must hold module names, not {needs!r}")
     return tuple(str(name) for name in needs), install
 
 
@@ -143,6 +157,9 @@ def _problems(kind: str, entry: object) -> Iterator[str]:
     if not isinstance(entry.name, str) or not NAME.fullmatch(entry.name):
         yield f"{place}: a name has lowercase letters, digits and underscores only"
     framework = framework_of(entry)
+    if not isinstance(framework, str) or not isinstance(entry.summary, str):
+        yield f"{place}: framework and summary must be text, not {framework!r}, {entry.summary!r}"
+        return
     needs_one = isinstance(entry, DeviceEntry | ModelEntry | OptimizerEntry | ExporterEntry)
     if not NAME.fullmatch(framework) or (needs_one and framework == ANY_FRAMEWORK):
         yield f"{place}: framework must name one framework, not {framework!r}"
@@ -150,12 +167,30 @@ def _problems(kind: str, entry: object) -> Iterator[str]:
         yield f"{place}: summary must be one line, not {entry.summary!r}"
     if not (isinstance(entry.config, type) and is_dataclass(entry.config)):
         yield f"{place}: config must be a class made with runner.options, not {entry.config!r}"
-    if not isinstance(entry.requires, tuple):
-        yield f"{place}: requires must be a tuple of module names, not {entry.requires!r}"
+    yield from _field_problems(place, entry)
+
+
+def _field_problems(place: str, entry: Entry) -> Iterator[str]:
     for item in fields(entry):
         value = getattr(entry, item.name)
+        if item.name in TEXTS and not isinstance(value, str):
+            yield f"{place}: {item.name} must be text, not {value!r}"
+        if item.name in TUPLES and not _is_tuple_of_text(value):
+            yield f"{place}: {item.name} must be a tuple of {TUPLES[item.name]}, not {value!r}"
+        if item.name in SHARES and not _is_share(value, SHARES[item.name]):
+            yield f"{place}: {item.name} must be a number in {SHARES[item.name]}, not {value!r}"
         if item.name in CALLABLES and value is not None and not callable(value):
             yield f"{place}: {item.name} must be callable, not {value!r}"
+
+
+def _is_tuple_of_text(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
+
+
+def _is_share(value: object, bounds: str) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return False
+    return value >= 0 and (bounds != "[0, 1]" or value <= 1)
 
 
 def _duplicates(kind: str, entries: Sequence[Entry]) -> Iterator[str]:

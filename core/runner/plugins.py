@@ -9,19 +9,33 @@ Environment variables:
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+import signal
 import sys
+import threading
+import warnings
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, final
+from functools import partial
+from importlib.metadata import distributions, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
 
+from runner import __version__
 from runner.errors import PluginError
 from runner.observers import OBSERVER_HOOKS, Observers
-from runner.plugin_checks import check_entries, explain, register, requirements
+from runner.plugin_checks import (
+    RejectedPluginError,
+    check_entries,
+    explain,
+    register,
+    requirements,
+)
 from runner.registry import PluginInfo, Registered, Registry, missing_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from importlib.metadata import Distribution, EntryPoint
 
     import pluggy
 
@@ -31,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["PluginInfo", "Plugins", "load"]
 
 GROUP = "runner.plugins"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 OWN_DISTRIBUTION = "vision-runner"
 KIND_OF_HOOK = {
     "runner_register_frameworks": "framework",
@@ -129,24 +144,55 @@ class _Outcome:
     manager: pluggy.PluginManager | None = None
 
 
+def own_distributions() -> list[Distribution]:
+    """Return what is installed under the product's own name; the copy that runs comes first.
+
+    An older or newer copy's metadata may have been left behind on the path.
+    """
+    found = {str(item.locate_file("")): item for item in distributions(name=OWN_DISTRIBUTION)}
+    return sorted(found.values(), key=lambda item: item.version != __version__)
+
+
+def _points() -> Iterator[tuple[EntryPoint, Distribution | None]]:
+    """Yield the entry points of plugins, and the distribution of each.
+
+    Of several distributions of one name importlib knows the first on the path alone.
+    """
+    own = own_distributions()
+    yield from ((point, own[0]) for item in own[:1] for point in item.entry_points)
+    for point in entry_points(group=GROUP):
+        name = (point.dist.name if point.dist else "") or ""
+        if name.replace("_", "-").lower() != OWN_DISTRIBUTION:
+            yield point, point.dist
+
+
 def _installed() -> list[_Candidate]:
     candidates = []
-    for point in entry_points(group=GROUP):
-        distribution = point.dist
+    for point, distribution in _points():
+        if point.group != GROUP:
+            continue
         info = PluginInfo(
             name=point.name,
             module=point.value,
-            distribution=distribution.name if distribution else "",
-            version=distribution.version if distribution else "",
+            distribution=(distribution.name or "") if distribution else "",
+            version=(distribution.version or "") if distribution else "",
             state="ready",
         )
-        candidates.append(_Candidate(info=info, open=point.load))
+        candidates.append(_Candidate(info=info, open=partial(_import, point)))
     # The order decides which predictor runs a format: our own first, then by name, never by the
     # order of folders on disk.
     return sorted(
         candidates,
         key=lambda c: (c.info.distribution != OWN_DISTRIBUTION, c.info.name, c.info.distribution),
     )
+
+
+def _import(point: EntryPoint) -> object:
+    if not point.pattern.match(point.value):
+        raise RejectedPluginError(
+            f"its entry point {point.value!r} is malformed; expected a module, or module:attribute"
+        )
+    return point.load()
 
 
 def _passed(name: str, plugin: object) -> _Candidate:
@@ -191,8 +237,15 @@ def _same_name(twins: Sequence[_Candidate]) -> str:
 def _open(candidate: _Candidate, trace: Callable[[str], object] | None) -> _Outcome:
     """Import a plugin, check it and collect its entries; a failure becomes its state."""
     info = candidate.info
+    if trace is not None and info.distribution:  # one that ends the process is named by it
+        trace(f"runner: {info.name}: importing {info.module}\n")
+    before = _Process.now()
     try:
-        plugin = candidate.open()
+        try:
+            with warnings.catch_warnings():
+                plugin = candidate.open()
+        finally:
+            undone = before.restore()
         manager = register(plugin, info.name)
         if trace is not None:
             _trace(manager, info.name, trace)
@@ -209,7 +262,59 @@ def _open(candidate: _Candidate, trace: Callable[[str], object] | None) -> _Outc
         return _unused(candidate, "failed", explain(error, info.module))
     observes = tuple(hook for hook in OBSERVER_HOOKS if hook in implemented)
     info = replace(info, entries=entries, observes=observes)
-    return replace(_availability(info, needs, install), manager=manager)
+    outcome = _availability(info, needs, install)
+    if undone:
+        told = f"importing it changed {' and '.join(undone)}, which was undone"
+        reason = "; ".join(filter(None, (outcome.info.reason, told)))
+        outcome = replace(outcome, info=replace(outcome.info, reason=reason))
+    return replace(outcome, manager=manager)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Process:
+    """What the import of a plugin must leave as it is, because everybody shares it."""
+
+    folder: str | None
+    handlers: Mapping[int, Any]
+    level: int
+    log_handlers: Sequence[logging.Handler]
+
+    @classmethod
+    def now(cls) -> _Process:
+        return cls(
+            folder=_current_folder(),
+            handlers={number: signal.getsignal(number) for number in SIGNALS},
+            level=logging.getLogger().level,
+            log_handlers=list(logging.getLogger().handlers),
+        )
+
+    def restore(self) -> list[str]:
+        """Undo what differs, and name it."""
+        undone = []
+        if self.folder and _current_folder() != self.folder:
+            os.chdir(self.folder)
+            undone.append("the current folder")
+        changed = [n for n in SIGNALS if signal.getsignal(n) != self.handlers[n]]
+        # Only the main thread may; None stands for a handler that was not installed from Python.
+        if changed and threading.current_thread() is threading.main_thread():
+            for number in changed:
+                if self.handlers[number] is not None:
+                    signal.signal(number, self.handlers[number])
+            undone.append("what signals do")
+        root = logging.getLogger()
+        if root.level != self.level or root.handlers != self.log_handlers:
+            root.setLevel(self.level)
+            root.handlers[:] = self.log_handlers
+            undone.append("the root logger")
+        return undone
+
+
+def _current_folder() -> str | None:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed
+        return None
 
 
 def _unused(candidate: _Candidate, state: State, reason: str) -> _Outcome:
@@ -224,11 +329,19 @@ def _availability(info: PluginInfo, needs: Sequence[str], install: str) -> _Outc
         for kind, entries in info.entries.items()
         for entry in entries
     ]
-    if not reason and rows and not info.observes and all(missing for _, _, missing in rows):
-        _, entry, missing = rows[0]
+    # An importer only reads command lines: it says nothing about the framework being there.
+    used = [row for row in rows if row[0] != "importer"] or rows
+    lacking = [row for row in used if row[2]]
+    if not reason and lacking and not info.observes and len(lacking) == len(used):
+        _, entry, missing = lacking[0]
         reason = missing_reason(missing, entry.install or install)
     if reason:
         info = replace(info, state="unavailable", reason=reason)
+    elif lacking:
+        names = ", ".join(dict.fromkeys(name for *_, missing in lacking for name in missing))
+        verb = "lacks" if len(lacking) == 1 else "lack"
+        text = f"{len(lacking)} of {len(used)} entries {verb} what is not installed: {names}"
+        info = replace(info, reason=text)
     registered = tuple(
         Registered(
             kind=kind,
@@ -258,7 +371,10 @@ def _is_installed(module: str) -> bool:
     top, _, rest = module.partition(".")
     if top in sys.modules:
         return sys.modules[top] is not None
-    spec = importlib.util.find_spec(top)
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # a module that some other package has broken
+        return False
     # Any folder of that name on sys.path is found as a namespace package, which has no origin.
     return spec is not None and (spec.origin is not None or bool(rest))
 

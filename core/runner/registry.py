@@ -182,7 +182,9 @@ class Registry:
     def _unknown(self, kind: str, name: str, framework: str | None) -> str:
         from difflib import get_close_matches
 
-        names = sorted({item.entry.name for item in self.entries(kind, framework)})
+        names = sorted(
+            {i.entry.name for i in self.entries(kind, framework) if self._works(i, framework)}
+        )
         message = f"unknown {kind} '{name}'" + (f" for {framework}" if framework else "")
         close = get_close_matches(name, names, n=1)
         if close:
@@ -192,6 +194,16 @@ class Registry:
         if others:
             message += f"; '{name}' exists for {', '.join(others)}"
         return message + self._unusable_plugins()
+
+    def _works(self, item: Registered, framework: str | None) -> bool:
+        """Return whether an entry can be used with a framework: what it converts is there."""
+        if item.reason or not isinstance(item.entry, ConverterEntry) or framework is None:
+            return not item.reason
+        sources = self.entries("exporter", framework)
+        return any(
+            source.entry.name == item.entry.source and isinstance(source.entry, ExporterEntry)
+            for source in sources
+        )
 
     def _unusable_plugins(self) -> str:
         """Name the plugins whose entries are unknown because they were not loaded."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runner import DatasetEntry, ModelEntry, hookimpl
+from runner import DatasetEntry, ModelEntry, doctor, hookimpl
 from runner.errors import PluginError
 from runner.listing import entries_data, entries_table, plugins_data, plugins_table
 from runner.plugins import Plugins, load
@@ -53,6 +55,17 @@ def module(**attributes: object) -> ModuleType:
     made = ModuleType("inline_plugin")
     vars(made).update(attributes)
     return made
+
+
+def install(folder: Path, name: str, code: str, entry: str = "", metadata: str = "") -> None:
+    """Write a distribution of one module."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / f"{name}.py").write_text(code)
+    (info / "entry_points.txt").write_text(f"[runner.plugins]\n{entry or f'{name} = {name}'}\n")
+    (info / "METADATA").write_text(
+        metadata or f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    )
 
 
 def load_inline(**attributes: object) -> Plugins:
@@ -328,3 +341,92 @@ def test_loading_imports_no_framework_and_no_heavy_package() -> None:
     heavy, _, states = done.stdout.partition("] ")
     assert heavy == "["
     assert "'ready'" in states
+
+
+def test_metadata_of_another_copy_of_the_product_hides_nothing(tmp_path, monkeypatch):
+    left = tmp_path / "vision_runner-9.dist-info"
+    left.mkdir()
+    (left / "METADATA").write_text("Metadata-Version: 2.1\nName: vision-runner\nVersion: 9\n")
+    (left / "entry_points.txt").write_text("[runner.plugins]\ntorch = runner_torch.plugin\n")
+    before = [info for info in load(environ={}).registry.plugins if info.name == "data"]
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins = load(environ={"RUNNER_PLUGINS": "data"})
+    assert [info for info in plugins.registry.plugins if info.name == "data"] == before
+    plugins.registry.find("dataset", "class_folders", "torch")
+    [finding] = doctor.copies()
+    assert not finding.ok
+    assert f"9 was left behind in {tmp_path}" in finding.text
+
+
+CHANGES = """
+import logging, os, signal
+os.chdir("/")
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+logging.basicConfig(level=10)
+from runner import hookimpl
+@hookimpl
+def runner_run_started(run): pass
+"""
+
+
+def test_what_an_import_changes_of_the_process_is_undone_and_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    install(tmp_path, "acme_changes", CHANGES)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = signal.getsignal(signal.SIGTERM), logging.getLogger().level
+    info = info_of(load(environ={"RUNNER_PLUGINS": "acme_changes"}), "acme_changes")
+    assert (signal.getsignal(signal.SIGTERM), logging.getLogger().level) == before
+    assert Path.cwd() == tmp_path
+    assert info.state == "ready"
+    assert "importing it changed the current folder and what signals do" in info.reason
+
+
+@pytest.mark.parametrize(
+    ("entry", "metadata", "reason"),
+    [
+        ("acme_odd = no such module", "", "its entry point 'no such module' is malformed"),
+        ("", "Metadata-Version: 2.1\n", "implements no hook"),
+    ],
+)
+def test_odd_metadata_is_named(tmp_path, monkeypatch, entry, metadata, reason):
+    install(tmp_path, "acme_odd", "x = 1\n", entry, metadata)
+    monkeypatch.syspath_prepend(tmp_path)
+    info = info_of(load(environ={"RUNNER_PLUGINS": "acme_odd"}), "acme_odd")
+    assert info.state == "failed"
+    assert reason in info.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"requires": (None,)}, "requires must be a tuple of module names, not (None,)"),
+        ({"requires": "torch"}, "requires must be a tuple of module names, not 'torch'"),
+        ({"install": None}, "install must be text, not None"),
+        ({"framework": 3}, "framework and summary must be text, not 3"),
+    ],
+)
+def test_fields_of_an_entry_have_their_types(changes, reason):
+    fields = {"name": "net", "framework": "torch", "summary": "x", "build": print, **changes}
+    plugins = load_inline(runner_register_models=hookimpl(specname="runner_register_models")(
+        lambda: [ModelEntry(**fields)]))  # fmt: skip
+    info = info_of(plugins, "inline")
+    assert info.state == "failed"
+    assert reason in info.reason
+
+
+def test_a_framework_that_is_not_installed_is_not_ready_for_its_importer(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mindspore", None)
+    info = info_of(load(environ={"RUNNER_PLUGINS": "mindspore"}), "mindspore")
+    assert info.state == "unavailable"
+    assert "mindspore is not installed" in info.reason
+
+
+def test_a_plugin_says_how_many_of_its_entries_lack_modules():
+    entries = [
+        ModelEntry(name=name, framework="torch", summary="x", build=print, requires=needs)
+        for name, needs in (("one", ()), ("two", ("no_such_module",)))
+    ]
+    hook = hookimpl(specname="runner_register_models")(lambda: entries)
+    info = info_of(load_inline(runner_register_models=hook), "inline")
+    assert info.state == "ready"
+    assert info.reason == "1 of 2 entries lacks what is not installed: no_such_module"

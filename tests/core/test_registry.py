@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner import FrameworkEntry, ModelEntry, PredictorEntry
+from runner import ConverterEntry, ExporterEntry, FrameworkEntry, ModelEntry, PredictorEntry
+from runner.conversion import find_source
 from runner.errors import UsageError
+from runner.options import NoOptions
 from runner.registry import KINDS, PluginInfo, Registered, Registry, UnknownEntryError
 
 if TYPE_CHECKING:
@@ -55,6 +57,36 @@ def test_a_name_of_another_framework_is_pointed_out() -> None:
     registry = Registry([READY], [model("a", "torch"), model("b", "mindspore")])
     with pytest.raises(UnknownEntryError, match="'b' exists for mindspore"):
         registry.find("model", "b", "torch")
+
+
+def exporter(name: str, framework: str) -> Registered:
+    entry = ExporterEntry(name=name, framework=framework, summary="A test", export=nothing)
+    return Registered(kind="exporter", entry=entry, plugin=READY)
+
+
+def test_only_what_can_work_is_suggested() -> None:
+    converter = ConverterEntry(name="onnx_int8", summary="A test", source="onnx", convert=nothing)
+    int8 = Registered(kind="exporter", entry=converter, plugin=READY)
+    lacking = Registered(
+        kind="exporter",
+        entry=ExporterEntry(name="onn", framework="jax", summary="A test", export=nothing),
+        plugin=READY,
+        missing=("jax",),
+        reason="jax is not installed",
+    )
+    registry = Registry(
+        [READY], [int8, lacking, exporter("onnx", "torch"), exporter("savedmodel", "jax")]
+    )
+    with pytest.raises(UnknownEntryError) as caught:
+        registry.find("exporter", "onnx", "jax")
+    assert str(caught.value) == (
+        "unknown exporter 'onnx' for jax; choices: savedmodel; 'onnx' exists for torch"
+    )
+    with pytest.raises(UnknownEntryError, match="did you mean 'onnx_int8'"):
+        registry.find("exporter", "onnx_int", "torch")
+    with pytest.raises(UsageError) as caught_source:
+        find_source(converter, NoOptions(), "jax", registry)
+    assert "did you mean" not in str(caught_source.value)
 
 
 def test_several_frameworks_need_a_choice() -> None:
