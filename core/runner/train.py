@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, final
 from runner import checkpoint
 from runner.checkpoint import Position
 from runner.contracts import EpochMetrics
-from runner.errors import DataError, InterruptedRunError, NonFiniteError
+from runner.errors import CheckpointError, DataError, InterruptedRunError, NonFiniteError
 from runner.evaluate import Agreement, evaluate
 from runner.rates import StepRates, Throughput, Window, records
 
@@ -102,7 +102,13 @@ class Trainer:
         """
         checkpoint.check_classes(saved.info.classes, self._train.classes, "the dataset")
         self._engine.load_weights(saved.weights)
-        self._engine.load_state(saved.state)
+        try:
+            self._engine.load_state(saved.state)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise CheckpointError(
+                f"{saved.path}: its state is not one of this optimizer and precision: "
+                f"{type(error).__name__}: {error}; continue from another checkpoint"
+            ) from error
         self._position = self._saved = saved.info.position
         self._metrics = dict(saved.info.metrics)
         self._saver.continue_from(saved)
