@@ -21,6 +21,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from runner import files
 from runner.contracts import EngineState
+from runner.data.alike import same_looking
 from runner.errors import CheckpointError, NonFiniteError, StorageError
 from runner.storage import paths, records
 from runner.storage.records import Number, Text
@@ -356,6 +357,12 @@ def _name(step: int) -> str:
     return f"step_{step:08d}"
 
 
+_WITHOUT_IMAGES = (
+    "; if there are no images of these classes here, make an empty folder for each and set "
+    "dataset.missing_classes=true"
+)
+
+
 def check_classes(expected: Sequence[str], found: Sequence[str], source: str) -> None:
     """Compare class names with those the weights were trained for.
 
@@ -371,7 +378,7 @@ def check_classes(expected: Sequence[str], found: Sequence[str], source: str) ->
             f"{label} {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} ({len(names)})"
             for label, names in (("missing", missing), ("unknown", extra))
             if names
-        )
+        ) + same_looking(missing[:100], extra)
     else:
         position = next(
             i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]
@@ -380,6 +387,7 @@ def check_classes(expected: Sequence[str], found: Sequence[str], source: str) ->
     raise CheckpointError(
         f"the classes of {source} are not those of the checkpoint: {detail}; "
         f"expected the {len(expected)} class folders the model was trained on, in the same order"
+        + ("" if extra or not missing else _WITHOUT_IMAGES)
     )
 
 

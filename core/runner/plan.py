@@ -300,9 +300,9 @@ class Plan:
             )
             if expected is not None and expected != found
         ]
-        alone = only_one(dataset, section.num_classes)
-        if alone or not wrong:
-            return alone or self._unreadable(split, dataset)
+        odd = only_one(dataset, section.num_classes) or _twins(dataset)
+        if odd or not wrong:
+            return odd or self._unreadable(split, dataset)
         has = " and ".join(f"{what} {found}" for what, _, found in wrong)
         declares = " and ".join(str(expected) for _, expected, _ in wrong)
         settings = " ".join(f"dataset.{what}={found}" for what, _, found in wrong)
@@ -485,6 +485,14 @@ def without_effect(plan: Plan, *, elastic: bool = False) -> str | None:
             "may be missing (--nnodes LEAST:N)"
         )
     return None
+
+
+def _twins(dataset: Dataset) -> str:
+    """Say that two classes have names that look the same; "" if none have."""
+    from runner.data.alike import twins
+
+    found = twins(dataset.classes)
+    return f"two classes have names that look the same: {found}" if found else ""
 
 
 def _check_installed(item: Registered) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from runner.checked import CheckedEngine, CheckedLoader
 from runner.contracts import Device
 from runner.data import file_states
-from runner.data.classes import same_looking
+from runner.data.alike import same_looking
 from runner.data.decoding import AS_STORED
 from runner.data.few import Few
 from runner.data.image_files import ImageFiles

@@ -91,6 +91,33 @@ def test_what_is_wrong_with_both_splits_is_said_at_once(project):
     assert "the val split of class_folders has val_images 8, the recipe declares 9" in outcome.err
 
 
+def test_a_class_without_test_images(project):
+    """A model is evaluated on images of some of its classes, where people say that they mean it."""
+    assert project.run(*folders(two_classes(project.path / "data"))).code == 0
+    make_images(project.path / "test", [f"val/cat/{at}.png" for at in range(3)])
+    root = f"dataset.root={project.path}/test"
+    folder = project.run_folder()
+    outcome = project.runner("eval", folder, "--set", root, "--set", "dataset.num_classes=1")
+    assert outcome.code == 6
+    assert "missing dog (1); expected the 2 class folders" in outcome.err
+    assert "make an empty folder for each and set dataset.missing_classes=true" in outcome.err
+    (project.path / "test/val/dog").mkdir()
+    allowed = ("--set", root, "--set", "dataset.missing_classes=true", "--json")
+    [result] = project.runner("eval", folder, *allowed).json
+    assert result["metrics"]["val.count"] == 3
+
+
+def test_classes_whose_names_look_the_same_are_refused(project):
+    names = ("chien-\u00e9", "chien-e\u0301")
+    make_images(
+        project.path, [f"{split}/{name}/1.png" for split in ("train", "val") for name in names]
+    )
+    outcome = project.run(*folders(project.path))
+    assert outcome.code == 5
+    assert "two classes have names that look the same: " in outcome.err
+    assert "U+0065 U+0301" in outcome.err
+
+
 class TestUnreadable:
     """Images that cannot be read are found before the first step, where they are not skipped."""
 

@@ -6,7 +6,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 def alike(name: str, others: Iterable[str]) -> str:
@@ -20,6 +20,20 @@ def alike(name: str, others: Iterable[str]) -> str:
             return _composition(name, other)
         if _composed(other).casefold() == folded:
             return f"{other!r} differs from {name!r} in upper and lower case only"
+    return ""
+
+
+def same_looking(missing: Iterable[str], there: Sequence[str]) -> str:
+    """Say that names of one side are those of the other in disguise; "" if they are not."""
+    return next((f"; {text}" for text in (alike(name, there) for name in missing) if text), "")
+
+
+def twins(names: Iterable[str]) -> str:
+    """Say which two of different names look the same; "" if none do."""
+    first: dict[str, str] = {}
+    for name in names:
+        if not name.isascii() and first.setdefault(_composed(name), name) != name:
+            return _composition(name, first[_composed(name)])
     return ""
 
 

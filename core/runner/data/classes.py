@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner.data.alike import alike
 from runner.data.image_files import ImageFiles
 from runner.data.images import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from runner.contracts import Dataset
 
 
@@ -50,8 +47,3 @@ def _folders_below(dataset: Dataset) -> tuple[str, list[str]] | None:
     if not all(name.startswith(own) for name in dataset.paths.folders):
         return None
     return f"{dataset.folder}/{own[:-1]}", sorted({name.split("/", 1)[0] for name in below})
-
-
-def same_looking(missing: Sequence[str], there: Sequence[str]) -> str:
-    """Say that names of one side are those of the other in disguise; "" if they are not."""
-    return next((f"; {text}" for text in (alike(name, there) for name in missing) if text), "")

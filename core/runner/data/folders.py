@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner.data.classes import same_looking
+from runner.data.alike import same_looking
 from runner.data.images import (
     existing_folder,
     folders_and_others,

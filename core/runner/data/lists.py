@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.data.classes import same_looking
+from runner.data.alike import same_looking
 from runner.data.images import (
     SHOWN,
     existing_folder,
