@@ -191,11 +191,11 @@ def _write(
     temporary.mkdir(parents=True)
     save_file(_contiguous(weights), temporary / WEIGHTS)
     save_file(_contiguous(state.tensors), temporary / STATE)
-    (temporary / RECIPE).write_text(recipe_text, encoding="utf-8")
+    files.write_through(temporary / RECIPE, recipe_text.encode())
     listed = {name: _file_record(temporary / name) for name in (WEIGHTS, STATE, RECIPE)}
     record = records.seal(INFO_KIND, {**asdict(info), "files": listed})
-    (temporary / INFO).write_text(records.as_text(INFO_KIND, record), encoding="utf-8")
-    for name in (WEIGHTS, STATE, RECIPE, INFO):
+    files.write_through(temporary / INFO, records.as_text(INFO_KIND, record).encode())
+    for name in (WEIGHTS, STATE):
         files.sync(temporary / name)
     files.sync(temporary)
 

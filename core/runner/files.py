@@ -80,16 +80,28 @@ def write_output(path: Path, text: str) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def write_through(path: Path, data: bytes) -> None:
+    """Write bytes, and return when they are on the disk.
+
+    Raises:
+        OSError: It is full, or fails.
+    """
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write bytes atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_bytes(data)
+        write_through(temporary, data)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, "utf-8", "surrogateescape")
+        write_through(temporary, text.encode("utf-8", "surrogateescape"))
 
 
 def end_cut_line(path: Path) -> None:
