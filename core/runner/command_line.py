@@ -24,6 +24,10 @@ PREFIXES = ("env", "export", "nohup")
 """Words that may stand before assignments and the command."""
 VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 SCRIPT = re.compile(r".*\.(py|sh)")
+COMMON_OPTIONS = frozenset(
+    {"--lr", "--epochs", "--data", "--batch_size", "--device", "--pretrained", "--seed", "--width"}
+)
+SHORT_NAME = len("--data")
 SHELL = re.compile(r"\d*[<>|&;].*")
 """A word with which a redirection begins, or another command."""
 
@@ -130,6 +134,28 @@ def starts(words: Sequence[str], names: Sequence[str] | Callable[[str], bool]) -
     return names(line.name) if callable(names) else line.name in names
 
 
+TORCH_LAUNCHERS = ("torchrun", "torch.distributed", "accelerate", "deepspeed", "horovodrun")
+
+
+def has_options_of(line: CommandLine, options: Sequence[Option]) -> bool:
+    """Say whether a command line has an option of a program, or the beginning of one.
+
+    For scripts with names that many have, such as ``train.py``: the name alone is no evidence.
+    Names of one letter, and those that every second program has, are none either.
+    """
+    own = {name for option in options for name in option.names} - COMMON_OPTIONS
+    written = (word.partition("=")[0] for word in line.arguments if word.startswith("--"))
+    return any(
+        name in own or (len(name) > SHORT_NAME and any(whole.startswith(name) for whole in own))
+        for name in written
+    )
+
+
+def is_started_by(line: CommandLine, launchers: Sequence[str]) -> bool:
+    """Say whether one of some launchers starts the script."""
+    return any(PurePosixPath(word).name.startswith(tuple(launchers)) for word in line.launcher)
+
+
 def truth(text: str) -> bool:
     """Read ``True``, ``1``, ``False`` or ``0``.
 
@@ -178,6 +204,15 @@ class Given:
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
+
+    def assumed(self, *keys: str) -> tuple[str, ...]:
+        """Say which of some options are left out, so that the program's own default holds."""
+        left_out = [
+            f"--{key} {self.values[key]}"
+            for key in keys
+            if key not in self.written and self.values[key] not in (None, "")
+        ]
+        return (f"the program's own {', '.join(left_out)}",) if left_out else ()
 
 
 def parse(

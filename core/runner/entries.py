@@ -338,6 +338,9 @@ class Translation:
     notes: Sequence[str] = ()
     """One line for each option that had no effect there, means something else here, or has no
     counterpart."""
+    assumed: Sequence[str] = ()
+    """What the command line does not say and is taken for granted, such as the program's own
+    defaults that decide what is trained, on what, for how long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,8 @@ class Imported:
     """The command line that does the same, without a file or with the one that was written."""
     notes: tuple[str, ...]
     """What had no effect there, means something else, or is not taken over."""
+    assumed: tuple[str, ...] = ()
+    """What the command line does not say and was taken for granted."""
 
 
 def carry_out(words: Sequence[str], *, importer: str, output: Path | None) -> Imported:
@@ -89,12 +91,17 @@ def _translate(chosen: Registered, words: Sequence[str], output: Path | None) ->
         text=text,
         command=_command(translation, {} if output else overrides, output),
         notes=(*translation.notes, *shell),
+        assumed=tuple(translation.assumed),
     )
 
 
 def as_text(imported: Imported) -> str:
     """Write recipe, command and notes for people; everything but the recipe is a comment."""
-    comments = [imported.command, *(f"warning: {note}" for note in imported.notes)]
+    comments = [
+        imported.command,
+        *(f"warning: {note}" for note in imported.notes),
+        *(f"assumed: {text}" for text in imported.assumed),
+    ]
     return "\n\n".join([imported.text.rstrip(), indent("\n".join(comments), "# ")])
 
 
@@ -117,7 +124,8 @@ def _choose(words: Sequence[str], name: str, registry: Registry) -> Registered:
     understood = "; ".join(f"{item.entry.name} ({item.entry.summary})" for item in known)
     raise UsageError(
         f"{display.command(words) or 'nothing'}: no script that is understood; there are importers "
-        f"for: {understood or 'nothing'}"
+        f"for: {understood or 'nothing'}; the name of a script that many have is no evidence: if "
+        "it is one of these, name its folder, or say so with --importer"
     )
 
 

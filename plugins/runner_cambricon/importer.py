@@ -63,6 +63,9 @@ MOST_IMAGES = {
 """Images of a pass in its benchmark, on an MLU370 and on a V100."""
 
 
+IMAGES = "images are where IMAGENET says here, as IMAGENET_TRAIN_DATASET says there"
+
+
 def recognises(words: Sequence[str]) -> bool:
     """Say whether a command line starts one of the programs or scripts."""
     programs = (TRAIN_PROGRAM, INFER_PROGRAM, BENCHMARK)
@@ -80,7 +83,13 @@ def translate(words: Sequence[str]) -> Translation:
         raise UsageError(f"expected {TRAIN_PROGRAM}, {INFER_PROGRAM} or a one-click script")
     found = _translate(line)
     environment, notes = environment_of(line, kept=VISIBLE, used=("IMAGENET_TRAIN_DATASET",))
-    return replace(found, environment=environment, notes=(*found.notes, *notes))
+    images = () if {"dataset.root", "dataset.name"} & found.overrides.keys() else (IMAGES,)
+    return replace(
+        found,
+        environment=environment,
+        notes=(*found.notes, *notes),
+        assumed=(*found.assumed, *images),
+    )
 
 
 def _translate(line: CommandLine) -> Translation:
@@ -106,10 +115,10 @@ def _script(line: CommandLine) -> Translation:
     model = SCRIPT_NAMES[name]
     if purpose == "Train_Perf":
         return _benchmark(f"{model}-fp32-mlu-ddp", line.environment)
-    overrides, notes = _dataset(line.environment)
+    overrides = _dataset(line.environment)
     if purpose is None:
         overrides |= PRECISIONS[precision.lower()]
-        return Translation(command="train", recipe=f"{model}_mlu", overrides=overrides, notes=notes)
+        return Translation(command="train", recipe=f"{model}_mlu", overrides=overrides)
     if purpose == "Infer":
         overrides["export"] = [{"name": "magicmind"}]
     return Translation(
@@ -117,16 +126,14 @@ def _script(line: CommandLine) -> Translation:
         recipe=f"{model}_mlu_infer",
         overrides=overrides,
         arguments=() if purpose == "Infer" else ("--warmup", "200", "--steps", "20"),
-        notes=(*notes, NO_FILE.format(line.name)),
+        notes=(NO_FILE.format(line.name),),
     )
 
 
-def _dataset(environment: Mapping[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the override and the note that follow from the variable of the scripts."""
+def _dataset(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the override that follows from the variable of the scripts."""
     root = environment.get("IMAGENET_TRAIN_DATASET")
-    if root:
-        return {"dataset.root": root}, ()
-    return {}, ("IMAGENET_TRAIN_DATASET: is IMAGENET here",)
+    return {"dataset.root": root} if root else {}
 
 
 def _benchmark(key: str, environment: Mapping[str, str]) -> Translation:
@@ -137,7 +144,8 @@ def _benchmark(key: str, environment: Mapping[str, str]) -> Translation:
             f"[-ci_train|-ci_eval] with a model of {', '.join(MODELS)}"
         )
     model, precision, device, ddp, check = found.groups()
-    overrides, notes = _dataset(environment)
+    overrides = _dataset(environment)
+    notes: tuple[str, ...] = ()
     if check == "-ci_eval":
         overrides["device.name"] = DEVICES[device]
         note = f"{key}: evaluates a stored checkpoint; add --set model.weights=FILE"

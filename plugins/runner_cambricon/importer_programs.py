@@ -81,6 +81,7 @@ def train(line: CommandLine) -> Translation:
         recipe=recipe,
         overrides=overrides,
         notes=(*notes, *card_notes, *given.notes, *_train_notes(given)),
+        assumed=given.assumed("arch", "device", "epochs", "batch_size", "learning_rate", "data"),
     )
 
 

@@ -9,7 +9,15 @@ import posixpath
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from runner.command_line import environment_of, parse, split, starts
+from runner.command_line import (
+    TORCH_LAUNCHERS,
+    environment_of,
+    has_options_of,
+    is_started_by,
+    parse,
+    split,
+    starts,
+)
 from runner.entries import Translation
 from runner.errors import UsageError
 from runner_mindspore.importer_options import EVAL, EXPORT, TRAIN
@@ -35,13 +43,23 @@ KEPT = (
     *("HCCL_CONNECT_TIMEOUT", "HCCL_IF_IP", "GE_USE_STATIC_MEMORY", "DEPLOY_MODE"),
 )
 """Environment variables that the vendor's software reads, whoever starts it."""
-PROGRAMS = ("train.py", "eval.py", "export.py")
+OPTIONS = {"train.py": TRAIN, "eval.py": EVAL, "export.py": EXPORT}
+PROGRAMS = tuple(OPTIONS)
+FOLDER = "resnext152_64x4d"
 EVAL_RECIPE = "resnext152_ascend_eval"
 
 
 def recognises(words: Sequence[str]) -> bool:
-    """Say whether a command line starts one of the programs or scripts."""
-    return starts(words, (*PROGRAMS, *POSITIONS))
+    """Say whether a command line starts one of the scripts, or one of the programs.
+
+    Every second project has a ``train.py``: options of this one, or its folder, are the evidence.
+    """
+    line = split(words)
+    if line is None or line.name not in PROGRAMS:
+        return starts(words, tuple(POSITIONS))
+    if is_started_by(line, TORCH_LAUNCHERS):
+        return False
+    return FOLDER in line.script or has_options_of(line, OPTIONS[line.name])
 
 
 def translate(words: Sequence[str]) -> Translation:
@@ -141,6 +159,7 @@ def _train(line: CommandLine) -> Translation:
         recipe=f"resnext152_{'gpu' if gpu else 'ascend'}{'' if count > 1 else '_1card'}",
         overrides=overrides | eval_overrides,
         notes=(*notes, *eval_notes, *given.notes, *_unknown(given)),
+        assumed=given.assumed("platform", "per_batch_size", "lr"),
     )
 
 

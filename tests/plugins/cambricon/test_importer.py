@@ -122,10 +122,12 @@ def test_one_click_scripts_train(script, name, overrides):
     found = imported(f"bash run_scripts/{script}")
     assert (found.recipe, found.overrides) == (name, overrides)
     assert found.command.startswith(f"runner train {name}")
-    assert found.notes == ("IMAGENET_TRAIN_DATASET: is IMAGENET here",)
+    assert found.notes == ()
+    [images] = found.assumed
+    assert "as IMAGENET_TRAIN_DATASET says there" in images
     with_data = imported(f"IMAGENET_TRAIN_DATASET=/x bash {script}")
     assert with_data.overrides == {"dataset.root": "/x", **overrides}
-    assert with_data.notes == ()
+    assert (with_data.notes, with_data.assumed) == ((), ())
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_another_size_of_export():
         ("python train.py --platform CPU --data_dir /x/train", "invalid choice: 'CPU'"),
         ("python train.py --data_dir /x --run_eval perhaps", "argument --run_eval: invalid truth"),
         ("python eval.py --data_dir /x/val", "--data_dir and --pretrained are needed"),
-        ("python export.py", "--ckpt_file is missing"),
+        ("python export.py --file_format ONNX", "--ckpt_file is missing"),
         (
             "python export.py --ckpt_file a --speed 3",
             "unknown: --speed 3; understood: --batch_size",
@@ -251,3 +251,32 @@ def test_another_size_of_export():
 def test_what_is_not_understood_is_an_error(line, message):
     with pytest.raises(UsageError, match=message):
         imported(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torchrun --nproc_per_node=8 train.py --model resnet50 --data-path /x",
+        "torchrun --nproc_per_node=8 train.py --data_dir /x/train",
+        "python -m torch.distributed.run train.py --data_dir /x/train",
+        "python train.py",
+        "python train.py --lr 0.1 --epochs 90",
+        "python eval.py --batch-size 8 model.pt",
+    ],
+)
+def test_a_common_name_alone_is_no_evidence(line):
+    with pytest.raises(UsageError, match=r"no script that is understood.*--importer"):
+        imported(line)
+
+
+def test_the_folder_or_an_option_of_its_own_is_evidence():
+    for line in (
+        "python research/cv/resnext152_64x4d/train.py --data_dir=/x/train",
+        "python train.py --data_dir=/x/train --lr 0.1",
+    ):
+        assert imported(line).importer == "mindspore_resnext152"
+
+
+def test_defaults_of_the_program_are_said_to_be_assumed():
+    [assumed] = imported("python train.py --data_dir=/x/train --lr 0.1").assumed
+    assert assumed == "the program's own --platform Ascend, --per_batch_size 128"
