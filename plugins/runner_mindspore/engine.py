@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, cast, final
 import numpy as np
 
 from runner.contracts import EngineState, EvalCounts, StepResult
+from runner.errors import PluginError
 from runner.framework.engine import (
     check_identity,
     one_value_per_channel,
     out_of_memory,
 )
-from runner.framework.failures import Pass, explain
+from runner.framework.failures import FAILURES, Pass, explain, explain_building
 from runner.framework.loss import check_labels
 from runner_mindspore.apart import OwnStatistics
 from runner_mindspore.autoload import ADJUSTMENTS, Tensor, ms, nn
@@ -409,6 +410,21 @@ class MindSporeEngine:
             "group": None if self._group is None else self._group.describe(),
             "adjustments": list(ADJUSTMENTS),
         }
+
+
+def open_engine(spec: EngineSpec, device: Device) -> MindSporeEngine:
+    """Build an engine.
+
+    Raises:
+        DeviceError: There is no memory for it.
+    """
+    try:
+        return MindSporeEngine(spec, device)
+    except (*FAILURES, PluginError) as error:
+        found = explain_building(error.__cause__ or error, WORDING, spec, device.name)
+        if found is None:
+            raise
+        raise found from error
 
 
 @functools.cache

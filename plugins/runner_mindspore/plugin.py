@@ -58,9 +58,9 @@ INSTALL = "pip install 'vision-runner[mindspore]'"
 
 
 def _open_engine(spec: EngineSpec, device: Device) -> Engine:
-    from runner_mindspore.engine import MindSporeEngine
+    from runner_mindspore.engine import open_engine
 
-    return MindSporeEngine(spec, device)
+    return open_engine(spec, device)
 
 
 def _read_weights(path: Path) -> StoredWeights:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, cast, final
 import numpy as np
 
 from runner.contracts import EngineState
-from runner.errors import DeviceError
+from runner.errors import DeviceError, PluginError
 from runner.framework.engine import (
     build_model,
     check_identity,
     one_value_per_channel,
     out_of_memory,
 )
-from runner.framework.failures import FAILURES, Pass, explain
+from runner.framework.failures import FAILURES, Pass, explain, explain_building
 from runner_torch.apart import OwnStatistics
 from runner_torch.autoload import torch
 from runner_torch.batch_norm import synchronize
@@ -404,6 +404,21 @@ class TorchEngine:
             "sync_batch_norm": self._spec.sync_batch_norm and self._group is not None,
             "group": None if self._group is None else self._group.describe(),
         }
+
+
+def open_engine(spec: EngineSpec, device: Device) -> TorchEngine:
+    """Build an engine.
+
+    Raises:
+        DeviceError: There is no memory for it.
+    """
+    try:
+        return TorchEngine(spec, device)
+    except (*FAILURES, PluginError) as error:
+        found = explain_building(error.__cause__ or error, WORDING, spec, device.name)
+        if found is None:
+            raise
+        raise found from error
 
 
 def _build_optimizer(spec: EngineSpec, module: torch.nn.Module) -> torch.optim.Optimizer | None:

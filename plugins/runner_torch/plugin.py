@@ -59,9 +59,9 @@ INSTALL = "pip install 'vision-runner[torch]'"
 
 
 def _open_engine(spec: EngineSpec, device: Device) -> Engine:
-    from runner_torch.engine import TorchEngine
+    from runner_torch.engine import open_engine
 
-    return TorchEngine(spec, device)
+    return open_engine(spec, device)
 
 
 def _read_weights(path: Path) -> StoredWeights:

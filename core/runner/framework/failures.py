@@ -44,6 +44,21 @@ class Pass:
     training: bool
 
 
+def explain_building(
+    error: BaseException, wording: Wording, spec: EngineSpec, device: str
+) -> RunnerError | None:
+    """Return what it means that an engine cannot be built; ``None`` if memory is not the matter."""
+    text = str(error).strip()
+    if not isinstance(error, MemoryError) and not wording.memory.search(text):
+        return None
+    average = ", switch off train.ema_decay" if spec.ema_decay is not None else ""
+    return DeviceError(
+        f"device {device} has no memory for model {spec.model.name} with {spec.num_classes} "
+        f"classes and its optimizer; choose a smaller model{average}, or use an idle device; "
+        f"{wording.framework} says:\n{text or type(error).__name__}"
+    )
+
+
 def explain(
     error: BaseException, wording: Wording, spec: EngineSpec, device: str, done: Pass
 ) -> RunnerError | None:

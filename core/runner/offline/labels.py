@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import files
+from runner import display, files
 from runner.data.image_files import ImageFiles
 from runner.data.images import IMAGE_ENDINGS, list_images, shown, stem_of
 from runner.data.limits import MAX_FILE
@@ -92,10 +92,25 @@ def write(names: Sequence[str], labels: Iterable[int], path: Path) -> None:
     if path.suffix == JSON:
         text = json.dumps(dict(pairs)) + "\n"
     elif path.suffix == ".txt":
-        text = "".join(f"{name} {label}\n" for name, label in pairs)
+        text = as_lines([f"{name} {label}" for name, label in pairs])
     else:
         raise UsageError(f"{path} ends in {path.suffix!r}; expected .txt for lines, or .json")
     write_text(path, text)
+
+
+def as_lines(texts: Sequence[str]) -> str:
+    """Return texts as the lines of a file.
+
+    Raises:
+        DataError: One holds a line break or another control character.
+    """
+    for text in texts:
+        if letter := display.first_control(text):
+            raise DataError(
+                f"{text!r} holds {letter}, so it cannot be a line of a file; rename what has it in "
+                "its name, or write labels to a .json file"
+            )
+    return "".join(f"{text}\n" for text in texts)
 
 
 def names_of(dataset: Dataset) -> list[str]:
@@ -144,7 +159,7 @@ def lay_out(dataset: Dataset, output: Path, *, flat: bool) -> int:
     except OSError as error:
         raise StorageError(f"cannot write {output}: {error.strerror or error}") from error
     if flat:
-        write_text(output / "class_names.txt", "".join(f"{name}\n" for name in classes))
+        write_text(output / "class_names.txt", as_lines(classes))
         write(names, labels, output / "val_label.txt")
     return len(names)
 
@@ -197,11 +212,11 @@ def write_info(folder: Path, path: Path, size: tuple[int, int] | None) -> int:
         )
     files = [str(folder / name) for name in found]
     sizes = [_pixels_size(file, size) if size else _image_size(file) for file in files]
-    lines = (
-        f"{position} {file} {width} {height}\n"
+    lines = [
+        f"{position} {file} {width} {height}"
         for position, (file, (width, height)) in enumerate(zip(files, sizes, strict=True))
-    )
-    write_text(path, "".join(lines))
+    ]
+    write_text(path, as_lines(lines))
     return len(files)
 
 

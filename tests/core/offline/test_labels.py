@@ -145,3 +145,18 @@ def test_a_list_of_pixel_files(project, images):
     assert "say --size for .bin files" in outcome.err
     outcome = project.runner("offline", "info", "images", "--output", "b.info", *size)
     assert "leave --size out for images" in outcome.err
+
+
+def test_a_name_with_a_line_break_goes_into_no_file_of_lines(project):
+    folder = project.path / "data" / "val" / "ant"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "a 0\nb.png")
+    (project.path / "data" / "val" / "bee").mkdir()
+    Image.new("RGB", (8, 8)).save(folder.parent / "bee" / "c.png")
+    write(project, "odd.yaml", "{name: class_folders, root: data}")
+    refused = project.runner("offline", "labels", "odd.yaml", "--output", "l.txt")
+    assert refused.code == 5
+    assert r"holds \n, so it cannot be a line of a file" in refused.err
+    assert not (project.path / "l.txt").exists()
+    assert project.runner("offline", "labels", "odd.yaml", "--output", "l.json").code == 0
+    assert json.loads((project.path / "l.json").read_text()) == {"a 0\nb.png": 0, "c.png": 1}

@@ -10,11 +10,14 @@ from runner import ModelEntry
 from runner.errors import DeviceError, UsageError
 from runner.recipe.schema import PrecisionSection
 from runner_torch.autoload import torch
+from runner_torch.engine import open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.plugins.torch.conftest import MakeBatches, MakeEngine
+    from tests.plugins.torch.conftest import MakeBatches, MakeEngine, MakeSpec
+
+    from runner_torch.device import TorchDevice
 
 
 def entry_of(forward: Callable[[torch.Tensor], torch.Tensor]) -> ModelEntry:
@@ -86,6 +89,16 @@ def test_no_memory_on_the_processor_names_the_key_to_lower(
         DeviceError, match=r"cpu is out of memory with 4 images.*eval\.batch_size=2"
     ):
         engine.predict(batch.images)
+
+
+def test_no_memory_for_the_model_itself(device: TorchDevice, make_spec: MakeSpec) -> None:
+    def build(options: object, classes: int) -> torch.nn.Module:
+        return torch.nn.Linear(1 << 40, 1 << 10)
+
+    entry = ModelEntry(name="vast", summary="Too large", framework="torch", build=build)
+    message = r"(?s)cpu has no memory for model vast .*torch says:\n.*can't allocate memory"
+    with pytest.raises(DeviceError, match=message):
+        open_engine(make_spec(model=entry), device)
 
 
 def test_trying_a_size_changes_nothing(make_engine: MakeEngine, make_batches: MakeBatches) -> None:
