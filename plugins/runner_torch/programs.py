@@ -12,6 +12,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from runner_torch.autoload import torch
@@ -47,7 +48,7 @@ def executes(path: Path) -> str:
             return next(_found(archive), "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"what nobody can tell, as it is not laid out as torch.export.save does: {error}"
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
         return "what nobody can tell, as it is no whole archive"
 
 

@@ -25,9 +25,9 @@ def check(path: Path) -> None:
             has the name of another, or the archive unpacks to far more than it holds.
         OSError: The file cannot be read.
     """
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:

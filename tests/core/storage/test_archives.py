@@ -60,6 +60,15 @@ def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path, monkeypatch):
         archives.check(path)
 
 
+def test_an_archive_on_several_disks_is_refused(tmp_path):
+    path = write(tmp_path / "x", ("name", bytes(100)))
+    data = path.read_bytes()
+    end = data.rindex(b"PK\5\6")
+    path.write_bytes(data[:end] + b"PK\6\7" + bytes([1] * 16) + data[end:])
+    with pytest.raises(ValueError, match="damaged archive"):
+        archives.check(path)
+
+
 def test_a_damaged_archive_is_refused(tmp_path):
     path = write(tmp_path / "x", ("name", bytes(100)))
     data = bytearray(path.read_bytes())

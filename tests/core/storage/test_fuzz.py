@@ -12,6 +12,8 @@ from tests.core.storage.fuzz_records import (
     some_bits,
 )
 
+from runner import checkpoint
+
 SEED = 20261129
 BITS, DAMAGES = 300, 40
 EXPORT = "export: [{name: fake_npz, verify_images: 1}]\n"
@@ -40,18 +42,19 @@ def test_damage_to_each_record_and_each_file(finished):
 
 
 @pytest.mark.slow
-def test_every_one_bit_change_of_each_record(finished):
-    for target in records_of(finished):
-        data = target.path.read_bytes()
-        taken, total = accepted(target, every_bit(data))
-        assert total == 8 * len(data)
-        assert taken < 0.05 * total
+def test_every_one_bit_change_of_a_checkpoints_record(finished):
+    """Those of all records are tried by benchmarks/fuzz_records.py, which takes minutes."""
+    [target] = (item for item in records_of(finished) if item.path.name == checkpoint.INFO)
+    data = target.path.read_bytes()
+    taken, total = accepted(target, every_bit(data))
+    assert total == 8 * len(data)
+    assert taken < 0.05 * total
 
 
 @pytest.mark.slow
-def test_two_thousand_damaged_files(finished):
+def test_a_thousand_damaged_files(finished):
     targets = [*records_of(finished), *files_of(finished)]
-    each = -(-2000 // len(targets))
+    each = -(-1000 // len(targets))
     for target in targets:
         data = target.path.read_bytes()
         accepted(target, (item for item in damaged(data, each, SEED) if item != data))
