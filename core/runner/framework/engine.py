@@ -103,9 +103,11 @@ def one_value_per_channel(images: int | None, micro_batch_size: int) -> UsageErr
         images: Images of the step; ``None`` before there is one, of the last step of an epoch.
         micro_batch_size: Images that one pass may have.
     """
-    step = "the last batch of an epoch" if images is None else f"a step of {images} images"
+    before = "every step" if micro_batch_size == 1 else "the last batch of an epoch"
+    step = before if images is None else f"a step of {images} images"
     advice = (
-        "set train.micro_batch_size to 2 or more"
+        "let each device take 2 or more images in a pass, with train.batch_size and, where it is "
+        "set, train.micro_batch_size"
         if micro_batch_size == 1
         else "leave a small last batch out with --set train.last_batch=drop, or choose a "
         "train.batch_size and train.micro_batch_size that do not leave one image over"

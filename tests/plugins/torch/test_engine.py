@@ -420,7 +420,7 @@ def test_other_errors_pass_unchanged(
     [
         (1, 64, "last_batch=drop.*micro_batch_size"),
         (5, 4, "last_batch=drop.*micro_batch_size"),
-        (2, 1, "set train.micro_batch_size to 2 or more"),
+        (2, 1, "2 or more images in a pass, with train.batch_size"),
     ],
 )
 def test_one_value_per_channel_says_what_to_set(
