@@ -131,6 +131,10 @@ class FrameworkEntry(Entry):
     recognises_weights: Callable[[Path], bool] | None = None
     """Say whether a file is of the format by its content, whatever it is called; imports
     nothing heavy."""
+    translate_weights: Callable[[StoredWeights], StoredWeights | None] | None = None
+    """Give tensors in the framework's own words canonical names, as they may be in a file that any
+    framework reads, such as safetensors; ``None`` if they are in other words. Imports nothing
+    heavy."""
     launch: Callable[[LaunchRequest], Sequence[Command]] | None = None
     """Return what starts ``runner`` on the devices of this machine: one command of the framework's
     own launcher, or one for each process when the user starts them. Imports nothing. Core starts

@@ -28,7 +28,7 @@ CALLABLES = frozenset(
         *("launch", "launched_world_size", "launched_local_rank", "join", "rank_environment"),
         *("pod", "job"),
         *("open_loader", "source_options", "convert", "recognises", "translate"),
-        "recognises_weights",
+        *("recognises_weights", "translate_weights"),
         "executes",
     }
 )

@@ -58,7 +58,20 @@ def read(path: Path, framework: FrameworkEntry, registry: Registry) -> Source:
         return of_checkpoint(checkpoint.load(path))
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; expected a checkpoint folder or a file")
-    return Source(stored=_read_file(path, framework, registry))
+    return Source(stored=_translated(_read_file(path, framework, registry), path, registry))
+
+
+def _translated(stored: StoredWeights, path: Path, registry: Registry) -> StoredWeights:
+    """Give tensors canonical names that are in the words of a framework, installed or not."""
+    for item in registry.entries("framework"):
+        entry = cast("FrameworkEntry", item.entry)
+        try:
+            found = entry.translate_weights(stored) if entry.translate_weights else None
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        if found is not None:
+            return found
+    return stored
 
 
 def _in_checkpoint(path: Path) -> bool:

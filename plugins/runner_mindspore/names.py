@@ -6,12 +6,17 @@ Nothing here imports MindSpore.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
 
 from runner.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from runner.contracts import StoredWeights
 
 LEAVES = {
     "gamma": "weight",
@@ -163,6 +168,37 @@ def sources(names: Collection[str]) -> dict[str, list[str]]:
         canonical: [found[target][number] for number in sorted(found[target])]
         for target, canonical in torch_leaves(found).items()
     }
+
+
+def are_native(names: Iterable[str]) -> bool:
+    """Say whether the names of a file's tensors are those of a MindSpore program."""
+    known = list(names)
+    return any(name.endswith(".moving_mean") for name in known) or dialect_of(known) is not None
+
+
+def translated(stored: StoredWeights) -> StoredWeights:
+    """Give tensors of a MindSpore program torchvision's names, whatever file they come from.
+
+    Raises:
+        CheckpointError: A tensor is incomplete, or there twice.
+    """
+    options: dict[str, str] = {}
+    sets = {}
+    for key, tensors in stored.sets.items():
+        dialect = dialect_of(tensors)
+        options |= dialect.model_options if dialect else {}
+        sets[key] = {
+            name: tensors[pieces[0]]
+            if len(pieces) == 1
+            else np.concatenate([tensors[piece] for piece in pieces])
+            for name, pieces in sources(tensors).items()
+        }
+    return replace(stored, sets=sets, model_options={**stored.model_options, **options})
+
+
+def translate_weights(stored: StoredWeights) -> StoredWeights | None:
+    """Translate what is in MindSpore's words; ``None`` if it is not."""
+    return translated(stored) if any(map(are_native, stored.sets.values())) else None
 
 
 def _is_state(name: str, known: Collection[str]) -> bool:

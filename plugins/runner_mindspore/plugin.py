@@ -69,6 +69,12 @@ def _read_weights(path: Path) -> StoredWeights:
     return read_weights(path)
 
 
+def _translate_weights(stored: StoredWeights) -> StoredWeights | None:
+    from runner_mindspore.names import translate_weights
+
+    return translate_weights(stored)
+
+
 def _launch(request: LaunchRequest) -> Sequence[Command]:
     from runner_mindspore.launch import launch
 
@@ -111,6 +117,7 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         open=_open_engine,
         read_weights=_read_weights,
         weight_suffixes=(".ckpt",),
+        translate_weights=_translate_weights,
         launch=_launch,
         launched_world_size=_launched_world_size,
         launched_local_rank=_launched_local_rank,

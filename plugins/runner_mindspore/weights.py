@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import TYPE_CHECKING, TypeVar
 
@@ -9,14 +10,14 @@ import numpy as np
 
 from runner.contracts import StoredWeights
 from runner.errors import CheckpointError
+from runner.framework import short_floats
 from runner.framework.weights import check_fit
 from runner_mindspore.autoload import Tensor, ms, nn, ops
-from runner_mindspore.messages import quiet, reason
-from runner_mindspore.names import dialect_of, sources, torch_leaves
+from runner_mindspore.names import torch_leaves, translated
 from runner_mindspore.nets import fresh_net
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -30,6 +31,12 @@ VARIANCE, COUNTER = "running_var", "num_batches_tracked"
 """The last tensor of a batch normalisation in MindSpore, and the one that follows in torch."""
 CRC_MARK = b"crc_num"
 """What MindSpore writes between the content and ten bytes of checksum, where it was asked to."""
+KINDS = {
+    "Float32": "<f4", "Float64": "<f8", "Float16": "<f2", "BFloat16": "bfloat16",
+    "Int64": "<i8", "Int32": "<i4", "Int16": "<i2", "Int8": "|i1",
+    "UInt64": "<u8", "UInt32": "<u4", "UInt16": "<u2", "UInt8": "|u1", "Bool": "|b1",
+}  # fmt: skip
+"""Formats of numbers by MindSpore's names of them."""
 TORCH_MARKS = (b"PK", b"\x80\x02")
 """How files of ``torch.save`` begin, now and before torch 1.6."""
 
@@ -130,33 +137,48 @@ def read_weights(path: Path) -> StoredWeights:
     """
     tensors = _load(path)
     try:
-        found = sources(tensors)
+        return translated(StoredWeights(sets={"": tensors}))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    arrays = {
-        name: np.concatenate([_widened(tensors[piece]) for piece in pieces])
-        if len(pieces) > 1
-        else _widened(tensors[pieces[0]])
-        for name, pieces in found.items()
-    }
-    dialect = dialect_of(tensors)
-    return StoredWeights(sets={"": arrays}, model_options=dialect.model_options if dialect else {})
 
 
-def _load(path: Path) -> dict[str, ms.Parameter]:
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    """Read all tensors of a file, without MindSpore: its reader trusts sizes, and crashes."""
+    from mindspore.train.checkpoint_pb2 import Checkpoint
+
     try:
-        damage = _damage(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; check its permissions") from error
+    damage = _damage(content)
     if damage:
         raise _unreadable(path, damage)
+    message = Checkpoint()
+    parts: dict[str, list[Any]] = {}
     try:
-        with quiet():
-            content = ms.load_checkpoint(str(path))
-    except ValueError as error:
-        raise _unreadable(path, reason(error.__cause__ or error).rstrip(".")) from error
-    # words that a program saved beside its weights come as they are
-    return {name: value for name, value in content.items() if not isinstance(value, str)}
+        message.ParseFromString(content[:-17] if content[-17:-10] == CRC_MARK else content)
+        for value in message.value:
+            if value.HasField("tensor"):
+                parts.setdefault(value.tag, []).append(value.tensor)
+        # words that a program saved beside its weights are no tensors
+        return {n: _joined(p) for n, p in parts.items() if p[0].tensor_type != "str"}
+    except Exception as error:  # damage shows in any way
+        text = str(error).partition("\n")[0][:200]
+        raise _unreadable(path, f"{type(error).__name__}: {text}") from error
+
+
+def _joined(parts: Sequence[Any]) -> NDArray[Any]:
+    """Return a tensor, which is in parts where it is large; short numbers become fp32."""
+    kind, dims = parts[0].tensor_type, list(parts[0].dims)
+    data = b"".join(part.tensor_content for part in parts)
+    if kind not in KINDS:
+        raise ValueError(f"numbers of the kind {kind[:20]!r}, which no weights have")
+    short = KINDS[kind] in short_floats.BYTES
+    array = short_floats.decode(data, KINDS[kind]) if short else np.frombuffer(data, KINDS[kind])
+    shape = [] if dims == [0] else dims
+    if min(shape, default=0) < 0 or math.prod(shape) != len(array):
+        raise ValueError(f"a tensor of shape {shape[:8]} has {len(array)} numbers")
+    return short_floats.widened(array.reshape(shape))
 
 
 def _unreadable(path: Path, found: str) -> CheckpointError:
@@ -176,9 +198,3 @@ def _damage(content: bytes) -> str:
     if mark == CRC_MARK and zlib.crc32(body) != int.from_bytes(checksum, "big"):
         return "its content does not match its checksum"
     return ""
-
-
-def _widened(tensor: Tensor) -> NDArray[Any]:
-    """Copy a tensor; floating point numbers of less than 32 bits become fp32."""
-    short = tensor.is_floating_point() and tensor.itemsize < 4
-    return array_of(tensor.astype(ms.float32) if short else tensor)

@@ -29,6 +29,7 @@ ARGUMENTS = {
     ("framework", "open"): 2,
     ("framework", "read_weights"): 1,
     ("framework", "recognises_weights"): 1,
+    ("framework", "translate_weights"): 1,
     ("framework", "launch"): 1,
     ("framework", "launched_world_size"): 0,
     ("framework", "launched_local_rank"): 0,

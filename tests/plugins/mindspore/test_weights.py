@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 pytest.importorskip("mindspore")
+
+from tests.plugins.damage import check_many
 
 from runner import weights as any_weights
 from runner.errors import CheckpointError
@@ -246,3 +249,43 @@ def test_each_framework_reads_for_the_other(tmp_path: Path) -> None:
         assert_equal({name: found[name] for name in expected}, expected)
         assert len(found) == len(expected)
     assert dict(os.environ) == before
+
+
+TENSORS = {
+    "conv1.weight": np.arange(108, dtype=np.float32).reshape(4, 3, 3, 3),
+    **{f"bn1.{leaf}": np.ones(4, np.float32) for leaf in ("moving_mean", "gamma", "beta")},
+    "classifier.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "layer2.0.down_sample.0.weight": np.ones((4, 4, 1, 1), np.float32),
+}
+"""In the words of MindCV."""
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(100), pytest.param(range(100, 2000), marks=pytest.mark.slow)]
+)
+def test_damaged_files_are_refused_in_words(tmp_path: Path, seeds: range) -> None:
+    def write(path: Path) -> None:
+        save(path, TENSORS)
+
+    check_many(write, tmp_path / "model.ckpt", FRAMEWORK, seeds)
+
+
+def test_large_tensors_are_in_parts(tmp_path: Path) -> None:
+    path = save(tmp_path / "parts.ckpt", {"a": np.arange(3.0)})
+    rest = save(tmp_path / "rest.ckpt", {"a": np.arange(3.0, 6.0)})
+    path.write_bytes(path.read_bytes() + rest.read_bytes())
+    with pytest.raises(CheckpointError, match=r"a tensor of shape \[3\] has 6 numbers"):
+        read_weights(path)
+    content = path.read_bytes().replace(b"\x08\x03", b"\x08\x06")  # the only dimension of both
+    path.write_bytes(content)
+    assert tensors_of(path)["a"].tolist() == list(range(6))
+
+
+def test_mindspores_words_are_understood_in_any_file(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "mindcv.safetensors")
+    found = any_weights.read(tmp_path / "mindcv.safetensors", FRAMEWORK, load().registry).stored
+    assert set(found.sets[""]) == {
+        *("conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "fc.weight"),
+        "layer2.0.downsample.0.weight",
+    }
+    assert found.model_options == {"max_pool_padding": "end"}
