@@ -271,6 +271,18 @@ class ConversionRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExportPlan:
+    """What is known of an export before training."""
+
+    device: str
+    """Name of the device entry."""
+    options: Any
+    """An instance of the exporter's ``config`` class."""
+    transforms: Sequence[Transform]
+    """Steps from a decoded image to the network's input."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExporterEntry(Entry):
     """A way to write a model to a file, named under ``export:``."""
 
@@ -283,6 +295,9 @@ class ExporterEntry(Entry):
     min_agreement: float = 0.0
     """Smallest share of images for which the file must choose the class that the live model
     chooses, where the recipe does not say; 0 where the tolerance alone decides."""
+    refuses: Callable[[ExportPlan], str] | None = None
+    """Return why it cannot work as asked, or an empty text. Called before training, so that a run
+    does not end with what was known at its start; imports nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +317,8 @@ class ConverterEntry(Entry):
     """As for exporters."""
     min_agreement: float = 0.0
     """As for exporters; over the whole validation split the class of its source counts."""
+    refuses: Callable[[ExportPlan], str] | None = None
+    """As for exporters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

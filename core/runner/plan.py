@@ -10,7 +10,7 @@ from runner.contracts import EngineSpec
 from runner.conversion import find_source
 from runner.data.decoding import AS_STORED
 from runner.data.transforms import fixed_size, output_size
-from runner.entries import ConverterEntry
+from runner.entries import ConverterEntry, ExportPlan
 from runner.errors import (
     DataError,
     DeviceError,
@@ -415,6 +415,26 @@ def unusable(plan: Plan, *, training: bool, exporting: bool = False) -> Iterator
     wrong = undecodable(plan.dataset_entry, plan.recipe.dataset.decoding)
     if wrong:
         yield wrong
+    if exporting:
+        yield from refused_exports(plan)
+
+
+def refused_exports(plan: Plan) -> Iterator[UsageError]:
+    """Yield why exports cannot work as the recipe asks for them."""
+    for item, section in zip(plan.exporters, plan.recipe.export, strict=True):
+        refuses = cast("ExporterEntry | ConverterEntry", item.entry).refuses
+        if refuses is None:
+            continue
+        with calling(item, "refuses()"):
+            reason = refuses(
+                ExportPlan(
+                    device=plan.device_entry.name,
+                    options=section.options,
+                    transforms=plan.recipe.transforms.eval,
+                )
+            )
+        if reason:
+            yield UsageError(f"export {section.name!r} cannot work here: {reason}")
 
 
 def undecodable(dataset: DatasetEntry, decoding: Decoding) -> UsageError | None:

@@ -29,6 +29,7 @@ CALLABLES = frozenset(
         *("pod", "job"),
         *("open_loader", "source_options", "convert", "recognises", "translate"),
         *("recognises_weights", "translate_weights"),
+        "refuses",
         "executes",
     }
 )

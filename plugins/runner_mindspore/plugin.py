@@ -48,7 +48,13 @@ if TYPE_CHECKING:
         Predictor,
         StoredWeights,
     )
-    from runner.entries import Command, LaunchRequest, LoaderRequest, Translation
+    from runner.entries import (
+        Command,
+        ExportPlan,
+        LaunchRequest,
+        LoaderRequest,
+        Translation,
+    )
     from runner.machines import Machines
     from runner.options import NoOptions
 
@@ -317,6 +323,15 @@ def _export_onnx(
     return export_onnx(engine, spec, options, folder)
 
 
+def _refuse_air(plan: ExportPlan) -> str:
+    if plan.device == "ascend":
+        return ""
+    return (
+        f"AIR files are written by the compiler of Ascend, and the device is {plan.device}; use "
+        "device: ascend, or export: mindir or onnx, which any device writes"
+    )
+
+
 def _export_air(engine: Engine, spec: EngineSpec, options: NoOptions, folder: Path) -> ArtifactInfo:
     from runner_mindspore.exporters import export_air
 
@@ -349,6 +364,7 @@ def runner_register_exporters() -> Iterable[ExporterEntry]:
         install=INSTALL,
         framework=FRAMEWORK,
         export=_export_air,
+        refuses=_refuse_air,
     )
 
 

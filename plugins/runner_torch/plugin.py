@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
         Predictor,
         StoredWeights,
     )
+    from runner.entries import ExportPlan
 
 INSTALL = "pip install 'vision-runner[torch]'"
 
@@ -262,6 +265,16 @@ def _export_program(
     return export_program(engine, spec, options, folder)
 
 
+def _refuse_compiled(plan: ExportPlan) -> str:
+    compiler = os.environ.get("CXX") or "g++"
+    if shutil.which(compiler.split()[0]):
+        return ""
+    return (
+        f"AOTInductor needs a C++ compiler, and there is no {compiler}; install one, name another "
+        "in CXX, or choose export: torch_export, which needs none"
+    )
+
+
 def _export_compiled(
     engine: Engine, spec: EngineSpec, options: CompiledOptions, folder: Path
 ) -> ArtifactInfo:
@@ -298,6 +311,7 @@ def runner_register_exporters() -> Iterable[ExporterEntry]:
         install=INSTALL,
         framework=FRAMEWORK,
         export=_export_compiled,
+        refuses=_refuse_compiled,
     )
 
 

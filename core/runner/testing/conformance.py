@@ -46,6 +46,7 @@ ARGUMENTS = {
     ("exporter", "export"): 4,
     ("exporter", "source_options"): 1,
     ("exporter", "convert"): 1,
+    ("exporter", "refuses"): 1,
     ("predictor", "load"): 2,
     ("predictor", "executes"): 2,
     ("logger", "open"): 2,
