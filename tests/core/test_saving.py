@@ -231,7 +231,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_saving import Bench
-from runner import checkpoint, files
+from runner import checkpoint
 
 class Patch:
     setattr = staticmethod(setattr)
@@ -240,13 +240,13 @@ bench = Bench(Path({folder!r}), Patch)
 with bench.saver:
     bench.save(1)
     bench.saver.finish()
-    sync, left = files.sync, [{count}]
-    def ends(path):
+    sync, left = os.fsync, [{count}]
+    def ends(descriptor):
         left[0] -= 1
         if not left[0]:
             os._exit(9)
-        sync(path)
-    files.sync = ends
+        sync(descriptor)
+    os.fsync = ends
     bench.engine.weight += 1
     bench.save(2, best_top1=0.5)
 """
