@@ -154,12 +154,12 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         registry = loaded.registry
         document = recipe.compose(folder.recipe, overrides, environ=os.environ)
         checked = recipe.validate(document, registry)
+        resolved = plan.resolve(str(manifest["recipe"]), checked, registry)
         if not status.to_continue():
             finished = _finished(folder, source, checked)
             if finished is not None:
-                return finished
+                return finished if _speaks(resolved) else None
         changed = continuing.changed(folder, source, checked, overrides, registry)
-        resolved = plan.resolve(str(manifest["recipe"]), checked, registry)
         _take_place(resolved, request)
         resolved = _as_launched(resolved)
         needed = launch.is_needed(resolved, request.machines)
@@ -190,6 +190,12 @@ def _finished(folder: rundir.RunDir, source: Path | None, checked: Recipe) -> di
         )
     export.check_all(result.get("exports", ()))
     return result
+
+
+def _speaks(resolved: Plan) -> bool:
+    """Say whether this process is the first of its machine, or none that a launcher has started."""
+    ask = resolved.framework_entry.launched_local_rank
+    return not ask or not ask()
 
 
 def _is_longer(checked: Recipe, result: Mapping[str, Any]) -> bool:

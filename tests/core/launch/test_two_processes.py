@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shlex
+import shutil
 import signal
 
 import pytest
@@ -85,6 +86,39 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(project, launched, alon
     assert outcome.code == 0, outcome.err
     assert "world_size: 2 -> 1" in outcome.err
     launched.assert_weights_of(alone)
+
+
+def test_where_two_processes_were_stopped_changes_no_bit(project, launched):
+    """They save at a step where an undisturbed run does not; each has statistics of its own."""
+    options = ("--set", "checkpoint.every_steps=null", "--set", "train.log_every_steps=3")
+    ended = launched.finish(launched.start(*options))
+    assert ended.code == 0, ended.err
+    straight = project.run_folder()
+    straight.rename(project.path / "straight")
+    shutil.rmtree(project.path / "runs")
+    process = launched.start(*options, "--set", "framework.seconds_per_step=0.2")
+    project.wait_for(lambda: has_logged_a_step(project))
+    os.kill(launched.rank(1), signal.SIGTERM)
+    assert launched.finish(process).code == 128 + signal.SIGTERM
+    folder = project.run_folder()
+    ended = launched.finish(launched.start(command="resume", recipe=folder))
+    assert ended.code == 0, ended.err
+    one, other = (
+        checkpoint.load(checkpoint.latest(place / "checkpoints"))
+        for place in (folder, project.path / "straight")
+    )
+    assert any(name.startswith("own.") for name in one.state.tensors)
+    assert what_it_holds(one) == what_it_holds(other)
+
+
+def has_logged_a_step(project):
+    logs = project.path.glob("runs/*/*/events.jsonl")
+    return any('"train.step"' in file.read_text() for file in logs)
+
+
+def what_it_holds(saved):
+    arrays = {**saved.weights, **saved.state.tensors}
+    return {name: array.tobytes() for name, array in arrays.items()}
 
 
 def test_ctrl_c_reaches_the_run_once_and_ends_it_the_second_time(project, launched):
