@@ -139,6 +139,30 @@ class MindSporeEngine:
         self._active: nn.Cell | None = None
         self._largest: dict[tuple[int, ...], int] = {}
         self._unchecked = {True, False}
+        self._check_smallest_pass()
+
+    def _check_smallest_pass(self) -> None:
+        """Try a pass of one image, where training will have one; it leaves nothing behind.
+
+        Raises:
+            UsageError: Batch normalisation would have a single value per channel.
+        """
+        images, height, width = self._spec.smallest_pass or (0, 0, 0)
+        if images != 1 or self._training is None:
+            return
+        kept = [(p, p.asnumpy().copy()) for p in running_statistics(self._net)]
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+        self._net.set_train(mode=True)
+        black = self._pixels.tensor(np.zeros((1, height, width, 3), np.uint8))
+        try:
+            with contextlib.suppress(RuntimeError, TypeError, ValueError):  # the first step's
+                self._net(self._pixels.cell(black))
+            self._check_single(None)
+        finally:
+            for parameter, array in kept:
+                parameter.set_data(Tensor(array))
+            self._net.set_train(mode=False)
+            self._set_mode()
 
     def _build_training(self, optimizer: nn.Optimizer) -> Training:
         spec, group, average = self._spec, self._group, self._average
@@ -298,7 +322,7 @@ class MindSporeEngine:
         with contextlib.suppress(RuntimeError, TypeError, ValueError):  # the net's own are raised
             self._check_once(net(self._pixels.cell(images)), images.shape[0], training=training)
 
-    def _check_single(self, images: int) -> None:
+    def _check_single(self, images: int | None) -> None:
         """Look for a variance over one value, where a pass had one image; this waits.
 
         Raises:

@@ -585,6 +585,24 @@ def test_one_value_per_channel_says_what_to_set(
         engine.train_step(batch, 0.1)
 
 
+def test_a_last_pass_of_one_image_is_refused_when_the_engine_is_opened(
+    make_engine: MakeEngine,
+) -> None:
+    with pytest.raises(UsageError, match=r"1 image .*the last batch of an epoch.*last_batch=drop"):
+        make_engine(smallest_pass=(1, 1, 1))
+
+
+def test_trying_a_pass_of_one_image_leaves_nothing_behind(
+    make_engine: MakeEngine, make_batches: MakeBatches
+) -> None:
+    (batch,) = make_batches(1)
+    tried, other = make_engine(smallest_pass=(1, 8, 8)), make_engine()
+    for name, array in other.weights().items():
+        assert np.array_equal(tried.weights()[name], array), "running statistics, too"
+    losses = [engine.train_step(batch, 0.1).read().loss for engine in (tried, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5), "sums of threads differ in any case"
+
+
 def test_one_image_is_enough_where_it_has_several_values(
     make_engine: MakeEngine, make_batches: MakeBatches
 ) -> None:
