@@ -35,7 +35,7 @@ from runner.plan import check_runnable
 from runner.ranks import telling_alone
 from runner.recipe.framework_change import framework_of
 from runner.session import open_device, open_engine, open_split
-from runner.storage import paths
+from runner.storage import paths, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -339,6 +339,8 @@ def predict(
             raise UsageError(
                 f"{model} holds {len(found)} checkpoints; name one, such as {found[-1]}"
             )
+        if not checkpoint.read_info(found[0]).checked:
+            found_in_images.emit("warning", message=records.without_checksum(found))
         resolved = plan_for(found[0], overrides, None, registry, found_in_images)
         device = open_device(resolved)
         models = classifier.open_all(

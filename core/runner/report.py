@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner import display
 from runner.figures import accuracy, accuracy_report, percent
+from runner.storage import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 def summary(result: Mapping[str, Any]) -> str:
     """Write a run's result for people."""
+    result = records.floats(result)
     lines = [(display.line(title), display.line(text)) for title, text in _lines(result)]
     width = max(len(title) for title, _ in lines)
     return "\n".join(f"{title:<{width}}  {text}" for title, text in lines)

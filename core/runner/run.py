@@ -160,7 +160,7 @@ class _Run:
                 result["folder_lost"] = self._keeper.losses
             result = folder.write_result(result)
             self._events.emit("run.finished", folder=str(folder.path), result=result)
-            observers.run_finished(info, result)
+            observers.run_finished(info, records.floats(result))
         except BaseException as error:
             with suppress(RunnerError):  # the disk may be what failed
                 self._events.emit("run.failed", error=type(error).__name__, message=str(error))

@@ -171,6 +171,15 @@ def without_checksum(paths: Sequence[Path]) -> str:
     return f"{named}: written before records had a checksum, so it is not known to be unchanged"
 
 
+def floats(value: Any) -> Any:
+    """Return JSON values with the strings of ``NON_FINITE`` as the floats that they stand for."""
+    if isinstance(value, dict):
+        return {key: floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [floats(item) for item in value]
+    return float(value) if isinstance(value, str) and value in NON_FINITE else value
+
+
 def non_finite(value: object, place: str = "") -> str | None:
     """Return the place of the first number in JSON values that is not finite, if there is one."""
     if isinstance(value, float):

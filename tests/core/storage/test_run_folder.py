@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 
 import pytest
@@ -109,16 +110,18 @@ def test_an_image_that_is_a_pipe_is_reported_and_not_waited_for(project, interru
 
 
 def test_an_older_run_continues_and_is_said_to_be_unchecked(project, interrupted):
-    latest = checkpoint.latest(interrupted / "checkpoints")
-    for record in (interrupted / "manifest.json", latest / checkpoint.INFO):
+    saved = [path / checkpoint.INFO for path in checkpoint.listing(interrupted / "checkpoints")]
+    for record in (interrupted / "manifest.json", *saved):
         content = json.loads(record.read_text())
         del content["checksum"]
         if record.name == "manifest.json":
             del content["format"]
         record.write_text(json.dumps(content))
-    outcome = project.runner("resume", interrupted)
-    assert outcome.code == 0, outcome.err
-    assert outcome.err.count("written before records had a checksum") == 1
+    image = next((interrupted / "exports" / "fake_npz" / "golden").iterdir())
+    for command in (("resume",), ("eval",), ("predict", image)):
+        outcome = project.runner(command[0], interrupted, *command[1:])
+        assert outcome.code == 0, outcome.err
+        assert outcome.err.count("written before records had a checksum") == 1, command
     assert rundir.RunDir(interrupted).read_result() is not None
 
 
@@ -143,3 +146,16 @@ def test_classes_are_renamed_on_purpose(project, interrupted):
     assert "names.txt:2: the name" in project.runner("relabel", artifact, names).err
     names.write_text("a\nb\nc\n")
     assert "is neither a checkpoint, nor" in project.runner("relabel", project.path, names).err
+
+
+def test_a_result_that_is_not_a_number_is_printed(project, monkeypatch):
+    from runner.metrics import Evaluation
+
+    found = Evaluation.as_metrics
+    monkeypatch.setattr(Evaluation, "as_metrics", lambda own: {**found(own), "val.loss": math.nan})
+    outcome = project.runner("run", project.write_recipe())
+    assert outcome.code == 0, outcome.err
+    assert "loss nan" in outcome.out
+    result = json.loads((project.run_folder() / "result.json").read_text())
+    assert result["metrics"]["val.loss"] == "NaN"
+    assert json.loads(project.runner("resume", project.run_folder(), "--json").out) == result
