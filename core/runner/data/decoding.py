@@ -67,6 +67,11 @@ class Noticed:
         self._untold: list[str] = []
         self._is_counted = False
 
+    def begin(self) -> None:
+        """Count from the beginning: a pass that was not finished counts no images."""
+        with self._lock:
+            self._counts.clear()
+
     def note(self, image: str, what: str, message: str) -> None:
         """Count one image; ``message`` says of it what was noticed, and what to do."""
         with self._lock:

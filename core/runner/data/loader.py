@@ -184,6 +184,7 @@ class ImageLoader:
         check_batches(len(chosen[0]) if chosen else 0, ahead, self._size)
         pending: deque[_Pending] = deque()
         waiting = iter(chosen)
+        self._noticed.begin()
         try:
             for _ in range(self._section.prefetch_batches):
                 self._start_next(waiting, pending, augmentation)
