@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from runner import files
+from runner import display, files, streams
 from runner.errors import RunnerError, UsageError
 
 if TYPE_CHECKING:
@@ -221,9 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             table = make(asked.server, asked.devices, read_addresses(asked.addresses))
         else:
             table = merge(read(path) for path in asked.tables)
-        sys.stdout.write(f"{write(table, asked.folder)}\n")
+        streams.deliver_text(str(write(table, asked.folder)))
     except RunnerError as error:
-        sys.stderr.write(f"error: {error}\n")
+        streams.say(display.message(error, "error: "))
         return error.exit_code
     return 0
 
