@@ -72,12 +72,12 @@ def main() -> None:
     entry = cast("FrameworkEntry", plugins.load().registry.find("framework", framework).entry)
     assert entry.read_weights is not None, "it was chosen because it reads weights"
     try:
-        weights = entry.read_weights(Path(path))
+        weights = as_stored(entry.read_weights(Path(path)), framework)
     except RunnerError as error:
         sys.stdout.write(f"\n{MARKER}{json.dumps(str(error))}\n")
         sys.stdout.flush()  # before anything that a library prints when the process ends
         sys.exit(error.exit_code)
-    _give(as_stored(weights), Path(target))
+    _give(weights, Path(target))
 
 
 def _give(stored: StoredWeights, target: Path) -> None:

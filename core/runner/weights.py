@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from runner import checkpoint, display, foreign, recipe
@@ -12,6 +13,7 @@ from runner.contracts import StoredWeights
 from runner.errors import CheckpointError, PluginError
 from runner.framework import short_floats
 from runner.framework.options import CHANGE_OUTPUT
+from runner.plugin_returns import arrays
 from runner.storage import records
 from runner.storage.fitted_weights import Fitted, Source, Target, fit
 
@@ -165,13 +167,20 @@ def _read_file(path: Path, framework: FrameworkEntry, registry: Registry) -> Sto
     reader = _reader(path, framework, registry)
     if reader is None:
         assert framework.read_weights is not None, "it was chosen because it reads weights"
-        return as_stored(framework.read_weights(path))
+        return as_stored(framework.read_weights(path), framework.name)
     return foreign.read(path, reader)
 
 
-def as_stored(found: StoredWeights | Mapping[str, NDArray[Any]]) -> StoredWeights:
-    """Return what ``FrameworkEntry.read_weights`` found, in its longer form."""
-    return found if isinstance(found, StoredWeights) else StoredWeights(sets={"": found})
+def as_stored(found: StoredWeights | Mapping[str, NDArray[Any]], framework: str) -> StoredWeights:
+    """Return what ``FrameworkEntry.read_weights`` found, in its longer form.
+
+    Raises:
+        PluginError: It is something else than arrays by name.
+    """
+    source = f"read_weights() of framework {framework!r}"
+    if not isinstance(found, StoredWeights):
+        return StoredWeights(sets={"": arrays(found, source)})
+    return replace(found, sets={key: arrays(item, source) for key, item in found.sets.items()})
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -235,7 +244,7 @@ def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
         with safe_open(path, framework="numpy") as file:
             kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
             short = {name: SHORT[kind] for name, kind in kinds.items() if kind in SHORT}
-            arrays = {name: file.get_tensor(name) for name in kinds if name not in short}
+            found = {name: file.get_tensor(name) for name in kinds if name not in short}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
     except OSError as error:
@@ -244,10 +253,10 @@ def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
         # How the reader ends when NumPy has no such type.
         raise _unknown_type(path, str(error)) from error
     # Types that other packages add to NumPy are unknown to the rest of the program.
-    odd = sorted({str(array.dtype) for array in arrays.values() if array.dtype.kind not in "biuf"})
+    odd = sorted({str(array.dtype) for array in found.values() if array.dtype.kind not in "biuf"})
     if odd:
         raise _unknown_type(path, ", ".join(odd))
-    return {**arrays, **_short_tensors(path, short)}
+    return {**found, **_short_tensors(path, short)}
 
 
 def _short_tensors(path: Path, kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:
@@ -257,13 +266,13 @@ def _short_tensors(path: Path, kinds: Mapping[str, str]) -> dict[str, NDArray[An
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
-        arrays: dict[str, NDArray[Any]] = {}
+        found: dict[str, NDArray[Any]] = {}
         for name, kind in kinds.items():
             start, end = header[name]["data_offsets"]
             file.seek(8 + length + start)
             numbers = short_floats.decode(file.read(end - start), kind)
-            arrays[name] = numbers.reshape(header[name]["shape"])
-    return arrays
+            found[name] = numbers.reshape(header[name]["shape"])
+    return found
 
 
 def _unknown_type(path: Path, found: str) -> CheckpointError:

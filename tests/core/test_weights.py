@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -125,3 +126,12 @@ def test_a_format_that_nobody_reads(tmp_path: Path, registry: Registry) -> None:
     message = r"weights.h5 is of no format .* a file that ends in .safetensors, .npz$"
     with pytest.raises(CheckpointError, match=message):
         weights.read(tmp_path / "weights.h5", FAKE, registry)
+
+
+def test_what_a_plugin_reads_must_be_arrays(npz: Path) -> None:
+    def read(_: Path) -> Any:
+        return {"head.weight": [1.0, 2.0]}
+
+    framework = replace(FAKE, read_weights=read)
+    with pytest.raises(PluginError, match=r"read_weights\(\) of framework 'fake' returned .*list"):
+        weights.read(npz, framework, NOTHING)

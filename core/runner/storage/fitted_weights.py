@@ -174,7 +174,7 @@ class _Fit:
             )
         if self._target.training:
             return "; to train a last layer for other classes, set model.fresh_classifier=true"
-        return ""
+        return "; if they are the same under other names, runner relabel gives the model these"
 
     def _choose(self, choice: str | None) -> tuple[TensorSet, list[TensorSet]]:
         keys = self._source.stored.sets
