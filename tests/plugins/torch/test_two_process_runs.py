@@ -102,6 +102,7 @@ def torchrun(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_what_torchrun_starts_again_continues_the_run_of_its_job(
     undisturbed: RecipeFolder, make_recipe_folder: Callable[..., RecipeFolder]
 ) -> None:
