@@ -47,22 +47,26 @@ schedule: cosine
 train: {{epochs: 2, batch_size: 8, log_every_steps: 1, ema_decay: 0.9}}
 eval: {{batch_size: 2}}
 checkpoint: {{every_steps: 2, keep: 2}}
+export: {export}
 """
 VALUES = {
     "fake": {
         "device": "fake_cpu",
         "model": "{name: linear, noise: 0.05}",
         "optimizer": "fake_sgd",
+        "export": "[{name: fake_npz, verify_images: 2}]",
     },
     "torch": {
         "device": "cpu",
         "model": "{name: shufflenet_v2_x0_5}",
         "optimizer": "sgd",
+        "export": "[]",
     },
     "mindspore": {
         "device": "cpu",
         "model": "{name: mobilenet_v2, dropout: 0.2}",
         "optimizer": "sgd",
+        "export": "[]",
     },
 }
 IMPORTS = {
@@ -196,6 +200,7 @@ def content(folder: Path) -> dict[str, Any]:
             **{f"weights/{name}": array.tobytes() for name, array in saved.weights.items()},
             **{f"state/{name}": array.tobytes() for name, array in saved.state.tensors.items()},
         }
+    found["exports"] = sorted(str(path.relative_to(run)) for path in run.glob("exports/**/*"))
     best = checkpoint.best(run / "checkpoints")
     found["best"] = best and best.name
     found["checkpoints"] = sorted(path.name for path in (run / "checkpoints").iterdir())
@@ -242,7 +247,7 @@ def try_kill(
 ) -> tuple[str, dict[str, Any]]:
     """End a run at an event, and resume it; return what went wrong and what is left."""
     make(folder, framework, processes)
-    command = ["train", "recipe.yaml"]
+    command = ["run", "recipe.yaml"]
     codes = carry_out(framework, processes, folder, command, at, way)
     expected = StorageError.exit_code if way == "full" else -signal.SIGKILL
     if codes[-1] != expected:
@@ -276,7 +281,7 @@ def measure(
     for module in (*IMPORTS["core"], *IMPORTS[framework]):
         importlib.import_module(module)
     straight = make(place / "straight", framework, processes)
-    codes = carry_out(framework, processes, straight, ["train", "recipe.yaml"])
+    codes = carry_out(framework, processes, straight, ["run", "recipe.yaml"])
     if any(codes):
         raise SystemExit(f"the run without a kill has ended with {codes}: {straight / 'output'}")
     events = (straight / "events").read_text(encoding="utf-8").splitlines()

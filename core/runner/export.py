@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast, final
 
-from runner import golden
+from runner import files, golden
 from runner.artifacts import INFO, KIND, is_artifact, open_predictor, read
 from runner.calibration import Calibration
 from runner.checked import own_engine
@@ -25,7 +25,6 @@ from runner.errors import (
     UsageError,
 )
 from runner.evaluate import evaluate_predictor
-from runner.files import sha256
 from runner.plugin_returns import artifact_info, calling, origin
 from runner.storage import records
 from runner.verification import (
@@ -333,11 +332,21 @@ class _Job:
                     "files": _checksums(temporary),
                 }
                 records.write(temporary / INFO, KIND, record)
-                shutil.rmtree(folder, ignore_errors=True)
-                temporary.rename(folder)
+                _put_in_place(temporary, folder)
         except OSError as error:
             raise StorageError(f"cannot write {folder}: {error.strerror or error}") from error
         return read(folder, trusted=True)
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Flush an artifact and rename it; an earlier one goes at once, or not at all."""
+    for path in (*temporary.rglob("*"), temporary):
+        files.sync(path)
+    with _scratch(folder.with_name(f".{folder.name}.old")) as aside:
+        if folder.exists():
+            folder.rename(aside)
+        temporary.rename(folder)
+        files.sync(folder.parent)
 
 
 @contextmanager
@@ -354,7 +363,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 def _checksums(folder: Path) -> dict[str, str]:
     return {
-        str(path.relative_to(folder)): sha256(path)
+        str(path.relative_to(folder)): files.sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

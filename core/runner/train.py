@@ -372,7 +372,7 @@ class Trainer:
         return last or self._saver.is_due_after(finished, is_best=is_best)
 
     def _save_before_evaluation(self) -> None:
-        """Have the epoch on the disk: an evaluation may fail, or be killed."""
+        """Have the epoch on the disk: its evaluation may fail, or be killed."""
         if self._saved != self._position:
             self._save()
         self._saver.finish()
@@ -390,6 +390,8 @@ class Trainer:
                 agreement=Agreement(self._stop.agree, self._section.log_every_steps, images),
             )
         except DataError as error:
+            if self._ranks.group is None:  # others wait in an exchange, and cannot save together
+                self._save_before_evaluation()
             error.args = (f"{error}{self._after_failed_evaluation()}",)
             raise
         return evaluation or self._save_and_leave()

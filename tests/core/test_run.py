@@ -238,6 +238,19 @@ def test_an_epoch_is_on_the_disk_before_it_is_evaluated(project, monkeypatch, ep
     assert what_stays(folder) == what_stays(straight)
 
 
+def test_an_epoch_that_is_not_due_is_saved_when_its_evaluation_fails(project, monkeypatch):
+    def fail(*_):
+        raise DataError("an image cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeEngine, "eval_step", fail)
+        outcome = project.run("--set", "checkpoint.every_epochs=2")
+    assert outcome.code == 5
+    [last] = project.checkpoints()
+    assert f"saved {last.relative_to(project.path)}; continue with: runner resume" in outcome.err
+    assert project.runner("resume", project.run_folder()).code == 0
+
+
 def is_figure(metric):
     return metric == "train.loss" or (metric.startswith("val.") and "_per_s" not in metric)
 
