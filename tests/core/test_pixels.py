@@ -115,6 +115,14 @@ def test_predict_reports_what_was_left_turned(photos: Project) -> None:
     assert "EXIF" not in outcome.out
 
 
+def test_pixels_of_a_preset_are_as_stored_which_is_said(photos: Project) -> None:
+    done = photos.runner(
+        "offline", "pixels", "data/val/a", "--preset", "resnet", "--output", "pixels"
+    )
+    assert done.code == 0, done.err
+    assert "images: 1 of 3 images are stored turned" in done.err
+
+
 def test_an_artifact_of_an_earlier_version_leaves_images_as_they_are(photos: Project) -> None:
     assert run(photos).code == 0
     artifact = photos.run_folder("photos") / "exports/fake_npz"

@@ -128,7 +128,11 @@ def pixels(
                 " for artifacts and recipes"
             )
         part, count = commands.write_pixels_of_folder(
-            Path(source), preset.value, output=output, workers=workers or _cpus()
+            Path(source),
+            preset.value,
+            output=output,
+            workers=workers or _cpus(),
+            listener=Console(),
         )
     else:
         if workers:

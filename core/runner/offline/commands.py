@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from runner import artifacts, checkpoint, commands, plugins
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from runner.data.decoding import Notice
     from runner.events import Listener
     from runner.offline.logits import Timing
     from runner.offline.pixels import HostPart
@@ -104,7 +106,7 @@ def write_pixels(
 
 
 def write_pixels_of_folder(
-    folder: Path, preset: str, *, output: Path, workers: int
+    folder: Path, preset: str, *, output: Path, workers: int, listener: Listener | None = None
 ) -> tuple[HostPart, int]:
     """Write the pixels of every image below a folder, with the steps of a preset.
 
@@ -115,7 +117,12 @@ def write_pixels_of_folder(
         UsageError: There is no such folder.
         DataError: An image is damaged, or there is none.
     """
-    dataset, loader = pixels.open_folder(folder, preset, workers=workers)
+    events = EventLog(listener)
+
+    def report(notice: Notice) -> None:
+        events.emit("data.noticed", split="images", **asdict(notice))
+
+    dataset, loader = pixels.open_folder(folder, preset, workers=workers, report_noticed=report)
     transforms = pixels.PRESETS[preset]
     part = pixels.on_host(transforms, device_crop=False)
     with closing(loader):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runner.data.decoding import unreported
 from runner.data.image_files import ImageFiles
 from runner.data.images import IMAGE_ENDINGS, list_images, stem_of
 from runner.data.loader import ImageLoader
@@ -25,9 +26,10 @@ from runner.errors import DataError, StorageError, UsageError
 from runner.offline.logits import check_output, check_stems
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from runner.contracts import Dataset, Loader
+    from runner.data.decoding import Notice
     from runner.data.loader import DamagedImage
     from runner.data.transforms import Transform
 
@@ -178,7 +180,13 @@ def write(dataset: Dataset, loader: Loader, output: Path) -> int:
     return count
 
 
-def open_folder(folder: Path, preset: str, *, workers: int) -> tuple[Dataset, Loader]:
+def open_folder(
+    folder: Path,
+    preset: str,
+    *,
+    workers: int,
+    report_noticed: Callable[[Notice], None] = unreported,
+) -> tuple[Dataset, Loader]:
     """Open the images below a folder, without labels, with the steps of a preset.
 
     Raises:
@@ -207,6 +215,7 @@ def open_folder(folder: Path, preset: str, *, workers: int) -> tuple[Dataset, Lo
         LoaderSection(workers=workers),
         seed=0,
         report_damaged=_never,
+        report_noticed=report_noticed,
     )
     return dataset, loader
 
