@@ -280,6 +280,12 @@ class _Fit:
             )
         if counters and any(name.endswith("running_mean") for name in chosen.names):
             self._notes.append(f"{counters} counters {COUNTER}, which it lacks, begin at 0")
+        lacking = self._spare - chosen.names.keys()
+        if lacking:
+            self._notes.append(
+                f"{len(lacking)} tensors of auxiliary heads, which it lacks, are used in training "
+                "only"
+            )
         self._note_ignored(chosen)
 
     def _note_ignored(self, chosen: TensorSet) -> None:

@@ -257,6 +257,9 @@ def test_evaluation_ignores_auxiliary_heads() -> None:
     have = replace(without, tensors=with_heads(0.0))
     fitted = fit(source({"": tensors()}), have, None)
     assert list(fitted.weights) == list(with_heads(0.0))
+    assert fitted.notes == (
+        "3 tensors of auxiliary heads, which it lacks, are used in training only",
+    )
     assert np.array_equal(fitted.weights["fc.bias"], tensors()["fc.bias"])
 
 
