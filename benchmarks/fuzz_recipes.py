@@ -9,6 +9,7 @@ way of ``runner explain``: composed, checked, resolved, explained. No framework 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import resource
@@ -133,13 +134,13 @@ def _change(chance: random.Random, tree: Any) -> None:
         case 0 if isinstance(parent, dict):
             parent[
                 chance.choice((LONG, "name", "options", "", "0", "size", "a.b", str(key) + "s"))
-            ] = chance.choice(VALUES)
+            ] = copy.deepcopy(chance.choice(VALUES))
         case 1 if isinstance(parent, dict):
             del parent[key]
         case 2 if isinstance(parent, list):
-            parent.insert(0, chance.choice(VALUES))
+            parent.insert(0, copy.deepcopy(chance.choice(VALUES)))
         case _:
-            parent[key] = chance.choice(VALUES)
+            parent[key] = copy.deepcopy(chance.choice(VALUES))
 
 
 def _overrides(chance: random.Random, text: str) -> Case:

@@ -240,6 +240,7 @@ def _open(candidate: _Candidate, trace: Callable[[str], object] | None) -> _Outc
     if trace is not None and info.distribution:  # one that ends the process is named by it
         trace(f"runner: {info.name}: importing {info.module}\n")
     before = _Process.now()
+    undone: list[str] = []
     try:
         try:
             with warnings.catch_warnings():
@@ -259,15 +260,19 @@ def _open(candidate: _Candidate, trace: Callable[[str], object] | None) -> _Outc
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  a plugin may even call sys.exit() when imported
-        return _unused(candidate, "failed", explain(error, info.module))
+        reason = "; ".join([explain(error, info.module), *_told(undone)])
+        return _unused(candidate, "failed", reason)
     observes = tuple(hook for hook in OBSERVER_HOOKS if hook in implemented)
     info = replace(info, entries=entries, observes=observes)
     outcome = _availability(info, needs, install)
     if undone:
-        told = f"importing it changed {' and '.join(undone)}, which was undone"
-        reason = "; ".join(filter(None, (outcome.info.reason, told)))
+        reason = "; ".join(filter(None, (outcome.info.reason, *_told(undone))))
         outcome = replace(outcome, info=replace(outcome.info, reason=reason))
     return replace(outcome, manager=manager)
+
+
+def _told(undone: Sequence[str]) -> list[str]:
+    return [f"importing it changed {' and '.join(undone)}, which was undone"] if undone else []
 
 
 @final
