@@ -61,6 +61,7 @@ class _InfoRecord(TypedDict):
     input_shape: Annotated[list[Union[Annotated[int, Gt(0)], records.Text]], Len(4, 4)]  # noqa: UP007
     output_name: records.Text
     input_type: NotRequired[Literal["float32", "float16", "uint8"]]
+    is_written: NotRequired[bool]
     details: dict[records.Text, Any]
 
 

@@ -320,6 +320,9 @@ class ArtifactInfo:
     input_type: Literal["float32", "float16", "uint8"] = "float32"
     """What the file takes: normalised images ``[B, C, H, W]`` in float32 or float16, or pixels
     ``[B, H, W, C]`` that it normalises itself."""
+    is_written: bool = True
+    """Whether ``file`` is there; ``False`` if what was written makes it elsewhere, such as where a
+    vendor's compiler is installed."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Anything else worth recording, such as the opset (JSON)."""
 

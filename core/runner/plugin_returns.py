@@ -225,7 +225,7 @@ def artifact_info(value: object, folder: Path, source: str) -> ArtifactInfo:
             f"{source} returned input_shape {info.input_shape!r}, expected four items such as "
             "('batch', 3, 224, 224)"
         )
-    if not (folder / info.file).exists():
+    if info.is_written and not (folder / info.file).exists():
         raise ArtifactError(f"{source} wrote no file {info.file!r} into its folder")
     return replace(info, input_shape=tuple(info.input_shape), details=details)
 

@@ -81,6 +81,7 @@ def convert(request: ConversionRequest) -> ArtifactInfo:
         input_shape=(options.batch_size, part.height, part.width, 3),
         input_type="uint8",
         output_name=request.info.output_name,
+        is_written=compiled,
         details={
             "onnx": names.onnx,
             "opset": request.info.details.get("opset"),

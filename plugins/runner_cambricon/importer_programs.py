@@ -37,7 +37,7 @@ NO_FILE = (
 
 COMPILED_BENCHMARK = (
     "--do_benchmark: times what PyTorch runs; a compiled or quantised model is exported first, and "
-    "timed with `runner bench` and the artifact's folder"
+    "timed with `runner bench --trust` and the artifact's folder"
 )
 
 

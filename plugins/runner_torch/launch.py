@@ -118,7 +118,7 @@ def _is_launched() -> bool:
     """Return whether the place that the environment tells is that of a process, not of a pod.
 
     A PyTorchJob with a Master numbers its pods with ``RANK``, and tells nothing of the processes on
-    each. An AscendJob tells which there are: ``LOCAL_RANK=0,1`` and so on.
+    each. Operators of other clusters list them: ``LOCAL_RANK=0,1`` and so on.
     """
     environ = os.environ
     if not all(name in environ for name in TOLD):
@@ -141,7 +141,7 @@ def pod() -> Machines | None:
     else:
         count, rank = environ.get("WORLD_SIZE", ""), environ.get("RANK", "")
         local = environ.get("LOCAL_WORLD_SIZE", "1")
-        if local.isdecimal() and count.isdecimal():  # an AscendJob counts cards
+        if local.isdecimal() and count.isdecimal():  # such an operator counts cards
             count = str(int(count) // max(1, int(local)))
     if not (count.isdecimal() and rank.isdecimal() and port.isdecimal() and host):
         return None
