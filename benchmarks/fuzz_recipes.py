@@ -189,8 +189,20 @@ def outcome(case: Case, folder: Path, registry: Registry) -> str:
     return ""
 
 
-def check(case: Case, folder: Path, registry: Registry) -> str | None:
-    """Return what is wrong with the outcome of a case, if anything is."""
+def peak_gb() -> float:
+    """Return the most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def check(case: Case, folder: Path, registry: Registry, held_gb: float) -> str | None:
+    """Return what is wrong with the outcome of a case, if anything is.
+
+    Args:
+        case: The recipe and its overrides.
+        folder: Where recipes are that it may extend.
+        registry: The entries that it may name.
+        held_gb: Peak of memory before the first case; a process of tests may hold a framework.
+    """
     began = time.monotonic()
     signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
     try:
@@ -204,7 +216,7 @@ def check(case: Case, folder: Path, registry: Registry) -> str | None:
     longest = max(map(len, display.messages(text.splitlines()).splitlines()), default=0)
     if longest > LONGEST_MESSAGE:
         return f"a message of {longest:,} characters: {text[:200]}"
-    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    gigabytes = peak_gb() - held_gb
     if gigabytes > LIMIT_GB:
         return f"{gigabytes:.1f} GB of memory, after {time.monotonic() - began:.1f} s"
     return None
@@ -218,12 +230,12 @@ def run(seed: int, count: int) -> list[tuple[int, Case, str]]:
 
     before = signal.signal(signal.SIGPROF, ring)
     registry = plugins.load().registry
-    found = []
+    found, held_gb = [], peak_gb()
     try:
         with tempfile.TemporaryDirectory() as folder:
             shutil.copytree(RECIPES, folder, dirs_exist_ok=True)  # which recipes extend
             for number, case in enumerate(cases(seed, count)):
-                wrong = check(case, Path(folder), registry)
+                wrong = check(case, Path(folder), registry, held_gb)
                 if wrong:
                     found.append((number, case, wrong))
                     if "of memory" in wrong:

@@ -210,13 +210,16 @@ BROKEN = {
     ),
     "key of no entry": (
         "model: {name: other, width: 2}",
-        ["r.yaml:2:22: unknown key 'width' in model (model 'other'); its keys are name, weights"],
+        [
+            "r.yaml:2:22: unknown key 'width' in model (model 'other'); its keys are "
+            "fresh_classifier, name, weights, weights_key"
+        ],
     ),
     "the word options": (
         "model: {options: {width: 2}}",
         [
             "r.yaml:2:9: unknown key 'options' in model (model 'net'); its keys are blocks, "
-            "name, stem, weights, width"
+            "fresh_classifier, name, stem, weights, weights_key, width"
         ],
     ),
     "value of an entry": (
