@@ -380,6 +380,7 @@ def test_a_process_shows_at_what_it_is_and_that_it_goes_on(project, monkeypatch)
     assert activities == [
         "opening the device",
         "opening the data",
+        "reading validation images",
         "building the engine",
         *("training, epoch 1 step 0", "training, epoch 1 step 4", "training, epoch 1 step 8"),
         *("training, epoch 1 step 12", "saving step 12", "evaluating"),

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from runner import commands
+from runner.checked import own_engine
 from runner.events import EventLog
 from runner.session import open_device, open_engine, open_split
 
@@ -119,8 +120,9 @@ def test_frameworks_get_the_same_pixels_in_the_same_order(open_sides):
         np.testing.assert_array_equal(own.labels, other.labels)
         np.testing.assert_array_equal(own.images, other.images)
         # and so does the network: normalised values are equal to the bit
-        normalised = mindspore.engine._pixels.tensor(other.images).asnumpy()
-        np.testing.assert_array_equal(torch.engine._pixels.images(own.images).numpy(), normalised)
+        normalised = own_engine(mindspore.engine)._pixels.tensor(other.images).asnumpy()
+        pixels = own_engine(torch.engine)._pixels.images(own.images).numpy()
+        np.testing.assert_array_equal(pixels, normalised)
     close_loaders(*sides)
 
 
