@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -120,8 +120,10 @@ def test_frameworks_get_the_same_pixels_in_the_same_order(open_sides):
         np.testing.assert_array_equal(own.labels, other.labels)
         np.testing.assert_array_equal(own.images, other.images)
         # and so does the network: normalised values are equal to the bit
-        normalised = own_engine(mindspore.engine)._pixels.tensor(other.images).asnumpy()
-        pixels = own_engine(torch.engine)._pixels.images(own.images).numpy()
+        theirs: Any = own_engine(mindspore.engine)
+        ours: Any = own_engine(torch.engine)
+        normalised = theirs._pixels.tensor(other.images).asnumpy()
+        pixels = ours._pixels.images(own.images).numpy()
         np.testing.assert_array_equal(pixels, normalised)
     close_loaders(*sides)
 
