@@ -165,5 +165,6 @@ def as_table(predictions: Sequence[Prediction]) -> str:
     lines = []
     for image, item in zip(images, predictions, strict=True):
         chosen = "  ".join(f"{c.name} {100 * c.probability:.1f} %" for c in item.choices)
-        lines.append(f"{image:<{width}}  {display.line(item.error or chosen)}")
+        error = item.error.removeprefix(f"{item.image}: ")
+        lines.append(f"{image:<{width}}  {display.line(error or chosen)}")
     return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from runner import artifacts, checkpoint, files, rundir
+from runner.data.class_names import read_class_names
 from runner.data.label_lines import text_lines
 from runner.errors import DataError, UsageError
 from runner.storage import records
@@ -26,7 +27,8 @@ def relabel(path: Path, names_file: Path) -> list[Path]:
 
     Raises:
         UsageError: There is nothing to relabel, or another process works in the run.
-        DataError: The file has another number of names, or a name with control characters.
+        DataError: The file is not one name a line, each once, has another number of names, or a
+            name with control characters.
         RunnerError: A record is damaged; nothing is written.
     """
     names = _names(names_file)
@@ -42,11 +44,10 @@ def relabel(path: Path, names_file: Path) -> list[Path]:
 
 
 def _names(file: Path) -> list[str]:
-    names = []
-    for number, name in text_lines(file, "names"):
+    names = read_class_names(file, "")
+    for number, name in text_lines(file, ""):
         if any(unicodedata.category(letter) == "Cc" for letter in name):
             raise DataError(f"{file}:{number}: the name {name!r} has control characters")
-        names.append(name)
     return names
 
 

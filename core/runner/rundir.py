@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 from annotated_types import Ge
 from typing_extensions import NotRequired, TypedDict
@@ -74,6 +74,17 @@ RESULT = records.Kind(
 class RunDir:
     """Paths of one run."""
 
+    OWN: ClassVar[frozenset[str]] = frozenset(
+        {
+            "recipe.yaml",
+            "manifest.json",
+            "events.jsonl",
+            "checkpoints",
+            "exports",
+            "result.json",
+        }
+    )
+    """What the run itself keeps in its folder."""
     path: Path
 
     @property

@@ -120,6 +120,21 @@ def test_predict_writes_csv_and_tables(project, finished, photos):
     assert "colour_1" in table
 
 
+def test_predict_takes_the_format_from_the_ending_of_its_output(project, finished, photos):
+    for name in ("p.csv", "p.json", "p.txt"):
+        assert project.runner("predict", finished, photos, "--output", name).code == 5
+    files = {name: (project.path / name).read_text() for name in ("p.csv", "p.json", "p.txt")}
+    assert files["p.csv"].startswith("image,rank,label,class,probability,error\n")
+    assert [len(item["choices"]) for item in json.loads(files["p.json"])].count(1) == 3
+    [broken] = [line for line in files["p.txt"].splitlines() if "broken" in line]
+    assert broken.count("broken.png") == 1
+    printed = project.runner("predict", finished, photos, "--json")
+    assert printed.json == json.loads(files["p.json"])
+    outcome = project.runner("predict", finished, photos, "--json", "--format", "csv")
+    assert outcome.code == 2
+    assert "--json and --format csv are two formats" in outcome.err
+
+
 def test_export_of_a_checkpoint_equals_the_one_of_the_run(project, finished):
     outcome = project.runner(
         "export", finished, "--format", "fake_npz", "--output", "out", "--json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -280,3 +281,24 @@ def test_explain_and_lists_show_the_loggers(project):
     unknown = project.run(extra="loggers: [dlloger]\n")
     assert unknown.code == 2
     assert "did you mean 'dllogger'?" in unknown.err
+
+
+@pytest.mark.parametrize(
+    ("loggers", "place", "message"),
+    [
+        ("{name: step_csv, file: recipe.yaml}", 0, "the run keeps its own records there"),
+        ("{name: dllogger, file: ./events.jsonl}", 0, "the run keeps its own records there"),
+        ("{name: step_csv, file: x/../checkpoints/best.json}", 0, "the run keeps its own records"),
+        ("{name: step_csv, file: a/../../../x.csv}", 0, "leads out of the run folder"),
+        ("{name: dllogger, file: .}", 0, "this is a folder"),
+        ("{name: dllogger, file: a.log}, {name: step_csv, file: ./a.log}", 1, "loggers.0 writes"),
+        ("{name: step_csv}, {name: step_csv}", 1, "loggers.0 writes"),
+    ],
+)
+def test_a_log_over_other_files_is_refused(project, loggers, place, message):
+    outcome = project.run(extra=f"loggers: [{loggers}]\n")
+    assert outcome.code == 2
+    assert re.search(r"\.yaml:\d+:\d+: loggers\.\d\.file: ", outcome.err), outcome.err
+    assert f"loggers.{place}.file: " in outcome.err
+    assert message in outcome.err
+    assert not (project.path / "runs").exists()

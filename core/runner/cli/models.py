@@ -77,7 +77,12 @@ def predict(
     model: Annotated[Path, typer.Argument(help="A checkpoint, a run or an artifact.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of images.")],
     top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 1,
-    format_: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    format_: Annotated[
+        Optional[Format],  # noqa: UP045
+        typer.Option(
+            "--format", help="How to print; by the ending of --output, or a table, when left out."
+        ),
+    ] = None,
     output: Annotated[Optional[Path], typer.Option(help="Write to a file.")] = None,  # noqa: UP045
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one pass.")] = 32,
     set_: SetOption = None,
@@ -85,12 +90,14 @@ def predict(
     device: DeviceOption = "",
     trust: TrustOption = False,
     weights: WeightsOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Predict the classes of image files."""
     from runner import commands
     from runner import predict as prediction
     from runner.console import Console
 
+    chosen = _format(format_, output, as_json=as_json)
     writers = {
         Format.table: prediction.as_table,
         Format.csv: prediction.as_csv,
@@ -106,16 +113,26 @@ def predict(
         listener=Console(),
         choice=weights or None,
     )
-    text = writers[format_](found)
+    text = writers[chosen](found)
     if output:
         from runner.files import write_output
 
         write_output(output, text)
     else:
-        streams.deliver(text if format_ is Format.json else display.block(text))
+        streams.deliver(text if chosen is Format.json else display.block(text))
     failed = [item for item in found if item.error]
     if failed:
         raise DataError(f"{len(failed)} of {len(found)} images could not be read, see the output")
+
+
+def _format(named: Format | None, output: Path | None, *, as_json: bool) -> Format:
+    """Return the format that was asked for by name, else the one that the output's ending says."""
+    if as_json and named not in (None, Format.json):
+        raise UsageError(f"--json and --format {named.value} are two formats; leave one out")
+    if as_json:
+        return Format.json
+    by_ending = {".csv": Format.csv, ".json": Format.json}
+    return named or by_ending.get(output.suffix.lower() if output else "", Format.table)
 
 
 def export(

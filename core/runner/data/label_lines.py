@@ -64,9 +64,8 @@ def text_lines(file: Path, setting: str) -> Iterator[tuple[int, str]]:
     try:
         content = files.read_regular(file, MAX_LIST)
     except FileNotFoundError as error:
-        raise DataError(
-            f"{file.absolute()} does not exist; set the file with --set {setting}=/path/to/file"
-        ) from error
+        how = f"; set the file with --set {setting}=/path/to/file" if setting else ""
+        raise DataError(f"{file.absolute()} does not exist{how}") from error
     except OSError as error:
         raise DataError(
             f"{file} cannot be read: {error.strerror or error}; expected a text file"

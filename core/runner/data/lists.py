@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.data.alike import same_looking
+from runner.data.class_names import check_no_header, line_of_name, read_class_names
 from runner.data.images import (
     SHOWN,
     existing_folder,
@@ -18,7 +19,7 @@ from runner.data.images import (
 )
 from runner.data.index import Listing, Part, open_image_files
 from runner.data.index_file import Key
-from runner.data.label_lines import line_of, read_list, text_lines
+from runner.data.label_lines import line_of, read_list
 from runner.data.matching import match
 from runner.data.present import cause_of, check_present, exists
 from runner.errors import DataError
@@ -109,17 +110,21 @@ def open_list_file(config: ListFileOptions, split: str) -> ImageFiles:
             other_split = "val" if split == "train" else "train"
             by_list[other] = read_list(other_file, f"dataset.{other_split}_list")[1]
         _count_from(config.first_label, by_list)
+        first = config.first_label or 0
         seen = set(labels)
         there = set(by_list[other]) if other in by_list else None
         if names_file is not None:
-            classes = _read_names(names_file)
-            _check_below(labels, classes, own, own_file)
+            classes = read_class_names(names_file, "dataset.class_names")
+            check_no_header(classes, max(seen | (there or set())) + 1, names_file)
+            _check_below(labels, classes, own, own_file, first)
+            if there is not None and not config.missing_classes:
+                _check_all_named_are_there(seen | there, classes, names_file, first)
         else:
-            classes = _numbered(seen if there is None else seen | there, own)
+            classes = _numbered(seen if there is None else seen | there, own, first)
         if there is not None and other is not None:
             train, val = (seen, there) if split == "train" else (there, seen)
             if not (config.missing_classes and val <= train):
-                _check_same_labels(seen, there, own, other, classes)
+                _check_same_labels(seen, there, own, other, classes, first)
         check_present(root, paths, own_file, noted, root=root)
         return _listing(root, classes, paths, labels)
 
@@ -157,7 +162,7 @@ def open_flat_val_label(config: FlatValLabelOptions, split: str) -> ImageFiles:
         _count_from(config.first_label, {str(file): lines[1]})
         paths, ignored = list_images(str(folder), "", extensions, noted=noted)
         labels = match(paths, lines, folder, file, extensions)
-        classes = _classes_of(lines[1], file, names_file)
+        classes = _classes_of(lines[1], file, names_file, config.first_label or 0)
         return _listing(folder, classes, paths, labels, ignored)
 
     options = [*config.extensions, f"first_label={config.first_label}"]
@@ -199,12 +204,13 @@ def _below(root: Path, name: str | None) -> Path | None:
     return None if name is None else root / Path(name).expanduser()
 
 
-def _classes_of(labels: list[int], file: Path, names_file: Path | None) -> list[str]:
+def _classes_of(labels: list[int], file: Path, names_file: Path | None, first: int) -> list[str]:
     """Return the class names that a file lists, or else one for each number up to the largest."""
     largest = max(labels)
     if names_file is not None:
-        classes = _read_names(names_file)
-        _check_below(labels, classes, str(file), file)
+        classes = read_class_names(names_file, "dataset.class_names")
+        check_no_header(classes, largest + 1, names_file)
+        _check_below(labels, classes, str(file), file, first)
         return classes
     if largest >= max(len(labels), MAX_UNNAMED_CLASSES):
         raise DataError(
@@ -219,15 +225,6 @@ def _listing(
 ) -> Listing:
     part = Part(prefix="", paths=paths, labels=labels, ignored=ignored)
     return Listing(folder=str(folder), classes=classes, parts=[part])
-
-
-def _read_names(file: Path) -> list[str]:
-    names = [line for _, line in text_lines(file, "dataset.class_names")]
-    twice = _repeated(names)
-    if not names or twice:
-        found = f"has {shown(twice)} more than once" if twice else "is empty"
-        raise DataError(f"{file} {found}, expected one name per line, in label order")
-    return names
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
@@ -309,39 +306,68 @@ def _classes(names: dict[int, str], root: Path) -> list[str]:
     return classes
 
 
-def _numbered(labels: Set[int], where: str) -> list[str]:
-    """Name classes after their labels, which must be 0 to K-1."""
+def _numbered(labels: Set[int], where: str, first_label: int = 0) -> list[str]:
+    """Name classes after their labels, which must be 0 to K-1.
+
+    Args:
+        labels: Those of the images, from 0.
+        where: The list, in errors.
+        first_label: The label of the first class in the list.
+    """
     # Counted, because a label may be far larger than the number of images.
     gaps = max(labels) + 1 - len(labels)
     if gaps:
-        missing = (label for label in range(max(labels)) if label not in labels)
+        missing = (label + first_label for label in range(max(labels)) if label not in labels)
         rest = gaps - SHOWN
         first = ", ".join(map(str, islice(missing, SHOWN)))
         more = f" and {rest} more" if rest > 0 else ""
         raise DataError(
             f"no image of {where} has label {first}{more}, but there is label "
-            f"{max(labels)}; expected labels 0 to K-1 without gaps"
+            f"{max(labels) + first_label}; expected labels {_all(first_label)} without gaps"
         )
     return [str(label) for label in range(len(labels))]
 
 
-def _check_below(labels: list[int], classes: Sequence[str], where: str, file: Path) -> None:
-    largest = max(labels)
-    if largest >= len(classes):
+def _all(first_label: int) -> str:
+    """Describe the labels of K classes."""
+    return f"{first_label} to {first_label}+K-1" if first_label else "0 to K-1"
+
+
+def _check_below(
+    labels: list[int], classes: Sequence[str], where: str, file: Path, first: int
+) -> None:
+    largest, count = max(labels), len(classes)
+    if largest >= count:
+        there_are = "there is 1 class name" if count == 1 else f"there are {count} class names"
+        expected = f"labels {first} to {count - 1 + first}" if count > 1 else f"label {first}"
         raise DataError(
-            f"{where} has the label {largest}, but there are {len(classes)} class names; "
-            f"expected labels 0 to {len(classes) - 1}; the first that is larger is in line "
-            f"{line_of(file, next(at for at, label in enumerate(labels) if label >= len(classes)))}"
+            f"{where} has the label {largest + first}, but {there_are}; "
+            f"expected {expected}; the first that is larger is in line "
+            f"{line_of(file, next(at for at, label in enumerate(labels) if label >= count))}"
+        )
+
+
+def _check_all_named_are_there(
+    labels: Set[int], classes: Sequence[str], file: Path, first: int
+) -> None:
+    """Refuse names of classes that have no image in either list."""
+    missing = next((label for label in range(len(classes)) if label not in labels), None)
+    if missing is not None:
+        raise DataError(
+            f"{file}:{line_of_name(file, missing)}: found the name {classes[missing]!r} for the "
+            f"label {missing + first}, which no image of either list has; expected a name for each "
+            "of their labels: remove what is not a class, or allow classes without images with "
+            "dataset.missing_classes: true"
         )
 
 
 def _check_same_labels(
-    here: Set[int], there: Set[int], own: str, other: str, classes: Sequence[str]
+    here: Set[int], there: Set[int], own: str, other: str, classes: Sequence[str], first: int
 ) -> None:
     if here == there:
         return
     differences = [
-        f"{a} has {shown(_described(label, classes) for label in sorted(extra))}, {b} has not"
+        f"{a} has {shown(_described(n, classes, first) for n in sorted(extra))}, {b} has not"
         for a, b, extra in ((own, other, here - there), (other, own, there - here))
         if extra
     ]
@@ -358,6 +384,8 @@ def _check_same_labels(
     )
 
 
-def _described(label: int, classes: Sequence[str]) -> str:
+def _described(label: int, classes: Sequence[str], first: int) -> str:
+    """Return a label in the numbers of the list, and the name of its class if it has another."""
     name = classes[label] if label < len(classes) else str(label)
-    return f"label {label}" if name == str(label) else f"label {label} ({name})"
+    given = label + first
+    return f"label {given}" if name == str(label) else f"label {given} ({name})"

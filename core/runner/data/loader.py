@@ -243,6 +243,8 @@ class ImageLoader:
                 )
             except RunnerError:
                 raise
+            except ValueError as error:  # what a transform says of this image
+                raise DataError(f"{self._dataset.describe(index)}: {error}") from error
             except Exception as error:
                 place = self._dataset.describe(index)
                 raise DataError(f"{place}: {type(error).__name__}: {error}") from error

@@ -82,7 +82,7 @@ class ListFileOptions:
     """Label of the first class in the lists, such as 1, which is taken off every label; 0 when left
     out, and some image must have it then."""
     missing_classes: bool = False
-    """Let classes be without validation images."""
+    """Let classes be without validation images, and names of `class_names` without any image."""
 
 
 @options

@@ -16,7 +16,7 @@ from runner import display
 from runner.data import transforms
 from runner.entries import ConverterEntry
 from runner.errors import PluginError, RecipeError, RunnerError
-from runner.recipe import raw_bytes
+from runner.recipe import log_files, raw_bytes
 from runner.recipe.messages import Checked, Finding, explain, help_text, lowered, without_echoes
 from runner.recipe.rules import Draft, broken, ineffective
 from runner.recipe.schema import ExportSection, Recipe
@@ -320,6 +320,10 @@ class _Check:
         draft = draft_of(values, failed)
         for path, message in broken(draft):
             self.found.append(Finding(path, message, "value" if len(path) > 1 else "rule"))
+        self.found += [
+            Finding(path, message, "value")
+            for path, message in log_files.unusable(values.get("loggers") or ())
+        ]
         for path, reason in ineffective(draft):
             node = root.find(path)
             if node is None or node.value in (None, ()):

@@ -321,14 +321,50 @@ class TestListFile:
         ("names", "message"),
         [
             ("ant\nbee\n", "train.lst has the label 2, but there are 2 class names"),
-            ("ant\nbee\nant\n", "has ant more than once, expected one name per line"),
+            ("ant\nbee\n\nant\n", r"names:4: has 'ant' more than once, first in line 1"),
             ("", "is empty"),
+            ("ant\n", "but there is 1 class name; expected label 0; .* in line 2"),
+            ("class\nant\nbee\ncat\n", r"names:1: found 'class' and 3 more names .* a header"),
+            ("ant\nbee\ncat\ndog\n", r"names:4: found the name 'dog' for the label 3, which no"),
+            ('{\n"ant": 0,\n"bee": 1\n', r"names:1: found '\{', expected one name per line"),
+            ('["ant", "bee", "cat"]\n', r"names:1: .*; this seems to be JSON"),
+            ("2 ant\n1 bee\n0 cat\n", r"names:1: found '2 ant', but this line names label 0"),
+            ("1: bee\n3: cat\n2: ant\n", r"names:2: found '3: cat', but this line names label 2"),
+            ("ant 0\nbee 2\ncat 1\n", r"names:2: found 'bee 2', but this line names label 1"),
         ],
     )
     def test_wrong_class_names(self, root: Path, names: str, message: str) -> None:
         (root / "names").write_text(names)
         with pytest.raises(DataError, match=message):
             self.open(root, class_names="names")
+
+    @pytest.mark.parametrize(
+        "names",
+        ["0 ant\n1 bee\n2 cat\n", "1:a\n2:b\n3:c\n", "n 10\nn 2\nn 1\n", "7\n8\n2\n", "[a]\nb\nc"],
+    )
+    def test_names_with_numbers_that_say_nothing_else_are_kept(
+        self, root: Path, names: str
+    ) -> None:
+        (root / "names").write_text(names)
+        assert self.open(root, class_names="names").classes == tuple(names.split("\n"))[:3]
+
+    def test_a_header_is_refused_where_classes_may_be_missing(self, root: Path) -> None:
+        (root / "names").write_text("Name\nant\nbee\ncat\n")
+        with pytest.raises(DataError, match="names:1: found 'Name' and 3 more names for 3 labels"):
+            self.open(root, class_names="names", missing_classes=True)
+        (root / "names").write_text("ant\nbee\ncat\ndog\n")
+        assert len(self.open(root, class_names="names", missing_classes=True).classes) == 4
+
+    def test_labels_are_named_as_the_list_has_them(self, root: Path) -> None:
+        (root / "train.lst").write_text("x/a.jpg 1\nx/b.jpg 2\nx/b.jpg 3\n")
+        (root / "val.lst").write_text("c.jpg 2\nd.jpg 1\nd.jpg 3\n")
+        (root / "names").write_text("ant\nbee\n")
+        with pytest.raises(DataError, match=r"has the label 3, .* expected labels 1 to 2"):
+            self.open(root, class_names="names", first_label=1)
+        (root / "train.lst").write_text("x/a.jpg 1\nx/b.jpg 3\n")
+        (root / "val.lst").write_text("c.jpg 1\nd.jpg 3\n")
+        with pytest.raises(DataError, match=r"has label 2, but there is label 3; .* 1 to 1\+K-1"):
+            self.open(root, first_label=1)
 
     @pytest.mark.parametrize(
         ("line", "hint"),

@@ -144,6 +144,10 @@ def test_classes_are_renamed_on_purpose(project, interrupted):
     assert "3 classes" in outcome.err
     names.write_text("a\nb\x1b[31m\nc\n")
     assert "names.txt:2: the name" in project.runner("relabel", artifact, names).err
+    names.write_text("a\na\nb\n")
+    assert "names.txt:2: has 'a' more than once" in project.runner("relabel", artifact, names).err
+    error = project.runner("relabel", artifact, "none.txt").err
+    assert "none.txt does not exist\n" in error
     names.write_text("a\nb\nc\n")
     assert "is neither a checkpoint, nor" in project.runner("relabel", project.path, names).err
 
