@@ -16,7 +16,7 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from annotated_types import Ge, Len
+from annotated_types import Ge, Le, Len
 from typing_extensions import NotRequired, TypedDict
 
 from runner import files
@@ -39,7 +39,10 @@ WEIGHTS, STATE, RECIPE, INFO = (
     "checkpoint.json",
 )
 BEST = "best.json"
+ASIDE = ".old"
+"""End of the name of a checkpoint that another one is about to replace."""
 Count = Annotated[int, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
 
 
 @records.schema()
@@ -56,7 +59,7 @@ class _PositionRecord(TypedDict):
     loss_sum: NotRequired[Number]
     loss_count: NotRequired[Count]
     skipped_steps: NotRequired[Count]
-    best_top1: NotRequired[Union[float, None]]  # noqa: UP007  evaluated on Python 3.10
+    best_top1: NotRequired[Union[Share, None]]  # noqa: UP007  evaluated on Python 3.10
     best_epoch: NotRequired[Union[Count, None]]  # noqa: UP007
 
 
@@ -70,7 +73,7 @@ class _InfoRecord(TypedDict):
     files: dict[Text, _FileRecord]
 
 
-_Best = TypedDict("_Best", {"checkpoint": Text, "val.top1": float})
+_Best = TypedDict("_Best", {"checkpoint": Text, "val.top1": Share})
 records.schema()(_Best)
 
 INFO_KIND = records.Kind(
@@ -257,16 +260,35 @@ def _load_tensors(path: Path) -> Mapping[str, NDArray[Any]]:
 
 
 def listing(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, oldest first.
+    """Return the checkpoints in a folder, oldest first; nothing there is changed.
 
-    A process that was killed while it replaced a checkpoint has left the former one aside: it is
-    put back.
+    A process that was killed while it replaced a checkpoint has left the former one aside, which
+    counts as it is.
     """
-    for aside in folder.glob(".step_*.old"):
-        final = folder / aside.name[1 : -len(".old")]
-        if not final.exists():
+    patterns = (f".step_*{ASIDE}", "step_*")  # of one name the last counts
+    found = {_final_name(path): path for each in patterns for path in folder.glob(each)}
+    return [path for _, path in sorted(found.items()) if is_complete(path)]
+
+
+def put_back(folder: Path) -> None:
+    """Give a checkpoint its name that a process has left aside; for those that work in a run.
+
+    Raises:
+        StorageError: It cannot be renamed.
+    """
+    for aside in folder.glob(f".step_*{ASIDE}"):
+        final = folder / _final_name(aside)
+        if final.exists():
+            continue
+        try:
             aside.rename(final)
-    return sorted(path for path in folder.glob("step_*") if is_complete(path))
+        except OSError as error:
+            raise StorageError(f"cannot rename {aside} to {final}: {error.strerror}") from error
+
+
+def _final_name(path: Path) -> str:
+    """Return the name of a checkpoint, which may have been left aside."""
+    return path.name.removeprefix(".").removesuffix(ASIDE)
 
 
 def latest(folder: Path) -> Path:
@@ -305,7 +327,8 @@ def best(folder: Path) -> Path | None:
         raise CheckpointError(
             f"{folder / BEST} cannot be used: {error}; {BEST_KIND.remedy}"
         ) from None
-    return path if path.is_dir() else None
+    aside = path.with_name(f".{path.name}{ASIDE}")
+    return next((item for item in (path, aside) if item.is_dir()), None)
 
 
 def mark_best(folder: Path, path: Path, top1: float) -> None:
@@ -315,7 +338,8 @@ def mark_best(folder: Path, path: Path, top1: float) -> None:
 
 def remove_old(folder: Path, *, keep: int, keep_best: bool) -> list[Path]:
     """Delete all but the ``keep`` most recent checkpoints and the best; return what went."""
-    found = _own(listing(own_folder(folder)))
+    put_back(own_folder(folder))
+    found = _own(listing(folder))
     protected = {*found[-keep:], *([best(folder)] if keep_best else [])}
     for path in folder.glob(".step_*"):  # left by a process that was killed while it saved
         shutil.rmtree(path, ignore_errors=True)
@@ -330,7 +354,7 @@ def remove_later(folder: Path, step: int) -> list[Path]:
 
     Left alone, they would count as the most recent ones and push out those still to come.
     """
-    own_folder(folder)
+    put_back(own_folder(folder))
     return _remove(path for path in _own(listing(folder)) if path.name > _name(step))
 
 
@@ -400,7 +424,7 @@ def _contiguous(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 def _put_in_place(temporary: Path, final: Path) -> None:
     """Rename, moving an earlier checkpoint of the same step out of the way."""
-    aside = final.with_name(f".{final.name}.old")
+    aside = final.with_name(f".{final.name}{ASIDE}")
     if final.exists():
         final.rename(aside)
     temporary.rename(final)
@@ -456,7 +480,7 @@ def read_info(path: Path) -> records.Record:
         CheckpointError: It is not a checkpoint, was changed, or is of a later format.
     """
     try:
-        record = records.read(path / INFO, INFO_KIND, remedy=_last_good(path.parent, path))
+        record = records.read(path / INFO, INFO_KIND, remedy=lambda: _last_good(path.parent, path))
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"{path} is not a checkpoint: it has no {INFO}; "
@@ -473,24 +497,42 @@ def read_info(path: Path) -> records.Record:
 
 
 def _check_file(folder: Path, name: str, expected: Mapping[str, Any]) -> None:
-    advice = _last_good(folder.parent, folder)
+    found = _damage(folder, name, expected)
+    if found:
+        raise CheckpointError(f"{found}; {_last_good(folder.parent, folder)}")
+
+
+def _damage(folder: Path, name: str, expected: Mapping[str, Any]) -> str:
+    """Return what is wrong with a file, or an empty text."""
     try:
         path = paths.file_in(folder, name)
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            return f"{path} is damaged: it has {size} bytes, expected {expected['bytes']}"
+        if _file_record(path)["sha256"] != expected["sha256"]:
+            return f"{path} is damaged: its SHA-256 differs from {INFO}"
     except FileNotFoundError:
-        raise CheckpointError(f"{folder / name} is missing; {advice}") from None
+        return f"{folder / name} is missing"
     except ValueError as error:
-        raise CheckpointError(f"{folder}: {error}; {advice}") from None
-    size = path.stat().st_size
-    if size != expected["bytes"]:
-        raise CheckpointError(
-            f"{path} is damaged: it has {size} bytes, expected {expected['bytes']}; {advice}"
-        )
-    if _file_record(path)["sha256"] != expected["sha256"]:
-        raise CheckpointError(f"{path} is damaged: its SHA-256 differs from {INFO}; {advice}")
+        return f"{folder}: {error}"
+    except OSError as error:
+        return f"{folder / name} cannot be read: {error.strerror}"
+    return ""
+
+
+def checked_recipe(folder: Path) -> Path:
+    """Return the recipe in a checkpoint, once it is what ``checkpoint.json`` says.
+
+    Raises:
+        CheckpointError: It is not, or ``folder`` is no checkpoint.
+    """
+    _check_file(folder, RECIPE, read_info(folder).content["files"][RECIPE])
+    return folder / RECIPE
 
 
 def _last_good(folder: Path, damaged: Path | None = None) -> str:
-    others = [path for path in listing(folder) if path != damaged]
+    # one that was left aside gets another name before anything continues from it
+    others = [path for path in listing(folder) if path != damaged and path.name[0] != "."]
     if not others:
         return f"{folder} has no other checkpoint"
     return f"continue from the one before with: runner resume {others[-1]}"

@@ -465,8 +465,9 @@ def _carried(path: Path) -> Path:
     """Return the recipe of a checkpoint, or of its run."""
     alone = path.is_file() or artifacts.is_artifact(path)
     carried = path if alone else classifier.checkpoints_at(path)[0]
-    in_checkpoint = carried / checkpoint.RECIPE
-    return in_checkpoint if in_checkpoint.is_file() else _run_of(carried).recipe
+    if checkpoint.is_complete(carried):
+        return checkpoint.checked_recipe(carried)
+    return _run_of(carried).recipe
 
 
 def _without_exports(file: Path, overrides: Sequence[str], registry: Registry) -> list[str]:

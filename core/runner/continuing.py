@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import checkpoint, consistency, recipe, rundir
+from runner import checkpoint, consistency, files, recipe, rundir
 from runner.errors import StorageError, UsageError
 from runner.launch import status
 from runner.rundir import RunDir
@@ -192,7 +192,7 @@ def _begun_with(
     if saved is None:
         begun = folder.read_manifest().get("resolved")  # older runs have none
         return None if begun is None else consistency.flat_values(begun)
-    document = recipe.compose(saved / checkpoint.RECIPE, (), environ=os.environ)
+    document = recipe.compose(checkpoint.checked_recipe(saved), (), environ=os.environ)
     return consistency.values(recipe.validate(document, registry), ())
 
 
@@ -240,7 +240,8 @@ def changes(
 
 
 def _chosen(folder: RunDir, source: Path | None) -> Path | None:
-    # one that was left half-way is put back
+    with files.lock(folder.path):  # what another process is replacing is not left aside
+        checkpoint.put_back(folder.checkpoints)
     found = checkpoint.listing(folder.checkpoints)[-1:]
     if source is None:
         return found[0].relative_to(folder.path) if found else None

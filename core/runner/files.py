@@ -114,6 +114,18 @@ def end_cut_line(path: Path) -> None:
             file.write(b"\n")
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        StorageError: It cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
 def read_regular(path: Path, limit: int) -> bytes:
     """Read a file of at most ``limit`` bytes; pipes and devices are refused, not waited for.
 
@@ -138,7 +150,8 @@ def open_regular(path: str | Path) -> BinaryIO:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, f"{paths.kind_of(mode)}, expected a regular file", str(path))
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, f"{paths.kind_of(mode)}, expected a regular file", str(path))
     return os.fdopen(descriptor, "rb")
 
 

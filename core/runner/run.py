@@ -192,7 +192,7 @@ class _Run:
         folder.check_own()
         if self._changed.recipe_text:
             files.write_text(folder.recipe, self._changed.recipe_text)
-        folder.result.unlink(missing_ok=True)  # of a run that now trains longer
+        files.remove(folder.result)  # of a run that now trains longer
         self._events.write_to(folder.events)
         info = self._info(folder)
         self._loggers.open(self._plan, info)

@@ -248,6 +248,10 @@ def find(path: Path) -> RunDir:
             f"{path} holds no run: whoever made this folder was ended before the run had begun, "
             "so there is nothing to continue; start the run again, and remove the folder"
         )
+    for name in ("recipe.yaml", "manifest.json"):
+        if (path / name).exists() and not (path / name).is_file():
+            kind = paths.kind_of((path / name).stat().st_mode)
+            raise UsageError(f"{path / name} is {kind}; expected a regular file")
     raise UsageError(
         f"{path} is not a run: expected a folder with recipe.yaml and manifest.json, "
         "such as runs/quickstart/20260131-120000"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -82,10 +84,46 @@ def test_a_record_that_leaves_out_a_file_is_damaged(tmp_path):
         checkpoint.load(path)
 
 
-def test_a_checkpoint_moved_aside_by_a_killed_process_is_put_back(tmp_path):
+def test_a_checkpoint_moved_aside_by_a_killed_process_counts_and_is_put_back(tmp_path):
+    earlier, path = save(tmp_path, 1), save(tmp_path, 2)
+    checkpoint.mark_best(tmp_path, path, 0.5)
+    aside = path.rename(tmp_path / ".step_00000002.old")
+    assert checkpoint.listing(tmp_path) == [earlier, aside]
+    assert checkpoint.of_run(tmp_path) == aside
+    assert checkpoint.load(aside).info.position.step == 2
+    assert aside.is_dir(), "reading has changed the folder"
+    checkpoint.put_back(tmp_path)
+    assert checkpoint.listing(tmp_path) == [earlier, path]
+    save(tmp_path, 2).rename(aside)  # left by a process that had put another in its place
+    save(tmp_path, 2)
+    assert checkpoint.listing(tmp_path) == [earlier, path]
+
+
+def test_advice_does_not_name_a_checkpoint_that_was_moved_aside(tmp_path):
+    earlier, path, aside = (save(tmp_path, step) for step in (1, 2, 3))
+    aside.rename(tmp_path / ".step_00000003.old")
+    (path / checkpoint.INFO).write_text("{")
+    with pytest.raises(CheckpointError, match=f"runner resume {earlier}$"):
+        checkpoint.read_info(path)
+
+
+@pytest.mark.parametrize("top1", [1e30, float(2**63), -0.1, 2**63])
+def test_an_accuracy_is_a_share(tmp_path, top1):
     path = save(tmp_path, 1)
-    path.rename(tmp_path / ".step_00000001.old")
-    assert checkpoint.listing(tmp_path) == [path]
+    content = records.read(path / checkpoint.INFO, checkpoint.INFO_KIND).content
+    position = {**content["position"], "best_top1": top1}
+    seal_as(path / checkpoint.INFO, {**content, "position": position})
+    with pytest.raises(CheckpointError, match=r"best_top1.*should be (less|greater) than"):
+        checkpoint.load(path)
+    seal_as(tmp_path / checkpoint.BEST, {"checkpoint": path.name, "val.top1": top1})
+    with pytest.raises(CheckpointError, match=r"val\.top1.*should be (less|greater) than"):
+        checkpoint.best(tmp_path)
+
+
+def seal_as(path, content):
+    """Write a record as somebody would who has computed its checksum anew."""
+    anything = replace(checkpoint.INFO_KIND, schema=dict)
+    path.write_text(records.as_text(anything, records.seal(anything, content)))
 
 
 def test_a_later_format_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Union, final
 
 import yaml
 
+from runner import files
 from runner.errors import Problem, RecipeError
 from runner.recipe.scanner import StrictLoader
 from runner.recipe.syntax import explain_syntax
@@ -33,6 +34,9 @@ NODE_LIMIT = 30_000
 takes seconds for more."""
 
 DEPTH_LIMIT = 50
+
+SIZE_LIMIT = 1 << 26
+"""Bytes of one file; of more it is refused, before it takes memory."""
 
 _TAG = "tag:yaml.org,2002:"
 
@@ -278,7 +282,7 @@ def read(path: Path, problems: list[Problem]) -> Node:
     """
     name = shown_path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = files.read_regular(path, SIZE_LIMIT).decode("utf-8-sig")
     except FileNotFoundError:
         problem = "there is no such file; see: runner list recipes"
         raise RecipeError([Problem(name, 0, 0, problem)]) from None

@@ -30,7 +30,7 @@ from runner import files
 from runner.errors import PluginError, RunnerError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -123,20 +123,19 @@ def as_text(kind: Kind, record: Mapping[str, Any]) -> str:
     return text
 
 
-def read(path: Path, kind: Kind, *, remedy: str | None = None) -> Record:
+def read(path: Path, kind: Kind, *, remedy: Callable[[], str] | None = None) -> Record:
     """Read a record, and compare it with its checksum.
 
     Args:
         path: The file.
         kind: What it must be.
-        remedy: What the user can do if it cannot be used, in place of ``kind.remedy``.
+        remedy: Says what the user can do if it cannot be used, in place of ``kind.remedy``.
 
     Raises:
         RunnerError: Of the class ``kind.error``: it was changed, cut, is of a later version, or
             no such record at all.
         OSError: It cannot be read.
     """
-    remedy = remedy or kind.remedy
     try:
         record = _parse(files.read_regular(path, LARGEST))
         version = record.get("format")
@@ -151,7 +150,8 @@ def read(path: Path, kind: Kind, *, remedy: str | None = None) -> Record:
         if problems:
             raise ValueError(problems)
     except (ValueError, RecursionError) as error:
-        raise kind.error(f"{path} is damaged: {error}; {remedy}") from None
+        advice = remedy() if remedy else kind.remedy
+        raise kind.error(f"{path} is damaged: {error}; {advice}") from None
     return Record(content=content, checked=checked)
 
 

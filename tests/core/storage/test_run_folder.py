@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +55,59 @@ def test_a_pipe_in_the_run_folder_is_not_waited_for(project, interrupted):
     outcome = project.runner("resume", interrupted)
     assert outcome.code == 9
     assert "'events.jsonl' is a named pipe" in outcome.err
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+@pytest.mark.parametrize("command", ["resume", "eval", "export"])
+def test_the_recipe_of_a_checkpoint_is_checked_before_it_is_read(
+    project, interrupted, command, make
+):
+    saved = checkpoint.latest(interrupted / "checkpoints")
+    (saved / checkpoint.RECIPE).unlink()
+    make(saved / checkpoint.RECIPE)
+    outcome = project.runner(command, interrupted if command == "resume" else saved)
+    assert outcome.code == 6
+    assert "'recipe.yaml' is a named pipe" in outcome.err or "passes the link" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "manifest.json"])
+def test_a_run_whose_recipe_or_manifest_is_a_pipe_is_refused(project, interrupted, name):
+    (interrupted / name).unlink()
+    os.mkfifo(interrupted / name)
+    outcome = project.runner("resume", interrupted)
+    assert outcome.code == 2
+    assert f"{name} is a named pipe; expected a regular file" in outcome.err.replace("\n", " ")
+
+
+def test_reading_leaves_a_run_as_it_is_and_continuing_mends_it(project, interrupted, monkeypatch):
+    folder = interrupted / "checkpoints"
+    (folder / checkpoint.BEST).unlink()
+    latest = checkpoint.latest(folder)
+    aside = latest.rename(folder / f".{latest.name}.old")
+    before = sorted(interrupted.rglob("*"))
+    outcome = project.runner("eval", interrupted, "--json")
+    assert outcome.code == 0, outcome.err
+    assert [item["path"] for item in outcome.json] == [str(aside)]
+    assert sorted(interrupted.rglob("*")) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", _read_only)
+        outcome = project.runner("resume", interrupted)
+    assert outcome.code == 9
+    assert f"cannot rename {aside}" in outcome.err
+    assert "Read-only file system" in outcome.err
+    assert project.runner("resume", interrupted).code == 0
+    assert latest.is_dir()
+
+
+def test_a_result_that_cannot_be_removed_is_one_error(project, interrupted, monkeypatch):
+    monkeypatch.setattr(Path, "unlink", _read_only)
+    outcome = project.runner("resume", interrupted)
+    assert outcome.code == 9
+    assert "result.json: Read-only file system" in outcome.err.replace("\n", " ")
+
+
+def _read_only(path, *_, **__):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
 
 def test_retention_removes_nothing_through_a_link(tmp_path):
