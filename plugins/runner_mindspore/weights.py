@@ -37,6 +37,10 @@ KINDS = {
     "UInt64": "<u8", "UInt32": "<u4", "UInt16": "<u2", "UInt8": "|u1", "Bool": "|b1",
 }  # fmt: skip
 """Formats of numbers by MindSpore's names of them."""
+MOST_TENSORS = 250_000
+"""Tensors, or parts of them, that a file may have; each takes time, whatever its size."""
+TENSOR_FIELD, TENSOR_FIELDS = b"\x0a", (b"\x0a", b"\x12", b"\x1a")
+"""What each tensor of a file begins with, and the fields in it: its name, itself and a map."""
 TORCH_MARKS = (b"PK", b"\x80\x02")
 """How files of ``torch.save`` begin, now and before torch 1.6."""
 
@@ -147,6 +151,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     from mindspore.train.checkpoint_pb2 import Checkpoint
 
     try:
+        _check_frame(path)
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}; check its permissions") from error
@@ -186,6 +191,40 @@ def _unreadable(path: Path, found: str) -> CheckpointError:
         f"{path} cannot be read as a MindSpore checkpoint: {found}; expected a complete file that "
         "mindspore.save_checkpoint wrote"
     )
+
+
+def _check_frame(path: Path) -> None:
+    """Step over the tensors of a file, before memory is taken for it.
+
+    Raises:
+        CheckpointError: Something is not a tensor of a checkpoint, or goes beyond the file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(2) in TORCH_MARKS:
+            return  # which is said later
+        place = count = 0
+        while place < size:
+            count += 1
+            if count > MOST_TENSORS:
+                raise _unreadable(path, f"it has more than {MOST_TENSORS} tensors")
+            file.seek(place)
+            head = file.read(len(CRC_MARK))
+            if head == CRC_MARK and place == size - 17:
+                return
+            length, used = _length(head[1:])
+            inner = file.seek(place + 1 + used) and file.read(1)
+            if head[:1] != TENSOR_FIELD or (length and inner not in TENSOR_FIELDS):
+                raise _unreadable(path, f"byte {place} begins no tensor")
+            place += 1 + used + length
+        if place > size:
+            raise _unreadable(path, f"it ends at byte {size} of {place}")
+
+
+def _length(data: bytes) -> tuple[int, int]:
+    """Return a number as protobuf writes it, and how many bytes that takes."""
+    used = next((n for n, byte in enumerate(data, 1) if byte < 128), len(data))
+    return sum((byte & 127) << 7 * n for n, byte in enumerate(data[:used])), used
 
 
 def _damage(content: bytes) -> str:

@@ -7,6 +7,7 @@ or change an object makes a description instead. Nothing here imports torch.
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
 
@@ -21,10 +22,14 @@ TENSORS = frozenset(
     }
 )
 """What torch calls with a storage, an offset, a shape, strides and, in the end, a format."""
+ELSEWHERE = re.compile(r"(?!torch\.)\w+(\.\w+)*\._rebuild_\w+_tensor")
+"""What the package of an accelerator calls instead, with the same and the layout on the device."""
 PARAMETERS = frozenset(
     {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 )
 """What it calls with a tensor."""
+MARKS_AFTER = 2
+"""Arguments between the strides and the marks of a tensor: its gradient and its hooks."""
 SUBCLASS = "torch._tensor._rebuild_from_type_v2"
 """What it calls with one of these, a type, and its arguments."""
 RECONSTRUCTORS = frozenset({"copyreg._reconstructor", "copy_reg._reconstructor"})
@@ -85,6 +90,8 @@ class StoredTensor:
     """In numbers, as the offset is."""
     kind: str = ""
     """Format of the numbers where the storage has none."""
+    negated: bool = False
+    """Whether the numbers are those of the storage with the other sign."""
 
 
 class Unpickler(pickle._Unpickler):  # the machine in Python, whose steps can be replaced
@@ -160,7 +167,7 @@ def _made(what: Any, arguments: Any) -> Any:
         return _made(arguments[0], arguments[2])
     if name in PARAMETERS:
         return arguments[0]
-    if name in TENSORS:
+    if name in TENSORS or (ELSEWHERE.fullmatch(name) and _as_torch_does(arguments)):
         return tensor(*arguments)
     if name in DICTIONARIES:
         return dict(arguments[0]) if arguments and not isinstance(arguments[0], Global) else {}
@@ -174,9 +181,23 @@ def tensor(storage: Any, offset: int, shape: Any, strides: Any, *rest: Any) -> S
     numbers = (offset, *shape, *strides)
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise pickle.UnpicklingError(f"a tensor of shape {shape} and strides {strides}")
-    last = rest[-1] if rest else None
-    kind = last.name.removeprefix("torch.") if isinstance(last, Global) else ""
-    return StoredTensor(storage, offset, tuple(shape), tuple(strides), kind)
+    kind = next((item.name for item in rest if isinstance(item, Global)), "")
+    marks = rest[-1] if len(rest) > MARKS_AFTER and isinstance(rest[-1], dict) else {}
+    if marks.get("conj"):
+        raise pickle.UnpicklingError("a conjugated tensor, which no weights are")
+    negated = bool(marks.get("neg"))
+    return StoredTensor(
+        storage, offset, tuple(shape), tuple(strides), kind.removeprefix("torch."), negated
+    )
+
+
+def _as_torch_does(arguments: Any) -> bool:
+    """Say whether a call has storage, offset, shape, strides, gradient, hooks and a layout."""
+    if not isinstance(arguments, tuple) or len(arguments) != 7:
+        return False
+    _storage, offset, shape, strides, gradient, hooks, layout = arguments
+    kinds = ((offset, int), (shape, tuple), (strides, tuple), (gradient, bool), (hooks, dict))
+    return all(isinstance(item, kind) for item, kind in kinds) and isinstance(layout, int)
 
 
 def load(file: Readable, persistent: Callable[[Any], Any] | None = None) -> Any:

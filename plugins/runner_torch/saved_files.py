@@ -99,9 +99,17 @@ def recognises(path: Path) -> bool:
         if start.startswith(b"PK"):
             with zipfile.ZipFile(path) as archive:
                 return _pickle_member(archive) is not None
+        return _is_tar(path)
+    except Exception:  # noqa: BLE001  a damaged file of any kind
+        return False
+
+
+def _is_tar(path: Path) -> bool:
+    """Say whether a file is of the form of 2017, which is never compressed."""
+    try:
         with tarfile.open(path, "r:") as tar:
             return {"sys_info", "pickle"} <= set(tar.getnames())
-    except Exception:  # noqa: BLE001  a damaged file of any kind
+    except tarfile.TarError:
         return False
 
 
@@ -153,7 +161,7 @@ def _content(path: Path) -> Iterator[Any]:
                 yield content
         elif start.startswith(PLAIN):
             yield _read_plain(_Bounded(file, path.stat().st_size))
-        elif tarfile.is_tarfile(path):
+        elif _is_tar(path):
             yield _read_tar(path)
         else:
             raise Unreadable("it begins like no file of torch.save")
@@ -319,7 +327,7 @@ def _array(tensor: StoredTensor) -> NDArray[Any]:
         raise Unreadable(f"a tensor of shape {list(shape)} looks beyond its {len(numbers)} numbers")
     steps = tuple(step * numbers.itemsize for step in strides)
     view = np.lib.stride_tricks.as_strided(numbers[tensor.offset :], shape, steps, writeable=False)
-    return np.array(view, order="C")
+    return np.array(-view if tensor.negated else view, order="C")
 
 
 def _collect(content: Any) -> tuple[dict[str, dict[str, NDArray[Any]]], tuple[str, ...]]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SHOWN = 6
 """Names that a note lists before it counts the rest."""
+MODEL_KEYS = ("model", "net", "state_dict", "param", "weight", "module", "backbone", "raw", "ema")
+"""How keys begin under which programs keep a model; weights under others are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,7 @@ class _Fit:
         weights, counters = self._weights(chosen)
         strays = self._strays(chosen)
         self._check(chosen, weights, strays)
+        self._check_kinds(weights)
         self._note(chosen, found, counters)
         if order is not None:
             weights |= {name: weights[name][order] for name in self._target.classifiers()}
@@ -239,6 +242,19 @@ class _Fit:
         extra = {name: whole[name] for name in strays}
         check_fit(shapes, {**extra, **weights}, advice=self._advice(chosen, weights, strays))
 
+    def _check_kinds(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse whole numbers in place of weights: quantized ones lack their scale here."""
+        wrong = [
+            f"{name} ({weights[name].dtype})"
+            for name, fresh in self._target.tensors.items()
+            if fresh.dtype.kind == "f" and weights[name].dtype.kind != "f"
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"{len(wrong)} tensors are not of floating point numbers: {_listed(wrong)}; "
+                "expected the float weights of the model, before it was quantized or masked"
+            )
+
     def _advice(
         self, chosen: TensorSet, weights: Mapping[str, NDArray[Any]], strays: Sequence[str]
     ) -> str:
@@ -251,8 +267,13 @@ class _Fit:
                     f"they are {'without' if missing else 'with'} the auxiliary heads that "
                     f"training uses; set model.{option}={'false' if missing else 'true'}"
                 )
-        if missing and missing <= set(self._target.classifiers()) and not bare:
-            return "they have no last layer; to train a new one, set model.fresh_classifier=true"
+        last = set(self._target.classifiers())
+        if missing and missing <= last and not bare:
+            lack = _listed(sorted(missing))
+            found = (
+                f"their last layer has no {lack}" if missing < last else "they have no last layer"
+            )
+            return f"{found}; to train a new one, set model.fresh_classifier=true"
         if not chosen.prefixes:
             return ""
         wanted, prefix = len(self._target.tensors), " and ".join(map(repr, chosen.prefixes))
@@ -271,6 +292,10 @@ class _Fit:
             )
         elif chosen.key and len(self._source.stored.sets) > 1:
             self._notes.append(f"took {chosen.key}")
+        elif chosen.key and not chosen.key.lower().startswith(MODEL_KEYS):
+            self._notes.append(f"took {chosen.key}, the only tensors of the file")
+        if chosen.swapped:
+            self._notes.append("MMEngine keeps the average in state_dict, not in ema_state_dict")
         if chosen.prefixes:
             removed = " and ".join(map(repr, chosen.prefixes))
             self._notes.append(f"removed {removed} from the names")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, final
 
 from runner.errors import CheckpointError
@@ -23,10 +24,20 @@ BESIDE_MODEL = frozenset({"n_averaged", "num_updates", "total_ops", "total_param
 """Leaves of tensors that averaging and counting of operations add to a model's."""
 AVERAGE = re.compile(r"(^|[._])(ema|averaged?|swa)([._]|$)", re.IGNORECASE)
 """What the key or the prefix of an average has in it."""
+NO_AVERAGE = re.compile(
+    r"(^|[._])(non?|not|without|pre|before)[._](ema|averaged?|swa)([._]|$)", re.IGNORECASE
+)
+"""What has that in it, and says the opposite."""
+SWAPPED = frozenset({"state_dict", "ema_state_dict"})
+"""Keys of MMEngine's files, where the average and what is averaged change places on saving."""
+SWAPPED_MARK = "steps"
+"""What MMEngine's average has, and no model's tensors have."""
 INSIDE = re.compile(r"\b(_orig_mod|module)\.")
 """What a wrapped part of a model has in the middle of its names."""
 MOST_PREFIXES = 3
 """Prefixes that one set may have, such as ``backbone.`` and ``head.``."""
+MOST_OTHERS = 8
+"""Prefixes that are looked at in place of one of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +54,8 @@ class TensorSet:
     """Names in the file that have these prefixes, and are no names of the model."""
     apart: tuple[str, ...]
     """Names in the file that have other prefixes."""
+    swapped: bool = False
+    """Whether the key says of an average what is true of the raw weights, and the reverse."""
 
     @property
     def label(self) -> str:
@@ -53,7 +66,8 @@ class TensorSet:
     @property
     def is_average(self) -> bool:
         """Whether it is the average of another set."""
-        return bool(AVERAGE.search(self.label))
+        marked = any(_marks_average(part) for part in (self.key, *self.prefixes))
+        return marked != self.swapped
 
     def answers_to(self, choice: str) -> bool:
         """Say whether a user who names a key or a prefix means this one."""
@@ -74,7 +88,13 @@ def find(
     found = [
         item for key, names in keys.items() for item in _sets_of(key, list(names), model, needed)
     ]
+    if keys.keys() >= SWAPPED and SWAPPED_MARK in keys["ema_state_dict"]:
+        found = [replace(item, swapped=item.key in SWAPPED) for item in found]
     return sorted(found, key=lambda item: -len(item.names.keys() & set(needed)))
+
+
+def _marks_average(text: str) -> bool:
+    return bool(AVERAGE.search(text)) and not NO_AVERAGE.search(text)
 
 
 def _sets_of(
@@ -89,7 +109,8 @@ def _sets_of(
         others = tuple(other for other in whole if len(other) > len(prefix))
         yield read.set_of(key, [prefix], [n for n in names if not n.startswith(others)])
     if not whole:
-        yield read.set_of(key, read.best_prefixes(names, wanted), names)
+        for prefixes in read.splits(names, wanted):
+            yield read.set_of(key, prefixes, names)
 
 
 @final
@@ -109,9 +130,34 @@ class _Names:
         splits = ((name, name[:end]) for name in names for end in _ends(name))
         return Counter(prefix for name, prefix in splits if self.bare(name, prefix) in wanted)
 
-    def best_prefixes(self, names: Sequence[str], wanted: set[str]) -> list[str]:
-        """Return the prefixes that, one after the other, give most of what is still missing."""
-        found: list[str] = []
+    def splits(self, names: Sequence[str], wanted: set[str]) -> list[list[str]]:
+        """Return the prefixes of each set that is behind several, or those of the best try.
+
+        Where other prefixes give the same as one of the best, each is in one of the sets, with
+        those that it has most in common with.
+        """
+        given = self._best_prefixes(names, wanted)
+        if set().union(*given.values()) != wanted:
+            return [list(given)]
+        left = [name for name in names if not self._is_taken(name, given)]
+        counts = [(part, self.prefixes(left, part)) for part in given.values()]
+        others = [[q for q, n in count.items() if n >= len(part)] for part, count in counts]
+        choices = [[p, *more[:MOST_OTHERS]] for p, more in zip(given, others, strict=True)]
+        found: list[list[str]] = []
+        for prefixes in sorted(map(list, product(*choices)), key=_unlikeness):
+            if not set(prefixes) <= {prefix for item in found for prefix in item}:
+                found.append(prefixes)
+        return found
+
+    def _is_taken(self, name: str, given: Mapping[str, set[str]]) -> bool:
+        return any(name.startswith(p) and self.bare(name, p) in part for p, part in given.items())
+
+    def _best_prefixes(self, names: Sequence[str], wanted: set[str]) -> dict[str, set[str]]:
+        """Return the prefixes that, one after the other, give most of what is still missing.
+
+        Each comes with what it gives.
+        """
+        found: dict[str, set[str]] = {}
         missing, left = set(wanted), list(names)
         while missing and len(found) < MOST_PREFIXES:
             counts = self.prefixes(left, missing)
@@ -119,9 +165,9 @@ class _Names:
                 break
             # of two that give as much, the shorter leaves less unexplained
             prefix = max(counts, key=lambda p: (counts[p], -len(p)))
-            found.append(prefix)
             taken = [n for n in left if n.startswith(prefix) and self.bare(n, prefix) in missing]
-            missing -= {self.bare(name, prefix) for name in taken}
+            found[prefix] = {self.bare(name, prefix) for name in taken}
+            missing -= found[prefix]
             left = sorted(set(left) - set(taken))
         return found
 
@@ -145,6 +191,12 @@ class _Names:
             unused=tuple(unused),
             apart=tuple(apart),
         )
+
+
+def _unlikeness(prefixes: Sequence[str]) -> tuple[int, int]:
+    """Return how little prefixes look like those of one set: their roots, and averages with raw."""
+    roots = {prefix.partition(".")[0] for prefix in prefixes}
+    return len(roots), len({_marks_average(prefix) for prefix in prefixes})
 
 
 def _ends(name: str) -> Iterator[int]:

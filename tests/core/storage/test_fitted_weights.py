@@ -130,6 +130,85 @@ def test_an_average_behind_a_prefix() -> None:
     assert_whole(fit(source(stored), TARGET, "model").weights, 1.0)
 
 
+def mmengine(with_mark: bool) -> dict[str, dict[str, Any]]:
+    """What MMEngine's EMAHook saves: it exchanges the two in ``before_save_checkpoint``."""
+    mark = {"steps": np.array(7)} if with_mark else {}
+    return {"state_dict": tensors(value=2.0), "ema_state_dict": mark | prefixed("module.", 1.0)}
+
+
+def test_the_average_of_mmengine_is_where_the_weights_are() -> None:
+    fitted = fit(source(mmengine(True)), TARGET, None)
+    assert_whole(fitted.weights, 2.0)
+    assert fitted.notes[0].startswith("took the average state_dict; there is also ema_state_dict")
+    assert "MMEngine keeps the average in state_dict, not in ema_state_dict" in fitted.notes
+    assert_whole(fit(source(mmengine(True)), TARGET, "ema").weights, 2.0)
+    assert_whole(fit(source(mmengine(True)), TARGET, "raw").weights, 1.0)
+    assert_whole(fit(source(mmengine(False)), TARGET, None).weights, 1.0)
+
+
+def split(backbone: str, head: str, value: float) -> dict[str, Any]:
+    """A model whose last layer has another prefix than the rest."""
+    return {
+        (head if name.startswith("fc.") else backbone) + name: array
+        for name, array in tensors(value=value).items()
+    }
+
+
+def test_an_average_behind_two_prefixes() -> None:
+    stored = {
+        "": split("model.backbone.", "model.head.", 1.0)
+        | split("ema_model.backbone.", "ema_model.head.", 2.0)
+    }
+    fitted = fit(source(stored), TARGET, None)
+    assert_whole(fitted.weights, 2.0)
+    assert "took the average ema_model.backbone; there is also model.backbone" in fitted.notes[0]
+    assert_whole(fit(source(stored), TARGET, "raw").weights, 1.0)
+    one_head = split("backbone.", "head.", 1.0) | split("ema_backbone.", "head.", 2.0)
+    assert "took the average ema_backbone" in fit(source({"": one_head}), TARGET, None).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("encoder_q.", "encoder_k."), ("student.backbone.", "teacher.backbone.")]
+)
+def test_two_models_that_share_a_head_are_not_guessed_between(one: str, other: str) -> None:
+    stored = {"": split(one, "head.", 1.0) | split(other, "head.", 1.0)}
+    for name in [*stored[""]]:
+        if name.startswith(other):
+            stored[""][name] = stored[""][name] * 3
+    with pytest.raises(CheckpointError, match="several sets of tensors fit") as caught:
+        fit(source(stored), TARGET, None)
+    for prefix in (one, other):
+        assert f"{prefix[:-1]} (7 tensors of the model)" in str(caught.value)
+    taken = fit(source(stored), TARGET, other[:-1]).weights
+    assert np.array_equal(taken["conv1.weight"], np.full((4, 3, 3, 3), 3.0))
+
+
+def test_a_key_that_denies_an_average_is_none() -> None:
+    stored = {"model": tensors(value=1.0), "model_non_ema": tensors(value=2.0)}
+    with pytest.raises(CheckpointError, match="several sets of tensors fit"):
+        fit(source(stored), TARGET, None)
+    stored["model_ema"] = tensors(value=3.0)
+    assert_whole(fit(source(stored), TARGET, None).weights, 3.0)
+
+
+@pytest.mark.parametrize("kind", ["i8", "i1", "?"])
+def test_whole_numbers_are_no_weights(kind: str) -> None:
+    found = tensors() | {"fc.weight": tensors()["fc.weight"].astype(kind)}
+    with pytest.raises(CheckpointError, match=rf"1 tensors .*: fc\.weight \({np.dtype(kind)}\)"):
+        fit(source({"": found}), TARGET, None)
+
+
+def test_the_only_tensors_of_a_file_under_a_key_of_no_model_are_named() -> None:
+    fitted = fit(source({"optimizer.momentum_buffer": tensors()}), TARGET, None)
+    assert fitted.notes == ("took optimizer.momentum_buffer, the only tensors of the file",)
+
+
+def test_what_a_last_layer_lacks_is_named() -> None:
+    found = {name: array for name, array in tensors().items() if name != "fc.bias"}
+    with pytest.raises(CheckpointError, match=r"their last layer has no fc\.bias; to train"):
+        fit(source({"": found}), TARGET, None)
+
+
 @pytest.mark.parametrize("keyed", [True, False])
 def test_two_models_of_a_file_are_not_guessed_between(keyed: bool) -> None:
     sets = (

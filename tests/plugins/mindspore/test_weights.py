@@ -204,11 +204,13 @@ def damaged_checksum(content: bytes) -> bytes:
     ("change", "message"),
     [
         (damaged_checksum, "its content does not match its checksum"),
-        (lambda content: content[: len(content) // 2], "DecodeError"),
+        (lambda content: content[: len(content) // 2], "it ends at byte 1"),
         (lambda content: b"", "it is empty"),
         (lambda content: b"PK\x03\x04" + content, "it is a PyTorch file, which must end in .pth"),
-        (lambda content: b"\x80\x04K\x01.", "DecodeError"),
-        (lambda content: b"<html></html>", "DecodeError"),
+        (lambda content: b"\x80\x04K\x01.", "byte 0 begins no tensor"),
+        (lambda content: b"<html></html>", "byte 0 begins no tensor"),
+        (lambda content: b"\x0a\x10" + bytes(1 << 20), "byte 0 begins no tensor"),
+        (lambda content: content[:-17] + b"\x0a\x02\x0a\x00" * 300_000, "it has more than 250000"),
     ],
 )
 def test_files_that_are_no_complete_checkpoint(

@@ -115,6 +115,38 @@ def test_tensors_of_every_kind(tmp_path: Path, archive: bool) -> None:
     assert_equal(found.sets[""], content)
 
 
+@FORMS
+def test_a_negated_view_keeps_its_sign(tmp_path: Path, archive: bool) -> None:
+    """The imaginary part of a conjugated tensor has torch's negation bit, and is real."""
+    tensor = torch.complex(torch.arange(4.0), torch.arange(4.0) + 1).conj().imag
+    assert tensor.is_neg()
+    found = saved_files.read(save(tmp_path / "neg.pth", {"a": tensor}, archive=archive))
+    assert found.sets[""]["a"].tolist() == [-1, -2, -3, -4]
+
+
+def _rebuild_card_tensor(*arguments: Any) -> Any:
+    """Stand for what the package of an accelerator calls with a layout on the device."""
+    return torch._utils._rebuild_tensor_v2(*arguments[:6])
+
+
+@pytest.mark.parametrize("layout", [2, True, None])
+def test_tensors_of_an_accelerators_own_package(tmp_path: Path, layout: object) -> None:
+    numbers = torch.arange(6.0).untyped_storage()
+    storage = torch.storage.TypedStorage(wrap_storage=numbers, dtype=torch.float32, _internal=True)
+
+    class OnCard:
+        def __reduce__(self) -> tuple[Any, ...]:
+            arguments: tuple[Any, ...] = (storage, 0, (2, 3), (3, 1), False, {}, layout)
+            return _rebuild_card_tensor, arguments
+
+    content = {"a": OnCard(), "b": torch.zeros(1)}
+    found = saved_files.read(save(tmp_path / "card.pth", content))
+    if layout is None:  # it is not called as torch's own
+        assert found.ignored == (f"a ({__name__}._rebuild_card_tensor)",)
+    else:
+        assert found.sets[""]["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_all_numbers_of_8_bits(tmp_path: Path, kind: torch.dtype) -> None:
     tensor = torch.arange(256, dtype=torch.uint8).view(kind)
@@ -205,6 +237,7 @@ def test_files_without_weights(tmp_path: Path, content: object, message: str) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (bytes(1024), "it begins like no file of torch.save"),
         (b"hello", "it begins like no file of torch.save"),
         (b"", "it is empty"),
         (b"<html></html>", "it begins like no file of torch.save"),
