@@ -387,8 +387,24 @@ _WITHOUT_IMAGES = (
 )
 
 
-def check_classes(expected: Sequence[str], found: Sequence[str], source: str) -> None:
+def under_other_names(model: object) -> str:
+    """Return the advice for classes that are the same under other names."""
+    return (
+        f"; if they are the same under other names: runner relabel {model} NAMES, where NAMES is a "
+        "file with one name per line, in the order of the labels"
+    )
+
+
+def check_classes(
+    expected: Sequence[str], found: Sequence[str], source: str, *, model: object = ""
+) -> None:
     """Compare class names with those the weights were trained for.
+
+    Args:
+        expected: Those of the model.
+        found: Those of the data.
+        source: What the data is called in the message.
+        model: The path of what `runner relabel` would name anew; "" if the caller adds advice.
 
     Raises:
         CheckpointError: A class is missing, extra, or at another position.
@@ -407,11 +423,15 @@ def check_classes(expected: Sequence[str], found: Sequence[str], source: str) ->
         position = next(
             i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]
         )
-        detail = f"class {position} is {found[position]!r}, expected {expected[position]!r}"
+        detail = (
+            f"class {position} is {found[position]!r}, expected {expected[position]!r}, as the "
+            "order is that of the labels"
+        )
     raise CheckpointError(
         f"the classes of {source} are not those of the checkpoint: {detail}; "
-        f"expected the {len(expected)} class folders the model was trained on, in the same order"
+        f"expected the {len(expected)} classes that the model was trained with"
         + ("" if extra or not missing else _WITHOUT_IMAGES)
+        + (under_other_names(model) if model and len(extra) == len(missing) > 0 else "")
     )
 
 

@@ -12,6 +12,7 @@ from runner import (
     artifacts,
     checkpoint,
     classifier,
+    consistency,
     continuing,
     export,
     notes,
@@ -156,7 +157,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         checked = recipe.validate(document, registry)
         resolved = plan.resolve(str(manifest["recipe"]), checked, registry)
         if not status.to_continue():
-            finished = _finished(folder, source, checked)
+            finished = _finished(folder, source, checked, registry)
             if finished is not None:
                 return finished if _speaks(resolved) else None
         changed = continuing.changed(folder, source, checked, overrides, registry)
@@ -179,7 +180,9 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         raise moved from error
 
 
-def _finished(folder: rundir.RunDir, source: Path | None, checked: Recipe) -> dict[str, Any] | None:
+def _finished(
+    folder: rundir.RunDir, source: Path | None, checked: Recipe, registry: Registry
+) -> dict[str, Any] | None:
     """Return the result of a run that is finished, and is not to train longer than it has."""
     result = folder.read_result()
     if result is None or ("epochs" in result and checked.train and _is_longer(checked, result)):
@@ -188,8 +191,31 @@ def _finished(folder: rundir.RunDir, source: Path | None, checked: Recipe) -> di
         raise UsageError(
             f"{folder.path} is finished; to go back to {source}, remove {folder.result} first"
         )
+    _refuse_without_effect(folder, checked, result, registry)
     export.check_all(result.get("exports", ()))
     return result
+
+
+def _refuse_without_effect(
+    folder: rundir.RunDir, checked: Recipe, result: Mapping[str, Any], registry: Registry
+) -> None:
+    """Refuse changes that a finished run has no use for, rather than print its result as theirs."""
+    begun = recipe.validate(recipe.compose(folder.recipe, (), environ=os.environ), registry)
+    before, here = (consistency.values(item, consistency.RESUMABLE) for item in (begun, checked))
+    found = [f"{key}: {old} -> {new}" for key, old, new in consistency.changes(before, here)]
+    if not found:
+        return
+    epochs = result.get("epochs")
+    done = f" after {epochs} epoch{'s' if epochs != 1 else ''}" if epochs is not None else ""
+    ways = f"start a new run with model.weights={folder.path}"
+    if result.get("reached_target"):
+        done += ", where it reached train.target_top1"
+    elif epochs is not None:
+        ways = f"set train.epochs to more than {epochs}, or {ways}"
+    raise UsageError(
+        f"{folder.path} is finished{done}, so this has no effect: {'; '.join(found)}; to train it "
+        f"further, {ways}; `runner eval` and `runner export` evaluate and export it as it is"
+    )
 
 
 def _speaks(resolved: Plan) -> bool:
@@ -208,7 +234,7 @@ def _check_resumable(overrides: Sequence[str]) -> None:
         if not text.startswith((*RESUMABLE, *ON_REQUEST)):
             keys = ", ".join(key.rstrip("=.") for key in (*RESUMABLE, *ON_REQUEST))
             raise UsageError(
-                f"--set {text} would make another experiment of the run; only {keys} may change: "
+                f"--set {text} would turn it into a different experiment; only {keys} may change: "
                 "start a new run with model.weights instead"
             )
 
@@ -283,7 +309,7 @@ def evaluate(
         )
     with closing(split.loader):
         for item, model in models:
-            checkpoint.check_classes(model.classes, split.classes, "the dataset")
+            checkpoint.check_classes(model.classes, split.classes, "the dataset", model=item)
             metrics = model.evaluate(split, resolved.recipe.eval.batch_size).as_metrics()
             yield {
                 "path": str(item),

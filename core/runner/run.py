@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 from runner import checkpoint, continuing, export, files, recipe, rundir
 from runner.continuing import Changed
 from runner.contracts import RunInfo
-from runner.errors import RunnerError
+from runner.errors import RunnerError, UsageError
 from runner.evaluate import evaluate
 from runner.launch import job, status
 from runner.opening import Opened, Request
@@ -98,6 +98,7 @@ class _Run:
         self._events = opened.events
         self._observers = opened.observers
         self._loggers = opened.loggers
+        self._exporting = False
 
     def create_folder(self, runs_dir: Path) -> RunDir:
         """Make the run folder, with what it holds from the start."""
@@ -131,8 +132,24 @@ class _Run:
             self._opened.load_initial_weights()
         elif not saved.checked and self._ranks.leads:
             self._events.emit("warning", message=records.without_checksum([saved.path]))
+        if saved and self._train:
+            self._ranks.everyone(lambda: self._check_continues(folder, saved))
         self._ranks.lead(lambda: self._warn_of_changes(folder))
         return self.carry_out(folder, saved, again=True)
+
+    def _check_continues(self, folder: RunDir, saved: Checkpoint) -> None:
+        """Refuse what a checkpoint cannot continue with, before anything of the run is changed."""
+        assert self._train is not None
+        checkpoint.check_classes(
+            saved.info.classes, self._train.classes, "the dataset", model=folder.path
+        )
+        position, epochs = saved.info.position, self._plan.train.epochs
+        if (position.epoch, position.step_in_epoch) > (epochs, 0):
+            raise UsageError(
+                f"{saved.path} is in epoch {position.epoch + (position.step_in_epoch > 0)}, so the "
+                f"run cannot end after {epochs}; set train.epochs to at least that, or name an "
+                "earlier checkpoint"
+            )
 
     def carry_out(
         self, folder: RunDir, saved: Checkpoint | None, *, again: bool = False
@@ -162,12 +179,22 @@ class _Run:
             self._events.emit("run.finished", folder=str(folder.path), result=result)
             observers.run_finished(info, records.floats(result))
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                error.args = (self._what_is_left(folder),)
             with suppress(RunnerError):  # the disk may be what failed
                 self._events.emit("run.failed", error=type(error).__name__, message=str(error))
                 observers.run_failed(info, error)
             raise
         export.check_all(result["exports"])
         return result
+
+    def _what_is_left(self, folder: RunDir) -> str:
+        """Say what a run that is ended at once has saved, and how to continue it."""
+        saved = checkpoint.listing(folder.checkpoints)[-1:]
+        kept = f"saved {saved[0]}" if saved else "nothing was saved yet"
+        if self._exporting:
+            kept += ", and exports are made again"
+        return f"{kept}; continue with: runner resume {folder.path}"
 
     def _tell_begin(self, folder: RunDir, saved: Checkpoint | None, *, again: bool) -> None:
         restarted = status.restarted()
@@ -190,9 +217,6 @@ class _Run:
         """Keep other processes out of the run folder, and write the logs there."""
         self._opened.stack.enter_context(files.lock(folder.path))
         folder.check_own()
-        if self._changed.recipe_text:
-            files.write_text(folder.recipe, self._changed.recipe_text)
-        files.remove(folder.result)  # of a run that now trains longer
         self._events.write_to(folder.events)
         info = self._info(folder)
         self._loggers.open(self._plan, info)
@@ -205,11 +229,18 @@ class _Run:
         self._keeper = Keeper(folder, self._events, self._opened.stack, begin_anew)
         self._events.before_each(self._keeper.look)
 
+    def _change(self, folder: RunDir) -> None:
+        """Write what the recipe becomes, once everything that can refuse it has not."""
+        if self._changed.recipe_text:
+            files.write_text(folder.recipe, self._changed.recipe_text)
+            self._keeper.take_recipe()
+        files.remove(folder.result)  # of a run that now trains longer
+
     def _follow(self, saved: Checkpoint | None) -> None:
         """Take part in what rank 0 reports."""
         self._events.write_to(Path(os.devnull))
         if self._train:
-            self._fit(Path(), saved, lambda _metrics: None, None)
+            self._fit(None, saved, lambda _metrics: None, None)
         else:
             self._evaluate()
         self._ranks.part()
@@ -228,12 +259,13 @@ class _Run:
         if self._train:
             result["val_images_in_train"] = self._opened.val_images_in_train
             result |= self._fit(
-                folder.checkpoints,
+                folder,
                 saved,
                 lambda metrics: self._observers.epoch_finished(info, metrics),
                 self._loggers.steps if plan.loggers else None,
             )
         else:
+            self._change(folder)
             result |= self._evaluate()
         self._ranks.part()  # exports are the work of one
         result["exports"] = self._export(folder) if self._opened.request.export else []
@@ -244,7 +276,7 @@ class _Run:
 
     def _fit(
         self,
-        folder: Path,
+        folder: RunDir | None,
         saved: Checkpoint | None,
         finished_epoch: Callable[[EpochMetrics], None],
         finished_steps: Callable[[Sequence[StepRecord]], None] | None,
@@ -256,7 +288,7 @@ class _Run:
             self._ranks,
             self._events,
             section=plan.recipe.checkpoint,
-            folder=folder,
+            folder=folder.checkpoints if folder else Path(),
             classes=self._train.classes,
             weights_kind="ema" if plan.train.ema_decay else "raw",
             recipe_text=recipe.dump(plan.recipe),
@@ -279,6 +311,7 @@ class _Run:
             )
             if saved:
                 trainer.restore(saved)
+            self._ranks.lead(lambda: self._change(folder) if folder else None)
             return asdict(trainer.fit())
 
     def _evaluate(self) -> dict[str, Any]:
@@ -295,6 +328,7 @@ class _Run:
     def _export(self, folder: RunDir) -> list[dict[str, Any]]:
         """Export what ``runner export`` would: the best checkpoint, else the latest."""
         self._ranks.progress.begin("exporting")
+        self._exporting = bool(self._plan.recipe.export)
         if self._train and self._plan.recipe.export:
             source = checkpoint.of_run(folder.checkpoints)
             self._engine.load_weights(checkpoint.load(source).evaluation_weights)

@@ -99,7 +99,7 @@ def test_a_class_without_test_images(project):
     folder = project.run_folder()
     outcome = project.runner("eval", folder, "--set", root, "--set", "dataset.num_classes=1")
     assert outcome.code == 6
-    assert "missing dog (1); expected the 2 class folders" in outcome.err
+    assert "missing dog (1); expected the 2 classes" in outcome.err
     assert "make an empty folder for each and set dataset.missing_classes=true" in outcome.err
     (project.path / "test/val/dog").mkdir()
     allowed = ("--set", root, "--set", "dataset.missing_classes=true", "--json")

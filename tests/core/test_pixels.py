@@ -140,7 +140,7 @@ def test_a_run_continues_with_the_decoding_that_it_began_with(photos: Project) -
     (folder / "result.json").unlink()
     outcome = photos.runner("resume", folder, "--set", "dataset.exif_orientation=apply")
     assert outcome.code == 2
-    assert "would make another experiment" in outcome.err
+    assert "would turn it into a different experiment" in outcome.err
 
 
 def test_a_truncated_image_is_found_whatever_a_plugin_sets(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from runner import checkpoint, files
+from runner import checkpoint, export, files, session
 from runner.errors import DataError
 from runner.evaluate import evaluate
 from runner.observers import Observers
@@ -206,6 +206,83 @@ def test_a_finished_run_trains_longer_on_request(project):
     again = project.runner("resume", folder, "--json")
     assert (again.code, again.json) == (0, outcome.json)
     assert "epochs: 4" in (folder / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize("value", ["train.epochs=2", "export=[{name: fake_npz}]"])
+def test_what_a_finished_run_has_no_use_for_is_refused(project, value):
+    result = project.run().json
+    folder = project.run_folder()
+    assert project.runner("resume", folder, "--set", "train.epochs=3", "--json").json == result
+    outcome = project.runner("resume", folder, "--set", value)
+    assert outcome.code == 2
+    assert f"{folder} is finished after 3 epochs, so this has no effect: {value[:6]}" in outcome.err
+    assert "set train.epochs to more than 3" in outcome.err
+    assert json.loads((folder / "result.json").read_text()) == result
+
+
+def test_an_unfinished_run_cannot_end_before_what_it_has_trained(project):
+    with pytest.raises(RuntimeError, match="fake"):
+        project.run("--set", "framework.fail_after_steps=30")
+    project.monkeypatch.setenv("RUNNER_FAKE_SOUND", "1")
+    folder = project.run_folder()
+    outcome = project.runner("resume", folder, "--set", "train.epochs=1")
+    assert outcome.code == 2
+    assert "is in epoch 2, so the run cannot end after 1" in outcome.err
+    assert "epochs: 3" in (folder / "recipe.yaml").read_text()
+    outcome = project.runner("resume", folder, "--set", "train.epochs=2", "--json")
+    assert (outcome.code, outcome.json["epochs"], outcome.json["steps"]) == (0, 2, 24)
+
+
+@pytest.mark.parametrize("fault", ["classes", "state"])
+def test_a_refused_resume_has_changed_nothing(project, monkeypatch, fault):
+    project.run()
+    folder = project.run_folder()
+    if fault == "classes":
+        names = project.path / "names.txt"
+        names.write_text("red\ngreen\nblue\n")
+        assert project.runner("relabel", folder, names).code == 0
+    records = [folder / name for name in ("recipe.yaml", "manifest.json", "result.json")]
+    before = [path.read_bytes() for path in records]
+
+    def fail(*_):
+        raise KeyError("momentum")
+
+    with monkeypatch.context() as patch:
+        if fault == "state":
+            patch.setattr(FakeEngine, "load_state", fail)
+        outcome = project.runner("resume", folder, "--set", "train.epochs=4")
+    assert outcome.code == 6, outcome.err
+    assert (f"runner relabel {folder} NAMES" in outcome.err) == (fault == "classes")
+    assert before == [path.read_bytes() for path in records]
+    assert project.runner("resume", folder).code == 0
+
+
+def test_ctrl_c_says_what_is_saved_and_how_to_continue(project, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "calling", interrupt)
+        outcome = project.run()
+    assert outcome.code == 130
+    assert outcome.err.endswith("interrupted: no run was begun\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "carry_out", interrupt)
+        outcome = project.run(extra=EXPORT)
+    folder = project.run_folder().relative_to(project.path)
+    [*_, last] = (path.relative_to(project.path) for path in project.checkpoints())
+    assert outcome.code == 130
+    assert outcome.err.endswith(
+        f"interrupted: saved {last}, and exports are made again; "
+        f"continue with: runner resume {folder}\n"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "calling", interrupt)
+        outcome = project.runner("resume", folder)
+    assert outcome.code == 130
+    assert f"nothing of the run was changed; continue with: runner resume {folder}" in outcome.err
+    [record] = project.runner("resume", folder, "--json").json["exports"]
+    assert record["verified"]
 
 
 @pytest.mark.parametrize("epoch", [1, 3])

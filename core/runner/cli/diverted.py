@@ -13,6 +13,10 @@ class Diverted(TyperCommand):
     """A command; once its arguments are read, standard output is for its document alone."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Carry the command out."""
+        """Carry the command out; say where Ctrl-C has ended it."""
         streams.divert()
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:  # which typer would make a status without a word
+            streams.say(": ".join(["interrupted", *map(str, error.args)]))
+            raise SystemExit(130) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path  # noqa: TC003  typer evaluates the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,7 @@ from runner.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def _command(*, export: bool) -> Callable[..., None]:
@@ -60,7 +61,7 @@ def _command(*, export: bool) -> Callable[..., None]:
             nodes=meeting.count,
             smoke=smoke,
         )
-        with Signals() as signals:  # before anything below starts threads
+        with _saying("no run was begun"), Signals() as signals:  # before any threads are started
             from runner import commands
             from runner.console import Console
             from runner.run import Request
@@ -97,7 +98,8 @@ def resume(
 
     meeting = machines(nnodes, node_rank, rdzv)
     changes = overrides(set_, devices=devices, nodes=meeting.count)
-    with Signals() as signals:  # before anything below starts threads
+    kept = f"nothing of the run was changed; continue with: runner resume {run_folder}"
+    with _saying(kept), Signals() as signals:  # before anything below starts threads
         from runner import commands
         from runner.console import Console
         from runner.run import Request
@@ -107,6 +109,16 @@ def resume(
         )
         result = commands.resume(run_folder, changes, request)
     _print_run(result, as_json=as_json)
+
+
+@contextmanager
+def _saying(words: str) -> Iterator[None]:
+    """Say what was done so far where Ctrl-C ends it before the run itself can say more."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.args = error.args or (words,)
+        raise
 
 
 def _print_run(result: dict[str, Any] | None, *, as_json: bool) -> None:

@@ -57,7 +57,7 @@ def predict(
     model = artifacts.open_predictor(artifact, registry)
     split = open_split(resolved, "val", events, artifact.transforms, artifact.decoding)
     with closing(split.loader):
-        checkpoint.check_classes(artifact.classes, split.classes, "the dataset")
+        checkpoint.check_classes(artifact.classes, split.classes, "the dataset", model=path)
         timing = logits.predict(model, split, output, dtype=dtype, batch_size=batch_size)
     classes = len(artifact.classes)
     result = score.score_folder(output, dtype=dtype, classes=classes, label_offset=0)

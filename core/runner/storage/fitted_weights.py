@@ -173,11 +173,12 @@ class _Fit:
     def _way_out(self) -> str:
         if _are_numbers(self._target.classes):
             return (
-                "; the data names none: dataset.class_names is a file of names where it is a list"
+                "; the data has numbers in place of names: where it is a list, name its classes "
+                "with --set dataset.class_names=names.txt"
             )
         if self._target.training:
             return "; to train a last layer for other classes, set model.fresh_classifier=true"
-        return "; if they are the same under other names, runner relabel gives the model these"
+        return checkpoint.under_other_names("MODEL")
 
     def _choose(self, choice: str | None) -> tuple[TensorSet, list[TensorSet]]:
         keys = self._source.stored.sets

@@ -46,6 +46,10 @@ class Keeper:
         self.losses: list[dict[str, Any]] = []
         """What was missing each time (JSON), for the result of the run."""
 
+    def take_recipe(self) -> None:
+        """Take the recipe again, which the run has changed."""
+        self._recipe = self._folder.recipe.read_bytes()
+
     def look(self) -> None:
         """Look whether the event log is where it was; write what is missing if it is not.
 

@@ -310,7 +310,7 @@ def test_other_classes_are_refused_by_name() -> None:
 
 
 def test_data_without_class_names_is_told_how_to_have_some() -> None:
-    with pytest.raises(CheckpointError, match=r"dataset\.class_names is a file of names"):
+    with pytest.raises(CheckpointError, match=r"--set dataset\.class_names=names\.txt"):
         fit(with_classes(*CLASSES), replace(TARGET, classes=("0", "1", "2")), None)
 
 

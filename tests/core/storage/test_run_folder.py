@@ -189,6 +189,9 @@ def test_classes_are_renamed_on_purpose(project, interrupted):
     assert saved.info.classes == ("Rot", "Grün", "Blau")
     artifact = interrupted / "exports" / "fake_npz"
     assert project.runner("verify", artifact).code == 0
+    outcome = project.runner("eval", artifact)
+    assert outcome.code == 6
+    assert f"if they are the same under other names: runner relabel {artifact} N" in outcome.err
     image = next((artifact / "golden").iterdir())
     [found] = project.runner("predict", artifact, image, "--format", "json").json
     assert found["choices"][0]["name"] in {"Rot", "Grün", "Blau"}
