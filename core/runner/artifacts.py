@@ -153,11 +153,21 @@ def read(folder: Path, *, trusted: bool = False) -> Artifact:
     except OSError as error:
         raise ArtifactError(
             f"{folder} is not a complete artifact: {error.filename}: {error.strerror}; "
-            "expected a folder such as runs/quickstart/20260131-120000/exports/onnx"
+            f"expected {_nearby(folder)}"
         ) from None
     except ValueError as error:
         raise ArtifactError(f"{folder / INFO} is damaged: {error}; {KIND.remedy}") from None
     return artifact
+
+
+def _nearby(folder: Path) -> str:
+    """Name the artifacts above or below a path, or say how one is named."""
+    below = sorted(
+        file.parent for part in ("", "exports") for file in (folder / part).glob(f"*/{INFO}")
+    )
+    above = [folder.parent] if (folder.parent / INFO).is_file() else []
+    found = " or ".join(map(str, above or below))
+    return found or "a folder such as runs/quickstart/20260131-120000/exports/onnx"
 
 
 def tell_unchecked(artifact: Artifact, events: EventLog) -> None:

@@ -235,7 +235,10 @@ def load(path: Path) -> Checkpoint:
         position=Position(**{**position, "loss_sum": float(position.get("loss_sum", 0.0))}),
         classes=tuple(content["classes"]),
         weights_kind=content["weights_kind"],
-        metrics={name: float(value) for name, value in content["metrics"].items()},
+        metrics={
+            name: value if isinstance(value, int) else float(value)
+            for name, value in content["metrics"].items()
+        },
         state_values=content["state_values"],
     )
     return Checkpoint(

@@ -209,8 +209,8 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"weights: {fields['path']}: {'; '.join(fields['notes'])}" if fields["notes"] else ""
     ),
     "train.first_step": lambda fields: (
-        f"  epoch {fields['epoch'] + 1}/{fields['epochs']}  step {fields['step_in_epoch']}/"
-        f"{fields['steps_per_epoch']} took {fields['seconds']:.1f} s, the first one"
+        f"  epoch {fields['epoch'] + 1}/{fields['epochs']}  first step of "
+        f"{fields['steps_per_epoch']} took {fields['seconds']:.1f} s"
     ),
     "train.overflow": lambda fields: f"  step {fields['step']}: gradients overflowed, step skipped",
     "epoch.finished": _epoch,

@@ -138,6 +138,11 @@ def quote(word: str) -> str:
     return "$'" + _CONTROL.sub(_escape_for_bash, plain) + "'"
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun, such as ``1 epoch`` or ``1,200 images``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def first_control(text: str, *, prose: bool = False) -> str:
     """Return the first control character or line break of a text, as an escape; "" if it has none.
 

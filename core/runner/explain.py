@@ -243,10 +243,16 @@ def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
     )
     steps = _steps_per_epoch(plan, images)
     if images and steps:
-        yield f"{steps:,} steps per epoch x {section.epochs} epochs = {steps * section.epochs:,}"
+        each, epochs = (
+            display.counted(steps, "step"),
+            display.counted(section.epochs, "epoch"),
+        )
+        yield f"{each} per epoch x {epochs} = {steps * section.epochs:,}"
         left_out = images - steps * section.batch_size
         if left_out > 0:
-            yield f"{left_out} images of each epoch, other ones each time, are left out"
+            dropped = display.counted(left_out, "image")
+            are = "is" if left_out == 1 else "are"
+            yield f"{dropped} {are} dropped each epoch, different ones each time"
         elif left_out < 0:
             rest = section.batch_size + left_out
             again = -rest % batch.devices
@@ -272,7 +278,7 @@ def _learning_rate(plan: Plan, sizes: Sizes) -> Iterator[str]:
         return
     schedule = plan.recipe.schedule
     warmup = f", warm-up over {schedule.warmup_epochs}" if schedule.warmup_epochs else ""
-    yield f"{schedule.name} over {plan.train.epochs} epochs{warmup}"
+    yield f"{schedule.name} over {display.counted(plan.train.epochs, 'epoch')}{warmup}"
     steps = _steps_per_epoch(plan, sizes.train.images)
     if steps:
         value = rates(plan, steps)

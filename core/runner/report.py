@@ -36,7 +36,8 @@ def _lines(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if "epochs" in result:
         how = ", target reached" if result["reached_target"] else ""
-        yield "trained", f"{result['epochs']} epochs, {result['steps']} steps{how}"
+        epochs = display.counted(result["epochs"], "epoch")
+        yield "trained", f"{epochs}, {display.counted(result['steps'], 'step')}{how}"
     yield from _speed(metrics)
     if "val.top1" in metrics:
         yield "accuracy", accuracy(metrics)
@@ -44,8 +45,7 @@ def _lines(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "best", f"top-1 {percent(result['best_top1'])} after epoch {result['best_epoch']}"
     if result.get("val_images_in_train"):
         yield "overlap", f"{result['val_images_in_train']} validation images are training images"
-    if result.get("skipped_steps"):
-        yield "overflows", f"{result['skipped_steps']} steps skipped"
+    yield from _skipped(result)
     for lost in result.get("folder_lost", ()):
         gone = ", ".join(lost["missing"])
         yield "lost", f"the folder, during the run; written again without what it had: {gone}"
@@ -56,6 +56,13 @@ def _lines(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for position, text in enumerate(_references(result)):
         yield f"published {position + 1}" if position else "published", text
     yield "result", f"{result['folder']}/result.json, {result['seconds']:.1f} s"
+
+
+def _skipped(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if result.get("damaged_images"):
+        yield "damaged", f"{display.counted(result['damaged_images'], 'image')} skipped"
+    if result.get("skipped_steps"):
+        yield "overflows", f"{display.counted(result['skipped_steps'], 'step')} skipped"
 
 
 def _speed(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

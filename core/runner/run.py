@@ -271,6 +271,8 @@ class _Run:
         result["exports"] = self._export(folder) if self._opened.request.export else []
         result["seconds"] = round(time.monotonic() - self._opened.started, 3)
         result["peak_memory_bytes"] = self._opened.device.peak_memory_bytes()
+        if plan.recipe.loader.damaged_images == "skip":
+            result["damaged_images"] = sum(len(s.skipped) for s in self._opened.splits())
         result["reference"] = compare(plan, result["metrics"])
         return result
 

@@ -252,7 +252,16 @@ def find(path: Path) -> RunDir:
         if (path / name).exists() and not (path / name).is_file():
             kind = paths.kind_of((path / name).stat().st_mode)
             raise UsageError(f"{path / name} is {kind}; expected a regular file")
+    _refuse_folder_of_runs(path)
     raise UsageError(
         f"{path} is not a run: expected a folder with recipe.yaml and manifest.json, "
         "such as runs/quickstart/20260131-120000"
     )
+
+
+def _refuse_folder_of_runs(path: Path) -> None:
+    inside = sorted(file.parent for file in path.glob("*/recipe.yaml")) if path.is_dir() else []
+    if inside:
+        raise UsageError(
+            f"{path} is a folder of runs; name one of them, the latest is {inside[-1]}"
+        )

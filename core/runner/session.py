@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from runner.checked import CheckedEngine, CheckedLoader
@@ -46,6 +46,8 @@ class Split:
     loader: Loader
     decoding: Decoding = AS_STORED
     """How its encoded images become pixels."""
+    skipped: list[DamagedImage] = field(default_factory=list)
+    """Damaged images that this process left out so far."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -123,7 +125,10 @@ def open_split(
     if wrong:
         raise wrong
 
+    skipped: list[DamagedImage] = []
+
     def report(damaged: DamagedImage) -> None:
+        skipped.append(damaged)
         events.emit("data.damaged", split=name, image=damaged.description, reason=damaged.reason)
 
     def report_noticed(notice: Notice) -> None:
@@ -140,7 +145,7 @@ def open_split(
         report_noticed=report_noticed,
     )
     loader = _open_loader(plan, request)
-    split = Split(name=name, dataset=dataset, loader=loader, decoding=decoding)
+    split = Split(name=name, dataset=dataset, loader=loader, decoding=decoding, skipped=skipped)
     if isinstance(dataset, ImageFiles) and dataset.index:
         images = len(dataset.labels)
         events.emit("data.indexed", split=name, images=images, **asdict(dataset.index))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -166,3 +167,6 @@ def test_a_damaged_validation_image_is_found_before_the_first_step(project: Proj
     outcome = project.runner("run", "photos.yaml", *skip)
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("skipped data/val/b/b1.png") == 1
+    assert "damaged   1 image skipped\n" in outcome.out
+    [result] = (project.path / "runs/photos").glob("*/result.json")
+    assert json.loads(result.read_text())["damaged_images"] == 1

@@ -68,7 +68,10 @@ def test_the_explanation_counts_cards_images_and_steps(explained, model):
     batch = f"{form.cards} mlu x {form.per_card} images per pass x 1 accumulation"
     assert f"global batch {form.cards * form.per_card} = {batch}" in text
     total = form.steps * form.epochs
-    assert f"{form.steps:,} steps per epoch x {form.epochs} epochs = {total:,}" in text
+    assert (
+        f"{form.steps:,} steps per epoch x {form.epochs} epoch{'s' * (form.epochs > 1)} = {total:,}"
+        in text
+    )
     assert f"peak {form.peak:.6g}, end" in text or model == "mobilenet_v2"
     weights = f"about {4 * form.parameters / 1e6:.0f} MB for weights"
     assert weights in text

@@ -27,6 +27,12 @@ def has_raw(data: Json) -> bool:
     return isinstance(data, str) and any(0xDC80 <= ord(letter) <= 0xDCFF for letter in data)
 
 
+def lone_half(text: str) -> str:
+    """Return the first surrogate that stands for no byte, as an escape; "" if there is none."""
+    halves = (ord(letter) for letter in text if 0xD800 <= ord(letter) <= 0xDFFF)
+    return next((f"\\u{code:04x}" for code in halves if code not in _HIDDEN), "")
+
+
 def hide(data: Json) -> Json:
     """Return the same with each such byte as a private character."""
     hidden: Json = _translated(data, _HIDDEN)

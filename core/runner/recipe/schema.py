@@ -130,7 +130,7 @@ class LoaderSection:
     """Threads that read, decode and augment."""
     prefetch_batches: Annotated[int, Gt(0), Le(1024)] = 2
     """Batches that are prepared ahead."""
-    cache_gib: Annotated[float, Ge(0)] = 0.0
+    cache_gib: Annotated[float, Ge(0), Le(100_000)] = 0.0
     """Memory for decoded images of each split, in GiB; images that fit are decoded once."""
     damaged_images: Literal["stop", "skip"] = "stop"
     """What to do with an image that cannot be decoded. Skipped ones are counted and listed; in

@@ -280,6 +280,8 @@ class _Check:
             return adapter.validate_json(json.dumps(data))
         except ValidationError as error:
             errors = error.errors(include_url=False)
+            if self.found and errors[0]["type"] == "json_invalid":
+                return None  # the text that no JSON can hold was found in _check_text
             found = explain(errors[:LISTED], part, self.document.root, VARIANTS)
             if len(errors) > LISTED:
                 message = f"{dotted(part.path)}: {len(errors) - LISTED} more errors"
@@ -307,6 +309,10 @@ class _Check:
 
     def _check_text(self, text: str, path: KeyPath) -> None:
         """Refuse what would break a line of a script or of a list, or steer a terminal."""
+        half = raw_bytes.lone_half(text)
+        if half:
+            message = f"{dotted(path)}: expected text, got {half}, which is half a character"
+            self.found.append(Finding(path, f"{message}; remove it, or write the whole one"))
         letter = display.first_control(text, prose=path[-1:] in PROSE)
         if letter:
             message = (

@@ -290,6 +290,12 @@ BROKEN = {
             "r.yaml:2:41: schedule.milestones: expected epochs in rising order, got [3, 3]",
         ],
     ),
+    "memory beyond any machine": (
+        "loader: {cache_gib: 1.0e+308}",
+        [
+            "r.yaml:2:21: loader.cache_gib: expected a number of at most 100000, got 1e+308",
+        ],
+    ),
     "skip nothing": (
         "loader: {damaged_images: skip}",
         [
@@ -455,6 +461,11 @@ def test_overrides_are_checked(check: Check, override: str, message: str | None)
         assert found == [f"--set {override}: {message}"]
     else:
         assert found[0].startswith(f"--set {override}: unknown section 'a'; a recipe has ")
+
+
+def test_half_a_character_is_named(check: Check) -> None:
+    [found] = problems(check, "extends: base.yaml\n", 'summary="\\ud800"')
+    assert "summary: expected text, got \\ud800, which is half a character" in found
 
 
 def test_unset_variables_may_be_allowed(check: Check) -> None:

@@ -180,6 +180,21 @@ def test_an_older_run_continues_and_is_said_to_be_unchecked(project, interrupted
     assert rundir.RunDir(interrupted).read_result() is not None
 
 
+def test_a_result_that_is_made_again_counts_in_whole_numbers(project, interrupted):
+    result = project.runner("resume", interrupted, "--json").json
+    assert isinstance(result["metrics"]["val.count"], int)
+
+
+def test_what_lies_next_to_a_wrong_path_is_named(project, interrupted):
+    runs, artifact = interrupted.parent, interrupted / "exports" / "fake_npz"
+    error = project.runner("resume", runs).err
+    assert f"{runs} is a folder of runs; name one of them, the latest is {interrupted}" in error
+    for path in (interrupted, artifact.parent, artifact / "artifact.json"):
+        error = project.runner("verify", path).err
+        assert f"is not a complete artifact: {path / 'artifact.json'}: " in error
+        assert f"expected {artifact}\n" in error
+
+
 def test_classes_are_renamed_on_purpose(project, interrupted):
     names = project.path / "names.txt"
     names.write_text("Rot\nGrün\nBlau\n")
