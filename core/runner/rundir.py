@@ -17,18 +17,18 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge
 from typing_extensions import NotRequired, TypedDict
 
 from runner import files
 from runner.errors import CheckpointError, StorageError, UsageError
-from runner.storage import paths, records
+from runner.storage import paths, records, results
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 UNFINISHED = ".unfinished"
 """End of the name of a folder that is to become that of a run."""
@@ -49,13 +49,6 @@ class _Manifest(TypedDict):
     loader: NotRequired[dict[records.Text, Any]]
 
 
-@records.schema(extra="allow")
-class _Result(TypedDict):
-    recipe: records.Text
-    folder: records.Text
-    metrics: dict[records.Text, Union[records.Number, None]]  # noqa: UP007  evaluated on Python 3.10
-
-
 MANIFEST = records.Kind(
     file="manifest.json",
     schema=_Manifest,
@@ -64,7 +57,7 @@ MANIFEST = records.Kind(
 )
 RESULT = records.Kind(
     file="result.json",
-    schema=_Result,
+    schema=results.SCHEMA,
     error=CheckpointError,
     remedy="remove it, and `runner resume` writes it again from the last checkpoint",
 )
@@ -167,7 +160,22 @@ class RunDir:
             raise CheckpointError(
                 f"{self.result} cannot be read: {error.strerror}; {RESULT.remedy}"
             ) from None
-        return records.seal(RESULT, found.content) if found.checked else found.content
+        content = _where_it_is(found.content, self.path)
+        return records.seal(RESULT, content) if found.checked else content
+
+
+def _where_it_is(result: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a result with the paths of a run that was copied or moved after it had finished."""
+    before = Path(result["folder"])
+    if before.absolute() == folder.absolute():
+        return result
+
+    def moved(path: str) -> str:
+        own = Path(path).is_relative_to(before)
+        return str(folder / Path(path).relative_to(before)) if own else path
+
+    exports = [{**item, "folder": moved(item["folder"])} for item in result["exports"]]
+    return {**result, "folder": str(folder), "exports": exports}
 
 
 def create(root: Path, recipe_name: str, recipe_text: str, manifest: Mapping[str, Any]) -> RunDir:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import math
 import os
+import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +19,9 @@ from runner import checkpoint, rundir
 from runner.artifacts import INFO
 from runner.errors import CheckpointError
 from runner.storage import records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -38,6 +46,67 @@ def test_a_link_in_the_run_folder_is_refused(project, interrupted, name):
     assert outcome.code == 9
     assert f"passes the link {interrupted / name}" in outcome.err.replace("\n", " ")
     assert before == (sorted(victim.rglob("*")) if victim.is_dir() else victim.read_bytes())
+
+
+WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
+    "reference": lambda result: result.update(reference="x"),
+    "reference.0.value": lambda result: result["reference"][0].update(value="x"),
+    "exports": lambda result: result.update(exports=2**63 - 1),
+    "exports.0.metrics": lambda result: result["exports"][0].update(metrics="NaN"),
+    "exports.0.metrics.val.top1": lambda result: result["exports"][0]["metrics"].update(
+        {"val.top1": "x"}
+    ),
+    "'val.top5' is missing": lambda result: result["metrics"].pop("val.top5"),
+    "exports.0.verification.max_difference": lambda result: result["exports"][0][
+        "verification"
+    ].update(max_difference="x"),
+    "'verification' is missing": lambda result: result["exports"][0].pop("verification"),
+    "'reason' is missing": lambda result: result["exports"][0].update(verified=None),
+    "'reached_target' is missing": lambda result: result.pop("reached_target"),
+    "'best_epoch' is missing": lambda result: result.pop("best_epoch"),
+    "epochs": lambda result: result.update(epochs="3"),
+    "folder_lost.0.missing": lambda result: result.update(folder_lost=[{}]),
+}
+
+
+def test_a_result_that_the_summary_cannot_be_written_from_is_damaged(project):
+    published = "reference: [{metric: val.top1, value: 0.9, source: a paper}]\n"
+    exports = "export: [{name: fake_npz, verify_images: 2}]\n"
+    assert project.run(extra=exports + published).code == 0
+    folder = project.run_folder()
+    good = rundir.RunDir(folder).read_result()
+    assert good is not None
+    needed = "recipe folder model framework device precision metrics exports reference seconds"
+    changes = list(WRONG.items())
+    changes += [(name, partial(_without, name)) for name in needed.split()]
+    for found, change in changes:
+        result = copy.deepcopy(good)
+        change(result)
+        anything = replace(rundir.RESULT, schema=dict)
+        text = records.as_text(anything, records.seal(anything, result))
+        (folder / "result.json").write_text(text)
+        outcome = project.runner("resume", folder)
+        said = outcome.err.replace("\n", " ")
+        assert outcome.code == 6, (found, said)
+        assert "result.json is damaged: " in said
+        assert found in said
+        assert "remove it, and `runner resume` writes it again" in said
+
+
+def _without(name: str, result: dict[str, Any]) -> None:
+    del result[name]
+
+
+def test_a_finished_run_that_was_copied_says_where_it_is(project, interrupted):
+    assert project.runner("resume", interrupted).code == 0
+    copied = project.path / "elsewhere"
+    shutil.copytree(interrupted, copied)
+    result = project.runner("resume", copied, "--json").json
+    assert result["folder"] == str(copied)
+    assert result["exports"][0]["folder"] == str(copied / "exports" / "fake_npz")
+    shown = project.runner("resume", copied).out
+    assert f"{copied}/result.json" in shown
+    assert str(interrupted) not in shown
 
 
 def test_an_export_follows_no_link(project, interrupted):
