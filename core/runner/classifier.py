@@ -58,7 +58,8 @@ def checkpoints_at(path: Path) -> list[Path]:
     if not found:
         raise UsageError(
             f"{path} is neither a checkpoint, nor a run, nor a folder of checkpoints, nor an "
-            "exported artifact; expected a path such as runs/quickstart/20260131-120000"
+            "exported artifact (runner eval also takes weights files, and folders of them); "
+            "expected a path such as runs/quickstart/20260131-120000"
         )
     return found
 

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from runner.recipe.schema import Recipe
     from runner.registry import Registry
 
+MODEL_PATHS = "a run, a checkpoint, an exported artifact or a weights file"
+"""What commands that take a model expect at a path."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
@@ -147,6 +150,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         SystemExit: Processes that were started for several devices have failed.
     """
     with telling_alone():
+        paths.check_there(path, "a run, or one of its checkpoints")
         folder = rundir.find(path)
         source = path if checkpoint.is_complete(path) else None
         _check_resumable(overrides)
@@ -354,6 +358,7 @@ def predict(
     def report(notice: Notice) -> None:
         found_in_images.emit("data.noticed", split="images", **asdict(notice))
 
+    paths.check_there(model, MODEL_PATHS)
     if artifacts.is_artifact(model):
         refuse_device(overrides, choice)
         if overrides:
@@ -394,6 +399,7 @@ def export_checkpoint(
     """
     registry = plugins.load().registry
     events = EventLog(listener)
+    paths.check_there(path, MODEL_PATHS)
     found = classifier.checkpoints_at(path)[-1]
     resolved = plan_for(found, overrides, None, registry, events)
     listed = [item.name for item in resolved.recipe.export]
@@ -471,8 +477,7 @@ def plan_for(
         UsageError: There is no such path, or no recipe in it.
     """
     _refuse_weights(overrides)
-    if not recipe_name and not path.exists():
-        raise UsageError(f"no file or folder {path}")
+    paths.check_there(path, MODEL_PATHS)
     file = recipe.find(recipe_name, registry) if recipe_name else _carried(path)
     overrides = [*overrides, *_without_exports(file, overrides, registry)]
     if recipe_name:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, cast
 
 from runner import checkpoint, display, foreign, recipe
 from runner.contracts import StoredWeights
-from runner.errors import CheckpointError, PluginError
+from runner.errors import CheckpointError, PluginError, UsageError
 from runner.framework import short_floats
 from runner.framework.options import CHANGE_OUTPUT
 from runner.plugin_returns import arrays
-from runner.storage import records
+from runner.storage import paths, records
 from runner.storage.fitted_weights import Fitted, Source, Target, fit
 
 if TYPE_CHECKING:
@@ -52,14 +52,16 @@ def read(path: Path, framework: FrameworkEntry, registry: Registry) -> Source:
         CheckpointError: The file is missing, damaged, or of no known format or number type.
         PluginError: The framework that knows the format is not installed.
     """
+    try:
+        paths.check_there(path, "a run, a checkpoint or a weights file")
+    except UsageError as error:
+        raise CheckpointError(f"no weights: {error}") from error
     if path.name in (checkpoint.WEIGHTS, checkpoint.STATE) and _in_checkpoint(path):
         path = path.parent
     if (path / "checkpoints").is_dir():
         path = checkpoint.of_run(path / "checkpoints")
     if path.is_dir():
         return of_checkpoint(checkpoint.load(path))
-    if not path.is_file():
-        raise CheckpointError(f"no weights at {path}; expected a checkpoint folder or a file")
     return Source(stored=_translated(_read_file(path, framework, registry), path, registry))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -151,3 +152,36 @@ def test_keys_that_need_weights(project: Project) -> None:
         outcome = project.run("--set", f"model.{key}")
         assert outcome.code == 2
         assert f"model.{key.partition('=')[0]} has no effect without model.weights" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("missing.pth", "missing.pth does not exist; expected a run"),
+        ("pipe", "pipe is a named pipe; expected a run"),
+        ("loop", "loop cannot be looked at (Too many levels of symbolic links); expected a run"),
+        ("n" * 256, "n cannot be looked at (File name too long); expected a run"),
+        ("https://host/w.pth", "; nothing is downloaded, so fetch the file first"),
+        ("~/w.pth", "; ~ stands for a home directory in a shell only, unquoted"),
+    ],
+)
+def test_a_path_without_weights_says_why(project: Project, name: str, found: str) -> None:
+    project.monkeypatch.chdir(project.path)
+    os.mkfifo("pipe")
+    (project.path / "loop").symlink_to("loop")
+    recipe = project.path / "evaluation.yaml"
+    recipe.write_text(EVALUATION.replace("WEIGHTS", "null"))
+    commands = [
+        ("eval", name),
+        ("eval", name, "--recipe", recipe),
+        ("resume", name),
+        ("export", name, "--format", "fake_npz"),
+        ("predict", name, recipe),
+        ("run", recipe, "--set", f"model.weights={name}"),
+    ]
+    for command in commands:
+        outcome = project.runner(*command)
+        assert outcome.code == (6 if command[0] == "run" else 2), command
+        if command[0] == "run" and name.startswith("~"):  # a recipe's own paths may begin with it
+            continue
+        assert found in " ".join(outcome.err.split()), command

@@ -7,6 +7,8 @@ import unicodedata
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from runner.errors import UsageError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -66,6 +68,38 @@ def check_name(name: str) -> str:
     if length > LONGEST:
         raise ValueError(f"a name of {length} bytes is too long; expected at most {LONGEST}")
     return name
+
+
+def check_there(path: Path, expected: str) -> None:
+    """Refuse a user's path at which there is neither a regular file nor a folder.
+
+    Args:
+        path: The path; links are followed.
+        expected: What should be there.
+
+    Raises:
+        UsageError: What is there instead, or why nothing is.
+    """
+    found = ""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        found = "does not exist"
+    except OSError as error:
+        found = f"cannot be looked at ({error.strerror})"
+    else:
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            found = f"is {kind_of(mode)}"
+    if found:
+        raise UsageError(f"{path} {found}; expected {expected}{_hint(path)}")
+
+
+def _hint(path: Path) -> str:
+    """Say why a path may be another than the user thinks."""
+    first = path.parts[0] if path.parts else ""
+    if first in ("http:", "https:"):
+        return "; nothing is downloaded, so fetch the file first"
+    return "; ~ stands for a home directory in a shell only, unquoted" if first[:1] == "~" else ""
 
 
 def kind_of(mode: int) -> str:
