@@ -198,6 +198,10 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"warning: {fields['split']}: {fields['images']} images are the same files as images of "
         f"another class, such as {fields['example']}"
     ),
+    "data.duplicates": lambda fields: (
+        f"warning: {fields['split']}: {fields['images']} of {fields['of']} lines of the list name "
+        f"an image again, such as {fields['example']}, and it counts each time"
+    ),
     "data.overlap": lambda fields: (
         f"warning: {fields['images']} of {fields['of']} validation images are training images "
         f"(such as {fields['example']}), so their accuracy says little of other images"

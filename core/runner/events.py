@@ -13,6 +13,7 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
     data.opened       sizes of a split
     data.indexed      how the images of a large split were found: listed, or in a kept index
     data.ignored      files that are in the dataset's folders but are no images
+    data.duplicates   lines of a validation list that name an image again, with the same label
     data.damaged      an image that was skipped
     data.noticed      what leaves other pixels than somebody may expect, such as an EXIF
                       orientation that is not applied: at the first image, and with the number of

@@ -26,6 +26,9 @@ SMOKE_SECTIONS = frozenset({"dataset", "train", "eval", "throughput"})
 """Sections that a smoke test replaces, the data where it is not there; it scales the learning rate
 as well."""
 
+CLASSES_SHOWN = 10
+"""Names of classes that are listed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
@@ -35,6 +38,8 @@ class Size:
     source: str
     refused: str = ""
     """Why a run will refuse the data."""
+    classes: tuple[str, ...] = ()
+    """Those that were found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +141,12 @@ def _split_size(plan: Plan, document: Document, split: str) -> Size:
         source = f"for --smoke, {'synthetic: ' * bool(plan.synthetic_because)}{source}"
     if declared is not None and declared != images:
         source += f"; the recipe declares {declared:,}"
-    return Size(images=images, source=source, refused=plan.objection(split, dataset))
+    return Size(
+        images=images,
+        source=source,
+        refused=plan.objection(split, dataset),
+        classes=tuple(dataset.classes),
+    )
 
 
 def _declared(images: int | None, problem: str, *, refused: str = "") -> Size:
@@ -230,6 +240,9 @@ def _converted(plan: Plan, exporter: Registered) -> str:
 
 
 def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
+    classes = sizes.train.classes or sizes.val.classes
+    if classes:
+        yield f"{len(classes):,} class{'es' if len(classes) > 1 else ''}: {_listed(classes)}"
     if plan.recipe.train is None:
         yield f"evaluates {_count(sizes.val)}"
         return
@@ -258,6 +271,11 @@ def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
             again = -rest % batch.devices
             repeated = f", {again} of them for the second time" if again else ""
             yield f"the last batch of each epoch has {rest + again}{repeated}"
+
+
+def _listed(classes: tuple[str, ...]) -> str:
+    rest = len(classes) - CLASSES_SHOWN
+    return ", ".join(classes[:CLASSES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _threads(plan: Plan, start: Start) -> str:

@@ -12,7 +12,7 @@ from runner import consistency, manifest, weights
 from runner.console import RankConsole
 from runner.contracts import Group
 from runner.data.image_files import ImageFiles
-from runner.data.overlap import overlap, two_labels
+from runner.data.overlap import overlap, repeated, two_labels
 from runner.errors import DataError, UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
@@ -230,6 +230,11 @@ class Opened:
                 if found.images:
                     count = {"images": found.images, "example": found.example}
                     self.events.emit("data.two_labels", split=split.name, **count)
+        if isinstance(val, ImageFiles):
+            found = repeated(val)  # of training images, it may be meant: they weigh more
+            if found.images:
+                images = {"images": found.images, "of": len(val.labels), "example": found.example}
+                self.events.emit("data.duplicates", split="val", **images)
         if not isinstance(train, ImageFiles) or not isinstance(val, ImageFiles):
             return None
         found = overlap(train, val)

@@ -154,6 +154,7 @@ class TestExplain:
         text = project.runner("explain", recipe, *data).out
         assert "trains on 16 images (found in the data; the recipe declares 1,281,167)" in text
         assert "2 steps per epoch x 3 epochs = 6" in text
+        assert "2 classes: cat, dog\n" in text
         assert "WILL BE REFUSED HERE: the train split of class_folders has train_images 16" in text
         plan = project.runner("explain", recipe, *data, "--json").json
         assert (plan["train_images"], plan["steps_per_epoch"]) == (16, 2)
@@ -334,6 +335,16 @@ class TestOverlap:
         smaller = ("--set", "train.batch_size=2")
         outcome = project.run("--set", f"dataset={dataset}", *smaller)
         assert "warning: train: 1 images are the same files as images of another" in outcome.err
+
+    def test_lines_that_are_there_twice_are_counted_once(self, project, data: Path) -> None:
+        lines = ["cat/val0.png 0", "dog/val0.png 1"]
+        (data / "val.txt").write_text("\n".join(f"val/{line}" for line in [*lines, *lines]))
+        lists = "train_list: val.txt, val_list: val.txt"
+        dataset = f"dataset={{name: list_file, root: {data}, {lists}}}"
+        outcome = project.run("--set", dataset, "--set", "train.batch_size=2")
+        assert outcome.err.count("warning: val: 2 of 4 lines of the list name an image again") == 1
+        [event] = [e for e in project.events() if e["event"] == "data.duplicates"]
+        assert (event["images"], event["of"]) == (2, 4)
 
     def test_it_is_told_counted_and_in_the_result(self, project, data: Path) -> None:
         link_files(data, hard)

@@ -73,6 +73,21 @@ def two_labels(images: ImageFiles) -> Overlap:
     return Overlap(images=len(wrong), example=images.describe(wrong[0][0]) if wrong else "")
 
 
+def repeated(images: ImageFiles) -> Overlap:
+    """Count the lines that name an image again with its label, where images are not many."""
+    count = len(images.labels)
+    if count > MANY:
+        return Overlap(images=0)
+    seen: set[tuple[str, int]] = set()
+    again = []
+    for index, label in enumerate(images.labels.tolist()):
+        known = len(seen)
+        seen.add((images.paths[index], label))
+        if len(seen) == known:
+            again.append(index)
+    return Overlap(images=len(again), example=images.describe(again[0]) if again else "")
+
+
 def _check_classes_differ(
     images: ImageFiles, labels: list[int], wrong: list[tuple[int, int]]
 ) -> None:
