@@ -88,15 +88,22 @@ def of_checkpoint(saved: Checkpoint) -> Source:
     sets = (
         {"ema": saved.evaluation_weights, "raw": saved.weights} if average else {"": saved.weights}
     )
-    stored = StoredWeights(sets=sets, model_options=_options_of(saved.path))
-    return Source(stored=stored, classes=saved.info.classes, checked=saved.checked)
+    network, options = _model_of(saved.path)
+    return Source(
+        stored=StoredWeights(sets=sets, model_options=options),
+        classes=saved.info.classes,
+        checked=saved.checked,
+        network=network,
+    )
 
 
-def _options_of(folder: Path) -> Mapping[str, Any]:
-    """Return the options in a checkpoint's recipe that change what its network computes."""
+def _model_of(folder: Path) -> tuple[str, Mapping[str, Any]]:
+    """Return the model of a checkpoint's recipe, and what of its options changes the results."""
     root = recipe.compose(folder / checkpoint.RECIPE, environ=os.environ, allow_unset=True).root
     nodes = {key: root.find(("model", key)) for key in CHANGE_OUTPUT}
-    return {key: node.value for key, node in nodes.items() if node is not None}
+    options = {key: node.value for key, node in nodes.items() if node is not None}
+    name = root.find(("model", "name"))
+    return ("" if name is None else str(name.value)), options
 
 
 def load(
@@ -134,6 +141,7 @@ def load(
         heads=plan.model_entry.training_heads,
         training=training,
         fresh_classifier=training and section.fresh_classifier,
+        network=section.name,
     )
     try:
         fitted = fit(source, target, choice)

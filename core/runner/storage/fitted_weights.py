@@ -41,6 +41,8 @@ class Source:
     """Names of the classes, where they are known."""
     checked: bool = True
     """False for a checkpoint whose record is older than checksums."""
+    network: str = ""
+    """Name of the model that they are of, where a recipe comes with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class Target:
     """``ModelEntry.training_heads``."""
     training: bool = False
     fresh_classifier: bool = False
+    network: str = ""
+    """Name of the model."""
 
     def head_names(self, names: Collection[str]) -> set[str]:
         """Return the names that belong to heads that only training uses."""
@@ -268,6 +272,11 @@ class _Fit:
                     f"they are {'without' if missing else 'with'} the auxiliary heads that "
                     f"training uses; set model.{option}={'false' if missing else 'true'}"
                 )
+        theirs, ours = self._source.network, self._target.network
+        if theirs and ours and theirs != ours:
+            return (
+                f"these are weights of {theirs}, and the model is {ours}; set model.name={theirs}"
+            )
         last = set(self._target.classifiers())
         if missing and missing <= last and not bare:
             lack = _listed(sorted(missing))

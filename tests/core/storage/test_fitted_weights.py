@@ -252,6 +252,16 @@ def test_a_larger_network_is_not_taken_for_a_smaller_one() -> None:
         fit(source({"": tensors()}), replace(TARGET, tensors=deeper), None)
 
 
+def test_weights_of_another_network_are_named() -> None:
+    found = {n: a for n, a in tensors().items() if "layer1" not in n}
+    other = replace(source({"": found}), network="shufflenet_v2_x0_5")
+    with pytest.raises(
+        CheckpointError, match=r"these are weights of shufflenet_v2_x0_5, and the m"
+    ):
+        fit(other, replace(TARGET, network="resnet18"), None)
+    assert_whole(fit(replace(source({"": tensors()}), network="a"), TARGET, None).weights)
+
+
 def test_a_prefix_that_does_not_help_enough_is_named_with_its_matches() -> None:
     found = {n: a for n, a in prefixed("backbone.").items() if "layer1" not in n}
     with pytest.raises(CheckpointError) as caught:
