@@ -106,7 +106,7 @@ def _restarted(fields: Mapping[str, Any]) -> str:
 
 def _from_where(fields: Mapping[str, Any]) -> str:
     if fields["checkpoint"] is None:
-        return "from its beginning: it was ended before its first checkpoint"
+        return "from the start: it ended before its first checkpoint"
     changed = fields.get("changed")
     return f"continued after step {fields['step']}" + (
         f"; changed: {'; '.join(changed)}" if changed else ""
@@ -222,6 +222,7 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "checkpoint.removed": lambda fields: (
         f"removed {fields['path']}: {fields['reason']}" if "reason" in fields else ""
     ),
+    "export.begun": lambda fields: f"{fields['name']}: exporting",
     "export.written": lambda fields: f"{fields['name']}: wrote {fields['folder']}",
     "export.verified": _verified,
     "warning": lambda fields: f"warning: {fields['message']}",

@@ -29,7 +29,7 @@ One event is one JSON object on one line: ``event`` (its name), ``time`` (UTC, I
     checkpoint.saved  once it is complete: stall_s that training waited, write_s of the thread
     checkpoint.removed
     eval.finished     val.* of a run that only evaluates
-    export.written, export.verified
+    export.begun, export.written, export.verified
     warning           something the user should know that does not stop the run
 """
 

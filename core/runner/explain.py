@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner import display, recipe
@@ -16,7 +17,6 @@ from runner.plan import check_devices, unusable, without_effect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from runner.plan import Plan
     from runner.recipe import Document
@@ -188,8 +188,15 @@ def refusals(plan: Plan, start: Start, sizes: Sizes) -> list[str]:
             check()
         except RunnerError as error:
             found.append(str(error))
+    found += _missing_weights(plan)
     found += filter(None, (sizes.train.refused, sizes.val.refused))
     return list(dict.fromkeys(found))
+
+
+def _missing_weights(plan: Plan) -> Iterator[str]:
+    named = plan.recipe.model.weights
+    if named and "${" not in named and not Path(named).expanduser().exists():
+        yield f"no weights at {named} (model.weights); expected a checkpoint folder or a file"
 
 
 def _notes(plan: Plan, sizes: Sizes) -> list[str]:

@@ -75,6 +75,7 @@ def carry_out(
     repeated = [item.name for item in plan.recipe.export[:position]].count(name)
     target = folder / (f"{name}-{repeated + 1}" if repeated else name)
     record: dict[str, Any] = {"name": name, "folder": str(target)}
+    events.emit("export.begun", **record)
     try:
         if source:
             job.convert(source, target, record)

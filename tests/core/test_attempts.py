@@ -180,7 +180,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_again(project):
     outcome = project.runner("resume", folder, "--json")
     assert outcome.code == 0, outcome.err
     assert outcome.json["steps"] == 36
-    assert "from its beginning: it was ended before its first checkpoint" in outcome.err
+    assert "from the start: it ended before its first checkpoint" in outcome.err
     [resumed] = [event for event in project.events() if event["event"] == "run.resumed"]
     assert (resumed["step"], resumed["checkpoint"]) == (0, None)
     straight = project.runner("run", folder / "recipe.yaml", "--runs-dir", "straight")

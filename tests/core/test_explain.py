@@ -34,6 +34,15 @@ def test_explain_shows_what_each_machine_starts(project):
     assert len(data["command"].splitlines()) == 4
 
 
+def test_explain_says_that_weights_are_not_there(project):
+    given = ("explain", project.write_recipe(), "--json", "--set")
+    outcome = project.runner(*given, "model.weights=nowhere.pth")
+    [refused] = outcome.json["refusals"]
+    assert refused.startswith("no weights at nowhere.pth (model.weights)")
+    assert outcome.code == 0
+    assert project.runner(*given, f"model.weights={project.path}").json["refusals"] == []
+
+
 def test_explain_says_what_will_be_refused(project):
     recipe = project.write_recipe()
     for devices, words in (("4", "4 devices on 3 machines"), ("1", "1 devices on 3 machines")):

@@ -73,7 +73,11 @@ def test_the_record_is_in_the_log_and_on_the_console(project):
     outcome = project.runner("run", project.write_recipe(rounded(decimals=1)))
     assert outcome.code == 0, outcome.err
     events = [event for event in project.events() if event["event"].startswith("export.")]
-    assert [event["event"] for event in events] == ["export.written", "export.verified"]
+    assert [event["event"] for event in events] == [
+        "export.begun",
+        "export.written",
+        "export.verified",
+    ]
     record = result_of(project)
     assert events[1]["comparison"] == record["comparison"]
     assert events[1]["source_metrics"] == record["source_metrics"]

@@ -174,7 +174,8 @@ def verify(
     tolerance: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            min=0, help="Largest difference of logits, of their largest magnitude, that agrees."
+            min=0,
+            help="Largest difference of logits that still agrees, relative to the largest one.",
         ),
     ] = None,
     trust: TrustOption = False,
@@ -201,7 +202,9 @@ def verify(
 
 def relabel(
     model: Annotated[Path, typer.Argument(help="A run, a checkpoint or an artifact.")],
-    names: Annotated[Path, typer.Argument(help="A file with one class name a line, in order.")],
+    names: Annotated[
+        Path, typer.Argument(help="A file with one class name per line, in label order.")
+    ],
 ) -> None:
     """Give the classes of a trained model other names."""
     from runner.relabel import relabel as give_names

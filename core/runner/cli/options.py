@@ -25,7 +25,7 @@ DevicesOption = Annotated[
     str,
     typer.Option(
         metavar="N|CARDS",
-        help="Number of devices, of all machines together, 0 for the recipe's; or the cards of "
+        help="Number of devices on all machines together (0: as in the recipe), or the cards of "
         "this machine by their numbers, such as 0,2,5 (one alone: 5,).",
     ),
 ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runner.offline.pixels import HostPart
 
 app = typer.Typer(
-    help="Files for and from programs that run models on other machines.",
+    help="Exchange files with programs that run models on other machines.",
     no_args_is_help=True,
 )
 

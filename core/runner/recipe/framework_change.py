@@ -1,8 +1,8 @@
 """What becomes of a recipe whose framework an override changes.
 
 Sections stay, with the keys that their entries have in the other framework too. The rest was
-written for the first one, and is left out by name; of a device, all that is its own, as threads or
-cards of two frameworks are not the same.
+written for the first one, and is left out, by name where it is not the default; of a device, all
+that is its own, as threads or cards of two frameworks are not the same.
 """
 
 from __future__ import annotations
@@ -44,11 +44,10 @@ def adapt(
     old, new = framework_of(before), framework_of(root)
     if registry is None or old is None or new is None or old == new:
         return root, ()
-    left_out: list[KeyPath] = [
-        ("framework", key)
-        for key in _members(before.get("framework"))
-        if key not in _members(root.get("framework"))
-    ]
+    was = before.get("framework")
+    gone = [key for key in _members(was) if key not in _members(root.get("framework"))]
+    left_out: list[KeyPath] = [("framework", key) for key in gone]
+    named = [("framework", key) for key in _chosen(was, gone, "framework", old, registry)]
     members = dict(_members(root))
     for section in [name for name in members if name in KINDS and name != "framework"]:
         node = members[section]
@@ -60,14 +59,31 @@ def adapt(
             unknown = _unknown(item, section, new, registry)
             dropped = [key for key in unknown if _members(item)[key].origin.source not in given]
             left_out += [(*path, key) for key in dropped]
+            named += [(*path, key) for key in _chosen(item, dropped, section, old, registry)]
             kept.append(_without(item, dropped))
         is_list = isinstance(node.value, tuple)
         members[section] = replace(node, value=tuple(kept)) if is_list else kept[0]
     if not left_out:
         return root, ()
-    names = ", ".join(dotted(path) for path in left_out)
+    if not named:
+        return replace(root, value=members), ()
+    names = ", ".join(dotted(path) for path in named)
     note = f"the framework is {new} instead of {old}: left out {names}, written for {old}"
     return replace(root, value=members), (note,)
+
+
+def _chosen(
+    item: Node | None, keys: Collection[str], section: str, framework: str, registry: Registry
+) -> list[str]:
+    """Return those of some keys whose values are not the defaults of the section's entry."""
+    name = item.get("name") if item else None
+    try:
+        entry = registry.find(KINDS[section], str(name.value if name else ""), framework).entry
+        defaults = {f.name: f.default for f in fields(entry.config)}
+    except (RunnerError, TypeError):
+        return list(keys)
+    values = {key: node.data() for key, node in _members(item).items()}
+    return [key for key in keys if key not in defaults or values[key] != defaults[key]]
 
 
 def _without(item: Node, keys: Collection[str]) -> Node:

@@ -307,6 +307,10 @@ def test_keys_that_only_the_former_framework_has_are_left_out_by_name(
         "the framework is other instead of fake: left out model.width, optimizer.momentum, "
         "written for fake",
     )
+    # what a resolved recipe says of defaults was chosen by nobody
+    Path("d.yaml").write_text("extends: r.yaml\nmodel: {width: 1.0}\n")
+    [note] = compose(Path("d.yaml"), given, environ={}, registry=registry).notes
+    assert "left out optimizer.momentum, written" in note
     checked = validate(changed, registry)
     assert checked.optimizer is not None
     assert (checked.model.name, checked.optimizer.learning_rate) == ("net", 0.1)
