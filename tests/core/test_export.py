@@ -80,7 +80,7 @@ def test_the_record_is_in_the_log_and_on_the_console(project):
     ]
     record = result_of(project)
     assert events[-1]["comparison"] == record["comparison"]
-    assert events[1]["source_metrics"] == record["source_metrics"]
+    assert events[-1]["source_metrics"] == record["source_metrics"]
     for text in (outcome.err, outcome.out):
         assert "fake_npz      top-1 100.00 %" in text
         assert "fake_rounded  top-1 100.00 %" in text
