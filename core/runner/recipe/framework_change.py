@@ -47,7 +47,9 @@ def adapt(
     was = before.get("framework")
     gone = [key for key in _members(was) if key not in _members(root.get("framework"))]
     left_out: list[KeyPath] = [("framework", key) for key in gone]
-    named = [("framework", key) for key in _chosen(was, gone, "framework", old, registry)]
+    named: list[KeyPath] = [
+        ("framework", key) for key in _chosen(was, gone, "framework", old, registry)
+    ]
     members = dict(_members(root))
     for section in [name for name in members if name in KINDS and name != "framework"]:
         node = members[section]
