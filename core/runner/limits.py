@@ -29,18 +29,26 @@ def explain(text: str) -> str:
     if FILES.search(text):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"a process may have {limit} files open (ulimit -n): raise this limit"
-    if THREADS.search(text) and (limits := list(_of_threads())):
-        number, name = min(limits)
-        return (
-            f"there may be {number} processes and threads ({name}): raise this limit, or use "
-            "fewer, with loader.workers, device.threads or OMP_NUM_THREADS"
-        )
-    if MEMORY.search(text) and (size := resource.getrlimit(resource.RLIMIT_AS)[0]) >= 0:
-        return (
+    if THREADS.search(text):
+        return "; or ".join((*_of_addresses(), *_of_processes()))  # a thread's stack takes some
+    return "".join(_of_addresses()) if MEMORY.search(text) else ""
+
+
+def _of_addresses() -> Iterator[str]:
+    if (size := resource.getrlimit(resource.RLIMIT_AS)[0]) >= 0:
+        yield (
             f"a process may have {size / 2**30:.1f} GiB of addresses (ulimit -v): raise this "
             "limit, as frameworks map much more than they use"
         )
-    return ""
+
+
+def _of_processes() -> Iterator[str]:
+    if limits := list(_of_threads()):
+        number, name = min(limits)
+        yield (
+            f"there may be {number} processes and threads ({name}): raise this limit, or use "
+            "fewer, with loader.workers, device.threads or OMP_NUM_THREADS"
+        )
 
 
 def _of_threads() -> Iterator[tuple[int, str]]:

@@ -13,6 +13,7 @@ from runner.data.images import IMAGE_ENDINGS, list_images
 from runner.data.limits import MAX_FILE
 from runner.display import csv_cell
 from runner.errors import DataError, UsageError
+from runner.storage import paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,8 +43,8 @@ class Prediction:
     error: str = ""
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the files among ``paths`` and, sorted, the images below the folders among them.
+def find_images(given: Sequence[Path]) -> list[Path]:
+    """Return the files among those given and, sorted, the images below the folders among them.
 
     Hidden files and folders in a folder are left out.
 
@@ -52,7 +53,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         UsageError: A path does not exist, or a folder holds no image.
     """
     found: list[Path] = []
-    for path in paths:
+    for path in given:
         if path.is_dir():
             inside, _ = list_images(str(path), "", IMAGE_ENDINGS)
             if not inside:
@@ -62,6 +63,9 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             found += [path / name for name in inside]
         elif path.is_file():
             found.append(path)
+        elif path.exists():
+            kind = paths.kind_of(path.stat().st_mode)
+            raise UsageError(f"{path} is {kind}; expected an image file or a folder of them")
         else:
             raise UsageError(f"no file or folder {path}")
     return found

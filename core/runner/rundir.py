@@ -261,8 +261,9 @@ def find(path: Path) -> RunDir:
             kind = paths.kind_of((path / name).stat().st_mode)
             raise UsageError(f"{path / name} is {kind}; expected a regular file")
     _refuse_folder_of_runs(path)
+    end = f", a link to {path.readlink()}," if path.is_symlink() else ""
     raise UsageError(
-        f"{path} is not a run: expected a folder with recipe.yaml and manifest.json, "
+        f"{path}{end} is not a run: expected a folder with recipe.yaml and manifest.json, "
         "such as runs/quickstart/20260131-120000"
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-import resource
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
 from runner.errors import DeviceError
 from runner.framework.cores import available_cores, visible_cores
+from runner.framework.memory import peak_host_memory_bytes
 from runner_mindspore.autoload import ms, nn
 from runner_mindspore.launch import launched_world_size
 from runner_mindspore.messages import quiet, reason
@@ -88,7 +88,7 @@ class MindSporeDevice:
     def peak_memory_bytes(self) -> int | None:
         """Return the most memory that tensors have held; on the host, that the process has."""
         if self.traits.is_host:
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+            return peak_host_memory_bytes()
         return int(ms.runtime.max_memory_allocated())
 
     def describe(self) -> Mapping[str, Any]:

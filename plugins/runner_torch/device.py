@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import resource
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, final
 from runner.contracts import Availability
 from runner.errors import DeviceError
 from runner.framework.cores import available_cores
+from runner.framework.memory import peak_host_memory_bytes
 from runner_torch.autoload import torch
 from runner_torch.host_memory import keep_freed_memory
 from runner_torch.launch import check_index, local_place
@@ -120,7 +120,7 @@ class TorchDevice:
     def peak_memory_bytes(self) -> int | None:
         """Return the most memory that tensors have held; on the host, that the process has."""
         if self.traits.is_host:
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+            return peak_host_memory_bytes()
         return int(self.module.max_memory_allocated(self.torch_device))
 
     def describe(self) -> Mapping[str, Any]:

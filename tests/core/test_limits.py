@@ -45,6 +45,31 @@ def test_memory_is_a_limit_only_where_there_is_one():
     assert done.stdout.startswith("a process may have 1.0 GiB of addresses (ulimit -v)")
 
 
+def test_addresses_may_be_what_a_thread_lacks():
+    program = 'from runner import limits; print(limits.explain("can\'t start new thread"))'
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -v 1048576; exec "$0" -c "$1"', sys.executable, program],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("a process may have 1.0 GiB of addresses (ulimit -v)")
+
+
+def test_the_peak_of_memory_is_that_of_this_process_alone():
+    held = bytearray(b"1") * (256 << 20)
+    program = (
+        "import resource; from runner.framework.memory import peak_host_memory_bytes as peak; "
+        "print(peak(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    peak, counted_by_the_system = map(int, done.stdout.split())
+    assert 1 << 20 < peak < len(held)
+    assert peak <= counted_by_the_system + (1 << 20)
+
+
 @pytest.fixture
 def few_threads():
     """Provide a control group in which there may be two processes or threads."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, final
 import runner
 from runner.errors import RecipeError, UsageError
 from runner.recipe.words import did_you_mean, one_of, shown_path
+from runner.storage import paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,9 @@ def find(name_or_path: str, registry: Registry | None = None) -> Path:
         return path
     if os.path.isdir(path):  # noqa: PTH112
         raise UsageError(f"'{name_or_path}' is a folder; expected a recipe, which is one YAML file")
+    if os.path.exists(path):  # noqa: PTH110
+        kind = paths.kind_of(path.stat().st_mode)
+        raise UsageError(f"'{name_or_path}' is {kind}; expected a recipe, which is one YAML file")
     name = _stem(name_or_path)
     known: dict[str, list[tuple[str, Path]]] = {}
     for source, folder in _folders(registry):

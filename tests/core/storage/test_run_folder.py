@@ -17,7 +17,8 @@ import pytest
 
 from runner import checkpoint, rundir
 from runner.artifacts import INFO
-from runner.errors import CheckpointError
+from runner.errors import CheckpointError, UsageError
+from runner.predict import find_images
 from runner.storage import records
 
 if TYPE_CHECKING:
@@ -231,6 +232,28 @@ def test_an_image_that_is_a_pipe_is_reported_and_not_waited_for(project, interru
     assert outcome.code == 5
     assert "a named pipe, expected a regular file" in outcome.out
     assert "a device, expected a regular file" in outcome.out
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/dev/zero", "a device"), ("pipe", "a named pipe")])
+def test_what_cannot_be_an_image_or_a_recipe_is_named(project, path, kind):
+    os.mkfifo(project.path / "pipe")
+    with pytest.raises(UsageError, match=f"{path} is {kind}; expected an image file or a folder"):
+        find_images([Path(path)])
+    outcome = project.runner("run", path)
+    assert outcome.code == 2
+    assert f"'{path}' is {kind}; expected a recipe" in outcome.err
+
+
+def test_a_link_that_leads_out_of_the_run_is_named(project, interrupted):
+    saved = checkpoint.latest(interrupted / "checkpoints")
+    shutil.copytree(saved, project.path / "copy")
+    link = saved.parent / "link"
+    link.symlink_to(project.path / "copy")
+    outcome = project.runner("resume", link)
+    assert outcome.code == 2
+    assert f"{link}, a link to {project.path / 'copy'}, is not a run" in outcome.err.replace(
+        "\n", " "
+    )
 
 
 def test_an_older_run_continues_and_is_said_to_be_unchecked(project, interrupted):
