@@ -133,7 +133,7 @@ def _split_size(plan: Plan, document: Document, split: str) -> Size:
     try:
         dataset = plan.look_at(split)
     except RunnerError as error:
-        return _declared(declared, str(error), refused=str(error))
+        return _declared(declared, "refused, see below", refused=str(error))
     images = len(dataset.labels)
     source = "found in the data"
     if plan.smoke:

@@ -336,6 +336,14 @@ class TestOverlap:
         outcome = project.run("--set", f"dataset={dataset}", *smaller)
         assert "warning: train: 1 images are the same files as images of another" in outcome.err
 
+    def test_what_both_splits_lack_is_said_once(self, project, data: Path) -> None:
+        (data / "val/dog").rename(data / "val/dogs")
+        words = "the splits have different classes"
+        assert project.run(*folders(data)).err.count(words) == 1
+        text = project.runner("explain", project.write_recipe(), *folders(data)).out
+        assert text.count(words) == 1
+        assert "evaluates ? images (refused, see below)" in text
+
     def test_lines_that_are_there_twice_are_counted_once(self, project, data: Path) -> None:
         lines = ["cat/val0.png 0", "dog/val0.png 1"]
         (data / "val.txt").write_text("\n".join(f"val/{line}" for line in [*lines, *lines]))

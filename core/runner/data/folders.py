@@ -91,6 +91,8 @@ def _check_same_classes(folder: Path, classes: list[str], other: Path, others: l
     here, there = set(classes), set(others)
     if here == there:
         return
+    if folder > other:  # the same words for both splits, which are then said once
+        folder, other, here, there = other, folder, there, here
     extra_here, extra_there = sorted(here - there), sorted(there - here)
     differences = [
         f"{a} has {shown(sorted(extra))}, {b} has not"
