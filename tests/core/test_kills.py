@@ -26,7 +26,7 @@ def kill(processes, kills):
     )
 
 
-@pytest.mark.parametrize(("processes", "kills"), [(1, 8), (2, 3)])
+@pytest.mark.parametrize(("processes", "kills"), [(1, 4), (2, 1)])
 def test_a_run_that_is_killed_at_a_file_event_ends_as_if_nothing_had_happened(processes, kills):
     done = kill(processes, kills)
     assert done.returncode == 0, done.stdout + done.stderr
