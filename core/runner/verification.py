@@ -110,7 +110,7 @@ def verify(artifact: Artifact, model: ArtifactModel) -> Verification:
     )
     # The graph is fed with the stored pixels: a difference in pre-processing shows on its own.
     logits = model.logits(seen)
-    finite = np.isfinite(logits).all(axis=1)
+    finite = np.logical_and.reduce(np.isfinite(logits), axis=1)
     if not finite.all():
         raise ArtifactError(
             f"{artifact.folder}: the logits of {int((~finite).sum())} of {len(finite)} stored "

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,9 @@ def test_eval_of_a_folder_of_weights_files_takes_them_in_the_order_of_their_numb
 ):
     folder = project.path / "files"
     folder.mkdir()
-    values = load_file(checkpoint.latest(finished / "checkpoints") / checkpoint.WEIGHTS)
+    values: dict[str, Any] = load_file(
+        checkpoint.latest(finished / "checkpoints") / checkpoint.WEIGHTS
+    )
     for name in ("0-10_12.npz", "0-2_12.npz"):
         np.savez(folder / name, **values)
     (folder / "graph.meta").write_text("of no use")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_the_process_that_asks_for_a_device_does_not(project, executed, monkeypa
 
 def test_the_process_that_reads_foreign_weights_does_not(project, executed, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", project.environment["PYTHONPATH"])
-    weights = {"linear.weight": np.ones((2, 3), np.float32)}
+    weights: dict[str, Any] = {"linear.weight": np.ones((2, 3), np.float32)}
     np.savez(project.path / "weights.npz", **weights)
     assert foreign.read(project.path / "weights.npz", "fake").sets[""].keys() == weights.keys()
 

@@ -71,7 +71,8 @@ def npz(tmp_path: Path) -> Path:
     """A file of the fake framework."""
     path = tmp_path / "weights.npz"
     head = np.arange(1, 7, dtype=np.float32).reshape(2, 3).T
-    np.savez(path, **{"head.weight": head, "steps": np.array(3)})
+    values: dict[str, Any] = {"head.weight": head, "steps": np.array(3)}
+    np.savez(path, **values)
     return path
 
 

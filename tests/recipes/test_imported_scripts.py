@@ -71,7 +71,8 @@ def resolved(words: list[str]) -> Any:
             overrides.append(f"{option[2:]}={text}")
     found: Any = recipe.resolved(commands.load(words[1], overrides, allow_unset=True).plan.recipe)
     found["dataset"].pop("root")
-    found["model"].pop("weights")
+    for key in ("weights", "weights_key"):
+        found["model"].pop(key, None)
     return found
 
 

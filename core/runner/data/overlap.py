@@ -165,7 +165,7 @@ def _same_files(train: ImageFiles, val: ImageFiles, among: NDArray[np.bool_]) ->
     """Mark the images that are the same file as a training image."""
     positions: Iterable[int] = range(len(train.labels))
     if len(train.labels) > MANY:
-        names = {val.paths[index].rpartition("/")[2] for index in np.flatnonzero(among)}
+        names = {val.paths[index].rpartition("/")[2] for index in np.flatnonzero(among).tolist()}
         positions = (index for index in positions if train.paths[index].rpartition("/")[2] in names)
     known = {_identity(train.describe(index)) for index in positions} - {None}
     found = np.zeros(len(val.labels), np.bool_)

@@ -154,8 +154,10 @@ def save(engine: MindSporeEngine, folder: Path) -> None:
     """Write weights and state, as a checkpoint does."""
     folder.mkdir()
     state = engine.state()
-    np.savez(folder / "weights.npz", **engine.weights())
-    np.savez(folder / "state.npz", **state.tensors)
+    weights: dict[str, Any] = dict(engine.weights())
+    tensors: dict[str, Any] = dict(state.tensors)
+    np.savez(folder / "weights.npz", **weights)
+    np.savez(folder / "state.npz", **tensors)
     (folder / "state.json").write_text(json.dumps(state.values), encoding="utf-8")
 
 
