@@ -13,7 +13,18 @@ from runner.errors import CheckpointError, PluginError
 from runner.storage import records
 
 BEST = {"checkpoint": "step_00000003", "val.top1": 0.1 + 0.2}
-RESULT = {"recipe": "r", "folder": "f", "metrics": {"val.loss": 0.5}}
+RESULT = {
+    "recipe": "r",
+    "folder": "runs/r/1",
+    "model": "linear",
+    "framework": "fake",
+    "device": "fake_cpu",
+    "precision": "fp32",
+    "metrics": {},
+    "exports": [],
+    "reference": [],
+    "seconds": 1.0,
+}
 
 
 def write(tmp_path, content=BEST, kind=checkpoint.BEST_KIND):
