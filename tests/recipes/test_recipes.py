@@ -18,7 +18,7 @@ FRAMEWORKS = ("torch", "torchvision", "mindspore", "onnx", "onnxruntime")
 
 def test_there_are_recipes():
     assert {"quickstart", "quickstart_mindspore", "resnext152_ascend"} <= set(NAMES)
-    assert f"\n{len(NAMES)} recipes come with it." in (FOLDER.parent / "README.md").read_text()
+    assert f"\n{len(NAMES)} recipes are included" in (FOLDER.parent / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", NAMES)
