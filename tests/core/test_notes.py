@@ -109,7 +109,7 @@ def test_the_first_step_is_told_whatever_the_log_shows(project: Project) -> None
     assert outcome.code == 0, outcome.err
     told = [event for event in project.events() if event["event"] == "train.first_step"]
     assert [(event["step"], event["steps_per_epoch"]) for event in told] == [(1, 12)]
-    assert "first step took " in outcome.err
+    assert "  epoch 1/1  first step of 12 took " in outcome.err
 
 
 @pytest.mark.parametrize(
