@@ -295,17 +295,32 @@ def _final_name(path: Path) -> str:
 
 
 def latest(folder: Path) -> Path:
-    """Return the most recent checkpoint in a folder.
+    """Return the most recent checkpoint of a run.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none, or it is not the run's own.
     """
-    found = listing(folder)
-    if not found:
+    found = latest_if_any(folder)
+    if found is None:
         raise CheckpointError(
             f"no checkpoint in {folder}; the run ended before its first one, start it again"
         )
-    return found[-1]
+    return found
+
+
+def latest_if_any(folder: Path) -> Path | None:
+    """Return the most recent checkpoint of a run; ``None`` if it has none yet.
+
+    Raises:
+        CheckpointError: It is a link: what stands at its end may be of another run.
+    """
+    found = listing(folder)[-1:]
+    if found and found[0].is_symlink():
+        raise CheckpointError(
+            f"the latest checkpoint of the run, {found[0]}, is a link to {found[0].readlink()}; "
+            "only what lies in a run is its own: remove the link, or put a copy in its place"
+        )
+    return found[0] if found else None
 
 
 def of_run(folder: Path) -> Path:

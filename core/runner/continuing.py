@@ -187,8 +187,7 @@ def _begun_with(
     folder: RunDir, source: Path | None, registry: Registry
 ) -> Mapping[str, Any] | None:
     """Return the values a run has had so far; ``None`` where nothing has kept them."""
-    latest = checkpoint.listing(folder.checkpoints)[-1:]
-    saved = source or (latest[0] if latest else None)
+    saved = source or checkpoint.latest_if_any(folder.checkpoints)
     if saved is None:
         begun = folder.read_manifest().get("resolved")  # older runs have none
         return None if begun is None else consistency.flat_values(begun)
@@ -242,7 +241,7 @@ def changes(
 def _chosen(folder: RunDir, source: Path | None) -> Path | None:
     with files.lock(folder.path):  # what another process is replacing is not left aside
         checkpoint.put_back(folder.checkpoints)
-    found = checkpoint.listing(folder.checkpoints)[-1:]
+    latest = checkpoint.latest_if_any(folder.checkpoints)
     if source is None:
-        return found[0].relative_to(folder.path) if found else None
+        return latest.relative_to(folder.path) if latest else None
     return source.resolve().relative_to(folder.path.resolve())

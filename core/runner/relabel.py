@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from runner import artifacts, checkpoint, files, rundir
 from runner.data.class_names import read_class_names
 from runner.data.label_lines import text_lines
-from runner.errors import DataError, UsageError
-from runner.storage import records
+from runner.errors import DataError, StorageError, UsageError
+from runner.storage import paths, records
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,7 @@ def relabel(path: Path, names_file: Path) -> list[Path]:
         UsageError: There is nothing to relabel, or another process works in the run.
         DataError: The file is not one name a line, each once, has another number of names, or a
             name with control characters.
+        StorageError: A checkpoint or an artifact of the run is a link.
         RunnerError: A record is damaged; nothing is written.
     """
     names = _names(names_file)
@@ -54,10 +55,15 @@ def _names(file: Path) -> list[str]:
 def _records(path: Path) -> list[tuple[Path, records.Kind]]:
     """Return the records below a path that hold class names."""
     run = rundir.RunDir(path)
-    folders = [path, *checkpoint.listing(run.checkpoints), *sorted(run.exports.glob("*"))]
+    own = [*checkpoint.listing(run.checkpoints), *sorted(run.exports.glob("*"))]
+    try:
+        for folder in own:
+            paths.inside(path, str(folder.relative_to(path)))
+    except ValueError as error:
+        raise StorageError(f"cannot write into {path}: {error}; remove the link") from None
     found = [
         (folder / kind.file, kind)
-        for folder in folders
+        for folder in (path, *own)
         for kind in (checkpoint.INFO_KIND, artifacts.KIND)
         if (folder / kind.file).is_file()
     ]

@@ -11,6 +11,7 @@ result.json      the figures of a finished run
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import shutil
 import time
@@ -246,11 +247,18 @@ def find(path: Path) -> RunDir:
     """Return the run that ``path`` is, or lies in.
 
     Raises:
-        UsageError: There is no run.
+        UsageError: There is no run, or a link in one leads out of it.
     """
-    for folder in (path, *path.resolve().parents):
-        if (folder / "recipe.yaml").is_file() and (folder / "manifest.json").is_file():
-            return RunDir(folder)
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100  which keeps links, unlike resolve()
+    named = next(filter(_is_run, (path, *absolute.parents)), None)
+    found = path if named == path else next(filter(_is_run, path.resolve().parents), None)
+    if named and not (found and found.resolve() == named.resolve()):
+        raise UsageError(
+            f"{path} leads out of the run {named}, to {path.resolve()}; only what lies in a run is "
+            f"its own: name that, or a checkpoint in {named} itself"
+        )
+    if found:
+        return RunDir(found)
     if path.is_dir() and {item.name for item in path.iterdir()} <= {"recipe.yaml"}:
         raise UsageError(
             f"{path} holds no run: whoever made this folder was ended before the run had begun, "
@@ -266,6 +274,10 @@ def find(path: Path) -> RunDir:
         f"{path}{end} is not a run: expected a folder with recipe.yaml and manifest.json, "
         "such as runs/quickstart/20260131-120000"
     )
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").is_file() and (folder / "manifest.json").is_file()
 
 
 def _refuse_folder_of_runs(path: Path) -> None:

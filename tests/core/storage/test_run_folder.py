@@ -249,11 +249,58 @@ def test_a_link_that_leads_out_of_the_run_is_named(project, interrupted):
     shutil.copytree(saved, project.path / "copy")
     link = saved.parent / "link"
     link.symlink_to(project.path / "copy")
-    outcome = project.runner("resume", link)
-    assert outcome.code == 2
-    assert f"{link}, a link to {project.path / 'copy'}, is not a run" in outcome.err.replace(
-        "\n", " "
-    )
+    said = _refused(project, 2, "resume", link)
+    assert f"{link} leads out of the run {interrupted}, to {project.path / 'copy'}" in said
+    outside = project.path / "outside"
+    outside.symlink_to(project.path / "copy")
+    said = _refused(project, 2, "resume", outside)
+    assert f"{outside}, a link to {project.path / 'copy'}, is not a run" in said
+
+
+def test_a_link_in_a_run_to_a_checkpoint_of_another_is_refused(project, interrupted):
+    other = project.path / "other"
+    shutil.copytree(interrupted, other)
+    before = _content(other)
+    saved = checkpoint.latest(other / "checkpoints")
+    (interrupted / "checkpoints" / "link").symlink_to(saved)
+    for command in ("resume", "export"):
+        said = _refused(project, 2, command, interrupted / "checkpoints" / "link")
+        assert f"leads out of the run {interrupted}, to {saved}" in said
+    (interrupted / "checkpoints" / "link").rename(interrupted / "checkpoints" / "step_00000099")
+    (interrupted / "checkpoints" / checkpoint.BEST).unlink()
+    earlier = checkpoint.listing(interrupted / "checkpoints")[0]
+    for command, path in (
+        ("resume", interrupted),
+        ("resume", earlier),
+        ("eval", interrupted),
+        ("export", interrupted),
+    ):
+        said = _refused(project, 6, command, path)
+        assert f"step_00000099, is a link to {saved}" in said
+    (project.path / "names").write_text("a\nb\nc\n")
+    said = _refused(project, 9, "relabel", interrupted, project.path / "names")
+    assert f"passes the link {interrupted / 'checkpoints' / 'step_00000099'}" in said
+    assert before == _content(other)
+
+
+def _refused(project, code, *arguments):
+    outcome = project.runner(*arguments)
+    said = outcome.err.replace("\n", " ")
+    assert outcome.code == code, (arguments, said)
+    return said
+
+
+def _content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_links_to_a_run_and_within_it_are_followed(project, interrupted):
+    (project.path / "latest").symlink_to(interrupted)
+    link = interrupted / "checkpoints" / "newest"
+    link.symlink_to(checkpoint.latest(interrupted / "checkpoints").name)
+    outcome = project.runner("resume", project.path / "latest" / "checkpoints" / "newest", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["folder"] == str(interrupted)
 
 
 def test_an_older_run_continues_and_is_said_to_be_unchecked(project, interrupted):
