@@ -176,7 +176,7 @@ def save(
             f"cannot write the checkpoint {final}: {error}; {_last_good(folder)}"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        files.remove_folder(temporary)
     return final
 
 
@@ -190,7 +190,7 @@ def _write(
     """Write the files of a checkpoint, until all of them are on the disk."""
     from safetensors.numpy import save_file
 
-    shutil.rmtree(temporary, ignore_errors=True)
+    files.remove_folder(temporary)
     temporary.mkdir(parents=True)
     save_file(_contiguous(weights), temporary / WEIGHTS)
     save_file(_contiguous(state.tensors), temporary / STATE)
@@ -269,8 +269,9 @@ def listing(folder: Path) -> list[Path]:
     counts as it is.
     """
     patterns = (f".step_*{ASIDE}", "step_*")  # of one name the last counts
-    found = {_final_name(path): path for each in patterns for path in folder.glob(each)}
-    return [path for _, path in sorted(found.items()) if is_complete(path)]
+    paths_found = (path for each in patterns for path in folder.glob(each))
+    found = {_final_name(path): path for path in paths_found if is_complete(path)}
+    return [path for _, path in sorted(found.items())]
 
 
 def put_back(folder: Path) -> None:
@@ -281,9 +282,10 @@ def put_back(folder: Path) -> None:
     """
     for aside in folder.glob(f".step_*{ASIDE}"):
         final = folder / _final_name(aside)
-        if final.exists():
+        if is_complete(final):
             continue
         try:
+            files.remove_folder(final)
             aside.rename(final)
         except OSError as error:
             raise StorageError(f"cannot rename {aside} to {final}: {error.strerror}") from error
@@ -360,10 +362,10 @@ def remove_old(folder: Path, *, keep: int, keep_best: bool) -> list[Path]:
     found = _own(listing(folder))
     protected = {*found[-keep:], *([best(folder)] if keep_best else [])}
     for path in folder.glob(".step_*"):  # left by a process that was killed while it saved
-        shutil.rmtree(path, ignore_errors=True)
+        files.remove_folder(path)
     for path in folder.glob("step_*"):  # or while it removed
         if not is_complete(path):
-            shutil.rmtree(path, ignore_errors=True)
+            files.remove_folder(path)
     return _remove(path for path in found if path not in protected)
 
 
@@ -462,12 +464,9 @@ def _contiguous(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 def _put_in_place(temporary: Path, final: Path) -> None:
     """Rename, moving an earlier checkpoint of the same step out of the way."""
-    aside = final.with_name(f".{final.name}{ASIDE}")
-    if final.exists():
-        final.rename(aside)
-    temporary.rename(final)
-    files.sync(final.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    if not is_complete(final):  # half-deleted: what was left aside is worth more
+        files.remove_folder(final)
+    files.replace_folder(temporary, final, final.with_name(f".{final.name}{ASIDE}"))
 
 
 def _remove(paths: Iterable[Path]) -> list[Path]:

@@ -6,7 +6,6 @@ is verified and evaluated as well and then removed.
 
 from __future__ import annotations
 
-import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -343,23 +342,17 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     """Flush an artifact and rename it; an earlier one goes at once, or not at all."""
     for path in (*temporary.rglob("*"), temporary):
         files.sync(path)
-    with _scratch(folder.with_name(f".{folder.name}.old")) as aside:
-        if folder.exists():
-            folder.rename(aside)
-        temporary.rename(folder)
-        files.sync(folder.parent)
+    files.replace_folder(temporary, folder, folder.with_name(f".{folder.name}.old"))
 
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
     """Give a folder that is not there, and leave none behind."""
-    if folder.is_symlink():
-        folder.unlink()  # what it points to is not ours
-    shutil.rmtree(folder, ignore_errors=True)
+    files.remove_folder(folder)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        files.remove_folder(folder)
 
 
 def _checksums(folder: Path) -> dict[str, str]:

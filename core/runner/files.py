@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -124,6 +125,36 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder as far as that is possible; of a link to one the link."""
+    with suppress(OSError):
+        if path.is_symlink():
+            path.unlink()  # what it points to is not ours
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path, aside: Path) -> None:
+    """Rename ``new`` to ``folder``; an earlier one is removed once that is done.
+
+    A process that is killed meanwhile leaves the earlier one as ``aside``.
+
+    Raises:
+        OSError: It cannot be renamed; the earlier one is where it was.
+    """
+    earlier = os.path.lexists(folder)
+    if earlier:
+        remove_folder(aside)  # left by a process that was killed when it had replaced it
+        folder.rename(aside)
+    try:
+        new.rename(folder)
+    except OSError:
+        if earlier:
+            aside.rename(folder)
+        raise
+    sync(folder.parent)
+    remove_folder(aside)
 
 
 def read_regular(path: Path, limit: int) -> bytes:

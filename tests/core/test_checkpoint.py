@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ import pytest
 from runner import checkpoint
 from runner.checkpoint import CheckpointInfo, Position
 from runner.contracts import EngineState
-from runner.errors import CheckpointError, NonFiniteError
+from runner.errors import CheckpointError, NonFiniteError, StorageError
 from runner.storage import records
 
 
@@ -97,6 +101,39 @@ def test_a_checkpoint_moved_aside_by_a_killed_process_counts_and_is_put_back(tmp
     save(tmp_path, 2).rename(aside)  # left by a process that had put another in its place
     save(tmp_path, 2)
     assert checkpoint.listing(tmp_path) == [earlier, path]
+
+
+def test_a_folder_left_aside_is_not_in_the_way_of_saving(tmp_path):
+    aside = tmp_path / ".step_00000002.old"
+    shutil.copytree(save(tmp_path, 2), aside)  # killed before it had removed that
+    path = save(tmp_path, 2)
+    assert checkpoint.load(path).info.position.step == 2
+    assert list(tmp_path.iterdir()) == [path]
+    shutil.copytree(path, aside)
+    (path / checkpoint.INFO).unlink()  # and another one while it removed this
+    assert checkpoint.listing(tmp_path) == [aside]
+    checkpoint.put_back(tmp_path)
+    assert checkpoint.listing(tmp_path) == [path]
+    (tmp_path / ".step_00000002.tmp").symlink_to(tmp_path)
+    aside.symlink_to("nowhere")
+    saved = save(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == [saved]
+
+
+def test_a_checkpoint_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    path = save(tmp_path, 2)
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.suffix == ".tmp":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(StorageError, match="cannot write the checkpoint"):
+        save(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == [path]
+    assert checkpoint.load(path).info.position.step == 2
 
 
 def test_advice_does_not_name_a_checkpoint_that_was_moved_aside(tmp_path):
