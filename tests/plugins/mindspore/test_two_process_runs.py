@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-
 from tests.conftest import TRAPS
 
 pytest.importorskip("mindspore")
