@@ -280,6 +280,8 @@ class ExportPlan:
     """An instance of the exporter's ``config`` class."""
     transforms: Sequence[Transform]
     """Steps from a decoded image to the network's input."""
+    val_images: int | None = None
+    """Images of the validation split; ``None`` as long as the data is not open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,7 +299,8 @@ class ExporterEntry(Entry):
     chooses, where the recipe does not say; 0 where the tolerance alone decides."""
     refuses: Callable[[ExportPlan], str] | None = None
     """Return why it cannot work as asked, or an empty text. Called before training, so that a run
-    does not end with what was known at its start; imports nothing."""
+    does not end with what was known at its start, and again once the data is open; imports no
+    framework."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -176,7 +176,8 @@ def rates(plan: Plan, steps_per_epoch: int) -> dict[str, float]:
 def refusals(plan: Plan, start: Start, sizes: Sizes) -> list[str]:
     """Return why the recipe will be refused here, as far as can be said without a framework."""
     training, images = plan.recipe.train is not None, sizes.train.images
-    found = [str(error) for error in unusable(plan, training=training, exporting=True)]
+    entries = unusable(plan, training=training, exporting=True, val_images=sizes.val.images)
+    found = [str(error) for error in entries]
     checks: list[Callable[[], object]] = [
         lambda: check_devices(plan),
         lambda: launch_lines(plan, start),

@@ -22,7 +22,7 @@ from runner.launch.progress import Progress
 from runner.machines import Machines
 from runner.notes import notes
 from runner.observers import Loggers
-from runner.plan import check_runnable, without_effect
+from runner.plan import check_exports, check_runnable, without_effect
 from runner.plugin_returns import check_members, origin
 from runner.ranks import Ranks, telling_alone
 from runner.session import check_same_classes, open_device, open_engine, open_split
@@ -188,6 +188,9 @@ class Opened:
         if self.train:
             check_same_classes(self.train, self.val)
             self.plan.check_shares(len(self.train.dataset.labels))
+        if self.request.export:
+            check_exports(self.plan, len(self.val.dataset.labels))
+        if self.train:
             self._read_first_val_images()
 
     def _open_splits(self, stack: ExitStack) -> dict[str, Split]:

@@ -403,7 +403,9 @@ def check_runnable(plan: Plan, *, training: bool, exporting: bool = False) -> No
         raise error
 
 
-def unusable(plan: Plan, *, training: bool, exporting: bool = False) -> Iterator[RunnerError]:
+def unusable(
+    plan: Plan, *, training: bool, exporting: bool = False, val_images: int | None = None
+) -> Iterator[RunnerError]:
     """Yield why entries cannot be used here, each reason once."""
     told: set[str] = set()
     for item in plan.entries(training=training, exporting=exporting):
@@ -416,25 +418,42 @@ def unusable(plan: Plan, *, training: bool, exporting: bool = False) -> Iterator
     if wrong:
         yield wrong
     if exporting:
-        yield from refused_exports(plan)
+        yield from refused_exports(plan, val_images)
 
 
-def refused_exports(plan: Plan) -> Iterator[UsageError]:
-    """Yield why exports cannot work as the recipe asks for them."""
-    for item, section in zip(plan.exporters, plan.recipe.export, strict=True):
-        refuses = cast("ExporterEntry | ConverterEntry", item.entry).refuses
-        if refuses is None:
-            continue
-        with calling(item, "refuses()"):
-            reason = refuses(
-                ExportPlan(
-                    device=plan.device_entry.name,
-                    options=section.options,
-                    transforms=plan.recipe.transforms.eval,
+def refused_exports(plan: Plan, val_images: int | None = None) -> Iterator[UsageError]:
+    """Yield why exports, or what they are made from, cannot work as the recipe asks for them."""
+    for item, section, source in zip(
+        plan.exporters, plan.recipe.export, plan.sources, strict=True
+    ):
+        asked = [(item, section.options)]
+        if source:
+            asked.append((source.exporter, source.options))
+        for exporter, options in asked:
+            refuses = cast("ExporterEntry | ConverterEntry", exporter.entry).refuses
+            if refuses is None:
+                continue
+            with calling(exporter, "refuses()"):
+                reason = refuses(
+                    ExportPlan(
+                        device=plan.device_entry.name,
+                        options=options,
+                        transforms=plan.recipe.transforms.eval,
+                        val_images=val_images,
+                    )
                 )
-            )
-        if reason:
-            yield UsageError(f"export {section.name!r} cannot work here: {reason}")
+            if reason:
+                yield UsageError(f"export {section.name!r} cannot work here: {reason}")
+
+
+def check_exports(plan: Plan, val_images: int) -> None:
+    """Refuse exports that cannot work with the data, once it is open.
+
+    Raises:
+        UsageError: There is such an export.
+    """
+    for error in refused_exports(plan, val_images):
+        raise error
 
 
 def undecodable(dataset: DatasetEntry, decoding: Decoding) -> UsageError | None:

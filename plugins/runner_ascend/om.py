@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from runner.entries import ConversionRequest
+    from runner.data.transforms import Transform
+    from runner.entries import ConversionRequest, ExportPlan
+    from runner.offline.pixels import HostPart
     from runner_ascend.om_options import OmOptions
 
 PIXELS, LABELS, RESULTS = "prep_dataset", "val_label.txt", "result"
@@ -57,9 +59,9 @@ def convert(request: ConversionRequest) -> ArtifactInfo:
     options = cast("OmOptions", request.options)
     spec, folder = request.spec, request.folder
     try:
-        part = on_host(request.transforms, device_crop=options.crop == "device")
+        part = _on_host(request.transforms, options)
     except UsageError as error:
-        raise ArtifactError(f"{error} (export om with crop: host)") from error
+        raise ArtifactError(str(error)) from error
     model = spec.model.name
     names = _Names(
         onnx=options.onnx_file or f"{model}.onnx",
@@ -93,6 +95,22 @@ def convert(request: ConversionRequest) -> ArtifactInfo:
             "compiled": compiled,
         },
     )
+
+
+def refuses(plan: ExportPlan) -> str:
+    """Say why the device cannot do the last crop of an evaluation; "" if it can."""
+    try:
+        _on_host(plan.transforms, plan.options)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def _on_host(transforms: Sequence[Transform], options: OmOptions) -> HostPart:
+    try:
+        return on_host(transforms, device_crop=options.crop == "device")
+    except UsageError as error:
+        raise UsageError(f"{error} (export om with crop: host)") from error
 
 
 def atc_command(

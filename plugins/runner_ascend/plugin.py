@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.contracts import ArtifactInfo, Predictor, RunInfo, RunLogger
-    from runner.entries import ConversionRequest, DeviceEntry, Translation
+    from runner.entries import ConversionRequest, DeviceEntry, ExportPlan, Translation
 
 INSTALL = (
     "pip install torch_npu, which needs CANN first (source its set_env.sh) and the release of "
@@ -58,6 +58,12 @@ def _convert_to_om(request: ConversionRequest) -> ArtifactInfo:
     return convert(request)
 
 
+def _refuse_om(plan: ExportPlan) -> str:
+    from runner_ascend.om import refuses
+
+    return refuses(plan)
+
+
 def _load_om(folder: Path, info: ArtifactInfo) -> Predictor:
     from runner_ascend.om_predictor import load_om
 
@@ -75,6 +81,7 @@ def runner_register_exporters() -> Iterable[ConverterEntry]:
         source="onnx",
         source_options=_onnx_options,
         convert=_convert_to_om,
+        refuses=_refuse_om,
         tolerance=2e-2,  # the card computes in fp16
     )
 

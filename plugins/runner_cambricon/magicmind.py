@@ -134,13 +134,10 @@ def _calibration_images(request: ConversionRequest, options: MagicMindOptions) -
     batches = request.calibration(options.calibration_batches * options.batch_size)
     parts = [torch.from_numpy(batch) for batch in batches]
     images = torch.cat(parts) if parts else torch.empty(0)
-    whole = len(images) // options.batch_size * options.batch_size
-    if not whole:
-        raise ArtifactError(
-            f"the validation split has {len(images)} images, fewer than one batch of "
-            f"{options.batch_size} to calibrate with; set the export's batch_size to at most that"
-        )
-    return images[:whole]
+    lacking = options.too_few(len(images))
+    if lacking:  # of those that can be read
+        raise ArtifactError(lacking)
+    return images[: len(images) // options.batch_size * options.batch_size]
 
 
 def _calibrator(vendor: ModuleType, images: torch.Tensor, batch_size: int) -> object:

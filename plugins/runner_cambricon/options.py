@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
+from runner.display import counted
 from runner.options import options
 
 
@@ -29,3 +30,12 @@ class MagicMindOptions:
     validation split."""
     calibration_batches: Annotated[int, Gt(0)] = 5
     """How many batches of `batch_size` images, for `quantize`."""
+
+    def too_few(self, images: int) -> str:
+        """Say that a validation split cannot calibrate the model; "" if it can, or need not."""
+        if self.quantize is None or images >= self.batch_size:
+            return ""
+        return (
+            f"the validation split has {counted(images, 'image')}, fewer than one batch of "
+            f"{self.batch_size} to calibrate with; set the export's batch_size to at most that"
+        )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.contracts import ArtifactInfo, Predictor
-    from runner.entries import ConversionRequest, DeviceEntry, Translation
+    from runner.entries import ConversionRequest, DeviceEntry, ExportPlan, Translation
 
 INSTALL = "install torch_mlu from Cambricon's SDK, for the release of torch that it names"
 
@@ -32,6 +32,11 @@ def _compile(request: ConversionRequest) -> ArtifactInfo:
     return convert(request)
 
 
+def _refuse_compile(plan: ExportPlan) -> str:
+    options: MagicMindOptions = plan.options
+    return "" if plan.val_images is None else options.too_few(plan.val_images)
+
+
 @hookimpl
 def runner_register_exporters() -> Iterable[ConverterEntry]:
     """Offer the vendor's compiler."""
@@ -44,6 +49,7 @@ def runner_register_exporters() -> Iterable[ConverterEntry]:
         framework=FRAMEWORK,
         source="torch_export",
         convert=_compile,
+        refuses=_refuse_compile,
         tolerance=1e-2,
     )
 

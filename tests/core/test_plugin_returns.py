@@ -332,5 +332,20 @@ def test_an_export_that_cannot_work_is_refused_before_training(project, monkeypa
     assert project.runner("train", recipe, *SHORT).code == 0, "which exports nothing"
 
 
+def test_an_export_is_refused_for_its_data_or_its_source_before_training(project, monkeypatch):
+    first, second = fake.runner_register_exporters()
+    small = "fewer than 99 validation images"
+    refusing = replace(first, refuses=lambda plan: small if (plan.val_images or 99) < 99 else "")
+    monkeypatch.setattr(fake, "runner_register_exporters", fake_hook(lambda: [refusing, second]))
+    converted = f"export: [{{name: {second.name}}}]\n"
+    for extra, name in ((EXPORT, first.name), (converted, second.name)):
+        said = f"export {name!r} cannot work here: {small}"
+        outcome = project.run(*SHORT, extra=extra)
+        assert outcome.code == 2
+        assert said in outcome.err
+        assert not project.checkpoints()
+        assert said in project.runner("explain", project.write_recipe(extra)).out
+
+
 def fake_hook(function):
     return hookimpl(specname="runner_register_exporters")(function)

@@ -13,7 +13,7 @@ import pytest
 from runner import ArtifactInfo, ModelEntry
 from runner.contracts import EngineSpec
 from runner.data.transforms import CenterCrop, Resize
-from runner.entries import ConversionRequest
+from runner.entries import ConversionRequest, ExportPlan
 from runner.errors import ArtifactError, MissingRuntimeError
 from runner.options import NoOptions
 from runner.recipe.schema import LossSection, PrecisionSection
@@ -234,6 +234,12 @@ def test_a_crop_that_the_device_would_do_otherwise(request_for, without_atc):
     steps = (Resize(name="resize", shorter_side=342), CenterCrop(name="center_crop", size=299))
     with pytest.raises(ArtifactError, match=r"no multiple of 4.*export om with crop: host"):
         convert(request_for(R50, steps=steps))
+    (entry,) = runner_register_exporters()
+    assert entry.refuses
+    plan = ExportPlan(device="npu", options=R50, transforms=steps)
+    assert "export om with crop: host" in entry.refuses(plan), "known before training"
+    assert not entry.refuses(replace(plan, options=replace(R50, crop="host")))
+    assert not entry.refuses(replace(plan, transforms=STEPS))
 
 
 def test_what_is_missing_is_said(request_for, without_atc):
