@@ -288,6 +288,11 @@ class ArtifactModel:
         batch = artifact.info.input_shape[0]
         self._batch_size = batch if isinstance(batch, int) else None
 
+    @property
+    def num_classes(self) -> int:
+        """How many logits it returns for each image."""
+        return len(self._artifact.classes)
+
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits ``[B, K]`` for pixels ``[B, H, W, C]``."""
         return self.predict(self.inputs(images))

@@ -101,7 +101,7 @@ def open_all(
 
 def _from_engine(plan: Plan, engine: Engine, classes: tuple[str, ...]) -> Classifier:
     def run(split: Split, batch_size: int) -> Evaluation:
-        evaluation = evaluate(engine, split.loader, batch_size)
+        evaluation = evaluate(engine, split.loader, batch_size, num_classes=len(split.classes))
         assert evaluation is not None, "nothing asks it to stop"
         return evaluation
 

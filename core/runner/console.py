@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, final
 
 from runner import display, streams
-from runner.figures import accuracy_report, percent
+from runner.figures import accuracy_report, top_shares
 from runner.launch.status import is_watched
 
 if TYPE_CHECKING:
@@ -135,10 +135,9 @@ def _epoch(fields: Mapping[str, Any]) -> str:
 def _evaluation(fields: Mapping[str, Any]) -> str:
     if "val.top1" not in fields:
         return ""
-    return (
-        f"  val.loss {fields['val.loss']:.4f}  top-1 {percent(fields['val.top1'])}"
-        f"  top-5 {percent(fields['val.top5'])}  ({fields['val.count']} images)"
-    )
+    images = display.counted(fields["val.count"], "image")
+    shares = "  ".join(top_shares(fields))
+    return f"  val.loss {fields['val.loss']:.4f}  {shares}  ({images})"
 
 
 def _verified(fields: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ def evaluate(
     loader: Loader,
     batch_size: int,
     *,
+    num_classes: int,
     ranks: Ranks | None = None,
     stopped: Callable[[], bool] = lambda: False,
     agreement: Agreement | None = None,
@@ -72,7 +73,7 @@ def evaluate(
     top1, top5, count, loss_sum = ranks.sum([own.top1, own.top5, own.count, own.loss_sum])
     counts = EvalCounts(top1=int(top1), top5=int(top5), count=int(count), loss_sum=loss_sum)
     try:
-        return metrics.total([counts])
+        return metrics.total([counts], num_classes)
     except RunnerError as error:
         raise ranks.together(error) from None
 
@@ -91,6 +92,7 @@ def _asks(ranks: Ranks, agreement: Agreement | None, batch_size: int) -> Iterato
 def evaluate_predictor(model: ArtifactModel, loader: Loader, batch_size: int) -> Evaluation:
     """Evaluate an exported model over every image of the split exactly once."""
     with closing(loader.eval_batches(batch_size)) as batches:
-        return metrics.total(
+        counts = (
             metrics.count_correct(model.logits(batch.images), batch.labels) for batch in batches
         )
+        return metrics.total(counts, model.num_classes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runner import display
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
@@ -16,10 +18,18 @@ def percent(share: float) -> str:
 
 def accuracy(metrics: Mapping[str, Any]) -> str:
     """Write the accuracy and what it was measured on."""
-    return (
-        f"top-1 {percent(metrics['val.top1'])}, top-5 {percent(metrics['val.top5'])}, "
-        f"loss {metrics['val.loss']:.4f}, on {metrics['val.count']} images"
-    )
+    images = display.counted(metrics["val.count"], "image")
+    shares = ", ".join(top_shares(metrics))
+    return f"{shares}, loss {metrics['val.loss']:.4f}, on {images}"
+
+
+def top_shares(metrics: Mapping[str, Any]) -> list[str]:
+    """Write top-1, and top-5 where there are more classes than that."""
+    return [
+        f"{title} {percent(metrics[name])}"
+        for title, name in (("top-1", "val.top1"), ("top-5", "val.top5"))
+        if name in metrics
+    ]
 
 
 def accuracy_report(record: Mapping[str, Any]) -> Iterator[str]:

@@ -29,15 +29,15 @@ class Evaluation:
     """Mean cross-entropy, without label smoothing."""
     count: int
     """Images evaluated."""
+    num_classes: int
 
     def as_metrics(self) -> dict[str, float]:
-        """Return the values under their metric names."""
-        return {
-            "val.top1": self.top1,
-            "val.top5": self.top5,
-            "val.loss": self.loss,
-            "val.count": self.count,
-        }
+        """Return the values under their metric names.
+
+        Top-5 is left out where there are no more classes than that, as it is 1 whatever the model.
+        """
+        top5 = {"val.top5": self.top5} if self.num_classes > 5 else {}
+        return {"val.top1": self.top1, **top5, "val.loss": self.loss, "val.count": self.count}
 
 
 def add_up(counts: Iterable[EvalCounts]) -> EvalCounts:
@@ -52,7 +52,7 @@ def add_up(counts: Iterable[EvalCounts]) -> EvalCounts:
     return EvalCounts(top1=top1, top5=top5, loss_sum=loss_sum, count=count)
 
 
-def total(counts: Iterable[EvalCounts]) -> Evaluation:
+def total(counts: Iterable[EvalCounts], num_classes: int) -> Evaluation:
     """Turn the counts of all batches into the result of the split.
 
     Raises:
@@ -72,6 +72,7 @@ def total(counts: Iterable[EvalCounts]) -> Evaluation:
         top5=whole.top5 / whole.count,
         loss=whole.loss_sum / whole.count,
         count=whole.count,
+        num_classes=num_classes,
     )
 
 

@@ -423,9 +423,7 @@ def unusable(
 
 def refused_exports(plan: Plan, val_images: int | None = None) -> Iterator[UsageError]:
     """Yield why exports, or what they are made from, cannot work as the recipe asks for them."""
-    for item, section, source in zip(
-        plan.exporters, plan.recipe.export, plan.sources, strict=True
-    ):
+    for item, section, source in zip(plan.exporters, plan.recipe.export, plan.sources, strict=True):
         asked = [(item, section.options)]
         if source:
             asked.append((source.exporter, source.options))

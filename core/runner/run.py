@@ -319,7 +319,11 @@ class _Run:
     def _evaluate(self) -> dict[str, Any]:
         started = time.perf_counter()
         evaluation = evaluate(
-            self._engine, self._val.loader, self._plan.recipe.eval.batch_size, ranks=self._ranks
+            self._engine,
+            self._val.loader,
+            self._plan.recipe.eval.batch_size,
+            num_classes=len(self._val.classes),
+            ranks=self._ranks,
         )
         assert evaluation is not None
         images_per_s = evaluation.count / (time.perf_counter() - started)

@@ -385,6 +385,7 @@ class Trainer:
                 self._engine,
                 self._val.loader,
                 self._plan.recipe.eval.batch_size,
+                num_classes=len(self._val.classes),
                 ranks=self._ranks,
                 stopped=lambda: self._stop.signal_number is not None,
                 agreement=Agreement(self._stop.agree, self._section.log_every_steps, images),

@@ -262,7 +262,8 @@ def compare(
             same += int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum())
             difference = max(difference, _difference(logits, expected))
             magnitude = max(magnitude, _magnitude(expected))
-    after, before = metrics.total(first), metrics.total(second)
+    after = metrics.total(first, converted.num_classes)
+    before = metrics.total(second, source.num_classes)
     comparison = Comparison(
         images=before.count,
         top1_agreement=same / before.count,

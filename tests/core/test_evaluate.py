@@ -59,6 +59,7 @@ def evaluated(tmp_path):
                     cast("Any", engine),
                     cast("Any", Loader()),
                     BATCH,
+                    num_classes=2,
                     ranks=ranks,
                     stopped=lambda: stop.signal_number is not None,
                     agreement=Agreement(stop.agree, every, IMAGES),
@@ -94,6 +95,7 @@ def test_one_process_stops_after_the_batch_in_which_it_is_asked():
         cast("Any", engine),
         cast("Any", Loader()),
         BATCH,
+        num_classes=2,
         stopped=lambda: request.signal_number is not None,
     )
     assert (found, engine.batches) == (None, 3)

@@ -7,6 +7,7 @@ import pytest
 
 from runner.contracts import EvalCounts
 from runner.errors import NonFiniteError
+from runner.figures import accuracy
 from runner.metrics import count_correct, probabilities, total
 
 
@@ -37,10 +38,17 @@ def test_sums_are_exact_over_batches_of_different_size():
         EvalCounts(top1=1, top5=2, loss_sum=3.0, count=4),
         EvalCounts(top1=1, top5=1, loss_sum=0.5, count=1),
     ]
-    result = total(parts)
+    result = total(parts, 10)
     assert (result.top1, result.top5, result.loss, result.count) == (0.4, 0.6, 0.7, 5)
+
+
+@pytest.mark.parametrize(("classes", "named"), [(5, False), (6, True)])
+def test_top5_is_no_metric_of_five_classes(classes: int, named: bool):
+    found = total([EvalCounts(top1=1, top5=2, loss_sum=3.0, count=4)], classes)
+    assert ("val.top5" in found.as_metrics()) == named
+    assert ("top-5" in accuracy(found.as_metrics())) == named
 
 
 def test_an_evaluation_that_is_not_finite_is_an_error():
     with pytest.raises(NonFiniteError, match="the loss of the evaluation is nan"):
-        total([EvalCounts(top1=0, top5=0, loss_sum=float("nan"), count=4)])
+        total([EvalCounts(top1=0, top5=0, loss_sum=float("nan"), count=4)], 10)

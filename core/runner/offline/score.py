@@ -163,7 +163,7 @@ def _count(
         counts.append(metrics.count_correct(logits, part))
         ranks = metrics.ranks_of(logits, part)
         at_rank += np.bincount(ranks[ranks < _RANKS], minlength=_RANKS)
-    evaluation = metrics.total(counts)
+    evaluation = metrics.total(counts, classes)
     top = np.cumsum(at_rank) / evaluation.count
     return Score(
         evaluation=evaluation, top=tuple(top.tolist()), classes=classes, label_offset=label_offset

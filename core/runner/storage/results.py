@@ -12,7 +12,7 @@ from runner.storage import records
 from runner.storage.records import Number, Text
 
 Count = Annotated[int, Ge(0)]
-_ACCURACY = ("val.top1", "val.top5", "val.loss", "val.count")
+_ACCURACY = ("val.top1", "val.loss", "val.count")
 _SPEED = ("train.images_per_s", "train.data_wait")
 
 
