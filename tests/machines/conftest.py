@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runner import checkpoint
+from runner.interpreter import BOOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ HOLD = "echo held; exec cat"
 SETTLE = ("env", "--default-signal=INT")
 """Begins a command: Ctrl-C works also where a shell has started the tests in the background. The
 folder is entered here, because the one that ``nsenter`` keeps is that of the mounts outside."""
+WORKS = f"\0{BOOT}\0runner\0".encode()
+"""In the command line of a process that a launcher starts, and of none that it starts beside it."""
 CABLE = "cable"
 """Name of the network interface, on both machines."""
 
@@ -299,7 +302,7 @@ class Folder:
             with suppress(OSError):
                 environ = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
                 command = Path(f"/proc/{process}/cmdline").read_bytes()
-                if wanted in environ and b"\0-m\0runner\0" in command:
+                if wanted in environ and WORKS in command:
                     return process
         raise AssertionError(f"rank {rank} does not run")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from runner import checkpoint
+from tests.machines.conftest import WORKS
 
 RECIPE = """
 summary: Two processes, one of which is killed
@@ -42,7 +43,6 @@ FRAMEWORKS = {
 }
 RANK = re.compile(rb"(?:^|\0)(?:RANK|MS_NODE_ID)=(\d)(?:\0|$)")
 """What torchrun and msrun give a process of a rank."""
-WORKS = b"\0-m\0runner\0"
 HELPER = b"MS_ROLE=MS_SCHED"
 
 
