@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.machines.conftest import WORKS
 
 from runner import checkpoint
-from tests.machines.conftest import WORKS
 
 RECIPE = """
 summary: Two processes, one of which is killed
