@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import display, recipe
+from runner import display, recipe, weights
 from runner.errors import DataError, RunnerError
 from runner.framework.cores import cpu_quota, visible_cores
 from runner.launch.lines import Start, launch_lines
@@ -48,6 +48,11 @@ class Sizes:
 
     train: Size
     val: Size
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those that were found in either."""
+        return self.train.classes or self.val.classes
 
 
 def as_text(plan: Plan, document: Document, start: Start) -> str:
@@ -92,6 +97,7 @@ def as_data(plan: Plan, document: Document, start: Start) -> dict[str, Any]:
         ],
         "train_images": images,
         "val_images": sizes.val.images,
+        "classes": list(sizes.classes) or None,
         "steps_per_epoch": steps,
         "batch": batch
         and {
@@ -189,15 +195,19 @@ def refusals(plan: Plan, start: Start, sizes: Sizes) -> list[str]:
             check()
         except RunnerError as error:
             found.append(str(error))
-    found += _missing_weights(plan)
+    found += _refused_weights(plan, sizes)
     found += filter(None, (sizes.train.refused, sizes.val.refused))
     return list(dict.fromkeys(found))
 
 
-def _missing_weights(plan: Plan) -> Iterator[str]:
+def _refused_weights(plan: Plan, sizes: Sizes) -> Iterator[str]:
     named = plan.recipe.model.weights
-    if named and "${" not in named and not Path(named).expanduser().exists():
-        yield f"no weights at {named} (model.weights); expected a checkpoint folder or a file"
+    if not named or "${" in named:
+        return
+    try:
+        weights.check(plan, Path(named).expanduser(), sizes.val.classes)
+    except RunnerError as error:
+        yield str(error)
 
 
 def _notes(plan: Plan, sizes: Sizes) -> list[str]:
@@ -248,9 +258,9 @@ def _converted(plan: Plan, exporter: Registered) -> str:
 
 
 def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
-    classes = sizes.train.classes or sizes.val.classes
-    if classes:
-        yield f"{len(classes):,} class{'es' if len(classes) > 1 else ''}: {_listed(classes)}"
+    if sizes.classes:
+        count = len(sizes.classes)
+        yield f"{count:,} class{'es' if count > 1 else ''}: {_listed(sizes.classes)}"
     if plan.recipe.train is None:
         yield f"evaluates {_count(sizes.val)}"
         return

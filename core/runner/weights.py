@@ -14,7 +14,7 @@ from runner.errors import CheckpointError, PluginError, UsageError
 from runner.framework import short_floats
 from runner.framework.options import CHANGE_OUTPUT
 from runner.plugin_returns import arrays
-from runner.storage import paths, records
+from runner.storage import fitted_weights, paths, records
 from runner.storage.fitted_weights import Fitted, Source, Target, fit
 
 if TYPE_CHECKING:
@@ -52,14 +52,7 @@ def read(path: Path, framework: FrameworkEntry, registry: Registry) -> Source:
         CheckpointError: The file is missing, damaged, or of no known format or number type.
         PluginError: The framework that knows the format is not installed.
     """
-    try:
-        paths.check_there(path, "a run, a checkpoint or a weights file")
-    except UsageError as error:
-        raise CheckpointError(f"no weights: {error}") from error
-    if path.name in (checkpoint.WEIGHTS, checkpoint.STATE) and _in_checkpoint(path):
-        path = path.parent
-    if (path / "checkpoints").is_dir():
-        path = checkpoint.of_run(path / "checkpoints")
+    path = _checkpoint_at(path)
     if path.is_dir():
         return of_checkpoint(checkpoint.load(path))
     return Source(stored=_translated(_read_file(path, framework, registry), path, registry))
@@ -78,8 +71,20 @@ def _translated(stored: StoredWeights, path: Path, registry: Registry) -> Stored
     return stored
 
 
-def _in_checkpoint(path: Path) -> bool:
-    return (path.parent / checkpoint.INFO).is_file()
+def _checkpoint_at(path: Path) -> Path:
+    """Return the checkpoint that a path stands for, or the path if that is a weights file.
+
+    Raises:
+        CheckpointError: There is nothing.
+    """
+    try:
+        paths.check_there(path, "a run, a checkpoint or a weights file")
+    except UsageError as error:
+        raise CheckpointError(f"no weights: {error}") from error
+    in_checkpoint = path.name in (checkpoint.WEIGHTS, checkpoint.STATE)
+    if in_checkpoint and checkpoint.is_complete(path.parent):
+        return path.parent
+    return checkpoint.of_run(path / "checkpoints") if (path / "checkpoints").is_dir() else path
 
 
 def of_checkpoint(saved: Checkpoint) -> Source:
@@ -104,6 +109,47 @@ def _model_of(folder: Path) -> tuple[str, Mapping[str, Any]]:
     options = {key: node.value for key, node in nodes.items() if node is not None}
     name = root.find(("model", "name"))
     return ("" if name is None else str(name.value)), options
+
+
+def check(plan: Plan, path: Path, classes: Sequence[str]) -> None:
+    """Refuse weights that are not there, and those whose classes or network on file are others.
+
+    Args:
+        plan: The recipe that names them.
+        path: The weights.
+        classes: Names of the data's classes; empty where they are not known.
+
+    Raises:
+        CheckpointError: A run would refuse them.
+    """
+    folder = _checkpoint_at(path)
+    if not folder.is_dir():
+        return
+    known = tuple(checkpoint.read_info(folder).content["classes"])
+    network, options = _model_of(folder)
+    stored = StoredWeights(sets={}, model_options=options)
+    source = Source(stored=stored, classes=known, network=network)
+    target = _target(plan, {}, classes, training=plan.recipe.train is not None)
+    try:
+        fitted_weights.check(source, target)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _target(
+    plan: Plan, tensors: Mapping[str, NDArray[Any]], classes: Sequence[str], *, training: bool
+) -> Target:
+    section = plan.recipe.model
+    return Target(
+        tensors=tensors,
+        num_classes=len(classes),
+        options=section.options,
+        classes=tuple(classes),
+        heads=plan.model_entry.training_heads,
+        training=training,
+        fresh_classifier=training and section.fresh_classifier,
+        network=section.name,
+    )
 
 
 def load(
@@ -132,17 +178,7 @@ def load(
     Raises:
         CheckpointError: They do not fit the model, or the classes are others.
     """
-    section = plan.recipe.model
-    target = Target(
-        tensors=engine.weights(),
-        num_classes=len(classes),
-        options=section.options,
-        classes=tuple(classes),
-        heads=plan.model_entry.training_heads,
-        training=training,
-        fresh_classifier=training and section.fresh_classifier,
-        network=section.name,
-    )
+    target = _target(plan, engine.weights(), classes, training=training)
     try:
         fitted = fit(source, target, choice)
         engine.load_weights(fitted.weights)

@@ -38,9 +38,12 @@ def test_explain_says_that_weights_are_not_there(project):
     given = ("explain", project.write_recipe(), "--json", "--set")
     outcome = project.runner(*given, "model.weights=nowhere.pth")
     [refused] = outcome.json["refusals"]
-    assert refused.startswith("no weights at nowhere.pth (model.weights)")
+    assert refused.startswith("no weights: nowhere.pth does not exist; expected a run")
     assert outcome.code == 0
-    assert project.runner(*given, f"model.weights={project.path}").json["refusals"] == []
+    [refused] = project.runner(*given, f"model.weights={project.path}").json["refusals"]
+    assert refused.startswith(f"{project.path} is not a checkpoint")
+    [refused] = project.runner(*given, f"model.weights={'n' * 256}").json["refusals"]
+    assert "File name too long" in refused
 
 
 def test_explain_says_what_will_be_refused(project):

@@ -114,10 +114,18 @@ def test_other_classes_are_refused_where_a_run_starts_from_another(
     project: Project, trained: Path
 ) -> None:
     write_images(project.path / "other", ("ant", "bee", "wasp"))
-    outcome = project.runner(*start_from(project, trained, project.path / "other"))
+    command = start_from(project, trained, project.path / "other")
+    outcome = project.runner(*command)
     assert outcome.code == 6
     assert "missing blue, green, red (3); unknown ant, bee, wasp (3)" in outcome.err
     assert "set model.fresh_classifier=true" in outcome.err
+    explained = project.runner("explain", *command[1:], "--json").json
+    assert explained["classes"] == ["ant", "bee", "wasp"]
+    assert f"error: {explained['refusals'][0]}" in outcome.err, "what the run has said"
+    saved = next((trained / "checkpoints").glob("step_*"))
+    for path in (saved, saved / "weights.safetensors"):
+        there = start_from(project, path, project.path / "data")
+        assert project.runner("explain", *there[1:], "--json").json["refusals"] == []
     fresh = ("--set", "model.fresh_classifier=true", "--set", "train.epochs=1")
     outcome = project.runner(*start_from(project, trained, project.path / "other", *fresh))
     assert outcome.code == 0

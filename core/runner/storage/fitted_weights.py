@@ -110,6 +110,15 @@ def fit(source: Source, target: Target, choice: str | None) -> Fitted:
     return _Fit(source, target).carry_out(choice)
 
 
+def check(source: Source, target: Target) -> None:
+    """Refuse weights for what is known of them without their tensors, and those of the model.
+
+    Raises:
+        CheckpointError: The classes or the network are others.
+    """
+    _Fit(source, target).check()
+
+
 @final
 class _Fit:
     """The state of one fit."""
@@ -127,9 +136,12 @@ class _Fit:
             if name not in self._fresh | self._spare and not name.endswith(COUNTER)
         ]
 
-    def carry_out(self, choice: str | None) -> Fitted:
+    def check(self) -> NDArray[np.int64] | None:
         self._check_network()
-        order = self._order()
+        return self._order()
+
+    def carry_out(self, choice: str | None) -> Fitted:
+        order = self.check()
         chosen, found = self._choose(choice)
         weights, counters = self._weights(chosen)
         strays = self._strays(chosen)
