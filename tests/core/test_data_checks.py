@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -343,6 +344,36 @@ class TestOverlap:
         text = project.runner("explain", project.write_recipe(), *folders(data)).out
         assert text.count(words) == 1
         assert "evaluates ? images (refused, see below)" in text
+
+    def test_classes_without_images_are_said_once(self, project, data: Path) -> None:
+        for split in ("train", "val"):
+            (data / split / "cow").mkdir()
+        (data / "train/pig").mkdir()
+        shutil.copytree(data / "val/cat", data / "val/pig")
+        for said in (
+            project.run(*folders(data)).err,
+            project.runner("explain", project.write_recipe(), *folders(data)).out,
+        ):
+            assert said.count("class folders without images") == 1
+        [refused] = project.runner(
+            "explain", project.write_recipe(), *folders(data), "--json"
+        ).json["refusals"]
+        assert f"images in {data}/train: cow, pig; in {data}/val: cow; expected files" in refused
+
+    @pytest.mark.parametrize(
+        ("train", "val", "words"),
+        [("0 1", "0 1 2", "lists have different labels"), ("0 2", "0 2", "has label 1")],
+    )
+    def test_what_both_lists_lack_is_said_once(self, project, data: Path, train, val, words):
+        for name, labels in (("train", train), ("val", val)):
+            image = f"{name}/cat/{name}0.png"
+            lines = [f"{image} {label}" for label in labels.split()]
+            (data / f"{name}.txt").write_text("\n".join(lines))
+        lists = "train_list: train.txt, val_list: val.txt"
+        dataset = f"dataset={{name: list_file, root: {data}, {lists}}}"
+        outcome = project.run("--set", dataset, "--set", "train.batch_size=2")
+        assert outcome.code == 5
+        assert outcome.err.count(words) == 1
 
     def test_lines_that_are_there_twice_are_counted_once(self, project, data: Path) -> None:
         lines = ["cat/val0.png 0", "dog/val0.png 1"]

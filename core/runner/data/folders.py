@@ -19,7 +19,7 @@ from runner.data.index_file import Key
 from runner.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from runner.data.image_files import ImageFiles
@@ -81,8 +81,17 @@ def _list(
             _check_same_classes(folder, classes, other, there)
         elif fewer:
             classes = train
+    else:
+        there = []
     parts = _read_classes(
-        folder, classes, extensions, ignored, noted, visited=visited, may_lack=fewer == "val"
+        folder,
+        classes,
+        extensions,
+        ignored,
+        noted,
+        visited=visited,
+        may_lack=fewer == "val",
+        lacking_there=lambda: _lacking(other, there, extensions, may_lack=fewer == "train"),
     )
     return Listing(folder=str(folder), classes=classes, parts=parts)
 
@@ -116,6 +125,7 @@ def _read_classes(
     *,
     visited: dict[tuple[int, int], str],
     may_lack: bool,
+    lacking_there: Callable[[], list[str]],
 ) -> Iterator[Part]:
     """List class after class.
 
@@ -127,6 +137,8 @@ def _read_classes(
         noted: Learns what is listed.
         visited: Folders that were listed, or are about to be, by device and inode.
         may_lack: Whether a class may have no images, or no folder.
+        lacking_there: Says what the other split lacks, so that both splits are refused in the same
+            words, which are then said once.
     """
     empty = []
     for label, name in enumerate(classes):
@@ -137,10 +149,27 @@ def _read_classes(
         ignored = 0
         if not paths:
             empty.append(name)
-    if empty and (not may_lack or len(empty) == len(classes)):
+    lacking = _refused(folder, empty, classes, may_lack=may_lack)
+    if lacking:
         raise DataError(
-            f"class folders without images in {folder}: {shown(empty)}; expected files ending in "
-            f"{', '.join(extensions)}. Add images, remove the folders from both splits, set "
-            "dataset.extensions, or, for classes without validation images, "
+            f"class folders without images in {'; in '.join(sorted(lacking + lacking_there()))}; "
+            f"expected files ending in {', '.join(extensions)}. Add images, remove the folders "
+            "from both splits, set dataset.extensions, or, for classes without validation images, "
             "dataset.missing_classes: true"
         )
+
+
+def _lacking(
+    folder: Path, classes: list[str], extensions: tuple[str, ...], *, may_lack: bool
+) -> list[str]:
+    """Name the class folders of the other split without images, if that is refused."""
+    try:
+        empty = [x for x in classes if not list_images(str(folder / x), "", extensions)[0]]
+    except DataError:  # which that split says itself
+        return []
+    return _refused(folder, empty, classes, may_lack=may_lack)
+
+
+def _refused(folder: Path, empty: list[str], classes: list[str], *, may_lack: bool) -> list[str]:
+    wrong = empty and (not may_lack or len(empty) == len(classes))
+    return [f"{folder}: {shown(empty)}"] if wrong else []

@@ -106,9 +106,11 @@ def open_list_file(config: ListFileOptions, split: str) -> ImageFiles:
         paths, labels = read_list(own_file, f"dataset.{split}_list")
         by_list = {own: labels}
         # With class names, an evaluation needs no list of train images.
-        if other is not None and other_file and (names_file is None or other_file.is_file()):
+        if other not in (None, own) and other_file and (names_file is None or other_file.is_file()):
             other_split = "val" if split == "train" else "train"
             by_list[other] = read_list(other_file, f"dataset.{other_split}_list")[1]
+        # the same words for both splits, which are then said once
+        by_list = {name: by_list[name] for name in lists.values() if name in by_list}
         _count_from(config.first_label, by_list)
         first = config.first_label or 0
         seen = set(labels)
@@ -120,11 +122,11 @@ def open_list_file(config: ListFileOptions, split: str) -> ImageFiles:
             if there is not None and not config.missing_classes:
                 _check_all_named_are_there(seen | there, classes, names_file, first)
         else:
-            classes = _numbered(seen if there is None else seen | there, own, first)
-        if there is not None and other is not None:
-            train, val = (seen, there) if split == "train" else (there, seen)
+            classes = _numbered(seen | (there or set()), " or ".join(by_list), first)
+        if len(by_list) > 1:
+            (train_list, train), (val_list, val) = ((n, set(by_list[n])) for n in by_list)
             if not (config.missing_classes and val <= train):
-                _check_same_labels(seen, there, own, other, classes, first)
+                _check_same_labels(train, val, train_list, val_list, classes, first)
         check_present(root, paths, own_file, noted, root=root)
         return _listing(root, classes, paths, labels)
 
