@@ -23,6 +23,7 @@ from typing_extensions import NotRequired, TypedDict
 from runner.checked import CheckedPredictor
 from runner.contracts import ArtifactInfo
 from runner.data.decoding import AS_STORED, Decoding
+from runner.display import counted
 from runner.errors import ArtifactError, DataError, MissingRuntimeError, UsageError
 from runner.files import sha256
 from runner.plugin_returns import calling
@@ -272,8 +273,8 @@ def batch_size(artifact: Artifact, wanted: int | None, *, otherwise: int) -> int
         return wanted or otherwise
     if wanted and wanted != own:
         raise UsageError(
-            f"{artifact.folder} takes batches of {own} images, not of {wanted}; leave --batch-size "
-            "out, or export it again for another"
+            f"{artifact.folder} takes batches of {counted(own, 'image')}, not of {wanted}; leave "
+            "--batch-size out, or export it again for another"
         )
     return own
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING, final
 
+from runner.display import counted
 from runner.errors import DeviceError
 from runner.plan import check_runnable
 from runner.session import open_device, open_engine, open_split
@@ -150,8 +151,9 @@ def as_table(result: dict[str, Any]) -> str:
     lines += [
         f"{'training' if training else 'inference'} from the loader reaches "
         f"{result['loader_efficiency']:.3f} of the fixed batch",
-        f"batch {result['batch_size' if training else 'eval_batch_size']}, {result['windows']} "
-        f"windows of {result['steps_per_window']} steps after {result['warmup_steps']} of warm-up",
+        f"batch {result['batch_size' if training else 'eval_batch_size']}, "
+        f"{counted(result['windows'], 'window')} of {counted(result['steps_per_window'], 'step')} "
+        f"after {result['warmup_steps']} of warm-up",
         f"peak memory {memory / 2**20:.0f} MiB" if memory else "peak memory unknown on this device",
     ]
     return "\n".join(lines)

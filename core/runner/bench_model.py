@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from runner import artifacts, checkpoint, classifier, commands, plugins
 from runner.data.transforms import fixed_size
+from runner.display import counted
 from runner.errors import UsageError
 from runner.events import EventLog
 from runner.session import open_device
@@ -103,8 +104,8 @@ def as_table(result: Mapping[str, Any]) -> str:
     named = "  ".join(f"p{at} {latency[f'p{at}']:.2f}" for at in PERCENTILES)
     return (
         f"{rate['mean']:.1f} images/s: batch {result['batch_size']} / {latency['mean']:.3f} ms, "
-        f"the mean of {result['steps']} calls after {result['warmup_steps']} of warm-up\n"
-        f"single calls: median {rate['median']:.1f}, low {rate['low']:.1f}, "
+        f"the mean of {counted(result['steps'], 'call')} after {result['warmup_steps']} of "
+        f"warm-up\nsingle calls: median {rate['median']:.1f}, low {rate['low']:.1f}, "
         f"high {rate['high']:.1f} images/s\n"
         f"latency in ms: {named}"
     )

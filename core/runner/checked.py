@@ -15,6 +15,7 @@ from runner.contracts import (
     Predictor,
     StepResult,
 )
+from runner.display import counted
 from runner.errors import ArtifactError, PluginError
 from runner.plugin_returns import (
     arrays,
@@ -327,8 +328,8 @@ def _check_batch(batch: object, source: str) -> None:
             )
     if not len(images) == len(labels) == len(found.indices):
         raise PluginError(
-            f"{source} yielded a batch of {len(images)} images, {len(labels)} labels and "
-            f"{len(found.indices)} indices"
+            f"{source} yielded a batch of {counted(len(images), 'image')}, "
+            f"{counted(len(labels), 'label')} and {len(found.indices)} indices"
         )
 
 

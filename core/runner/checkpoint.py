@@ -22,6 +22,7 @@ from typing_extensions import NotRequired, TypedDict
 from runner import files
 from runner.contracts import EngineState
 from runner.data.alike import same_looking
+from runner.display import counted
 from runner.errors import CheckpointError, NonFiniteError, StorageError
 from runner.storage import paths, records
 from runner.storage.records import Number, Text
@@ -449,7 +450,7 @@ def check_classes(
         )
     raise CheckpointError(
         f"the classes of {source} are not those of the checkpoint: {detail}; "
-        f"expected the {len(expected)} classes that the model was trained with"
+        f"expected the {counted(len(expected), 'class')} that the model was trained with"
         + ("" if extra or not missing else _WITHOUT_IMAGES)
         + (under_other_names(model) if model and len(extra) == len(missing) > 0 else "")
     )
@@ -545,7 +546,8 @@ def _damage(folder: Path, name: str, expected: Mapping[str, Any]) -> str:
         path = paths.file_in(folder, name)
         size = path.stat().st_size
         if size != expected["bytes"]:
-            return f"{path} is damaged: it has {size} bytes, expected {expected['bytes']}"
+            found = counted(size, "byte")
+            return f"{path} is damaged: it has {found}, expected {expected['bytes']:,}"
         if _file_record(path)["sha256"] != expected["sha256"]:
             return f"{path} is damaged: its SHA-256 differs from {INFO}"
     except FileNotFoundError:

@@ -27,6 +27,7 @@ from runner import (
 )
 from runner.consistency import ON_REQUEST, RESUMABLE
 from runner.data.decoding import Noticed
+from runner.display import counted
 from runner.errors import DataError, RecipeError, UsageError
 from runner.events import EventLog
 from runner.launch import start as launch
@@ -210,7 +211,7 @@ def _refuse_without_effect(
     if not found:
         return
     epochs = result.get("epochs")
-    done = f" after {epochs} epoch{'s' if epochs != 1 else ''}" if epochs is not None else ""
+    done = f" after {counted(epochs, 'epoch')}" if epochs is not None else ""
     ways = f"start a new run with model.weights={folder.path}"
     if result.get("reached_target"):
         done += ", where it reached train.target_top1"

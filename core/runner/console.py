@@ -155,7 +155,7 @@ def _agreement(name: str, fields: Mapping[str, Any]) -> str:
     result = fields["verification"]
     word = "agrees with" if fields["verified"] else "DISAGREES WITH"
     return (
-        f"{name}: {word} the live model on {result['images']} stored images "
+        f"{name}: {word} the live model on {display.counted(result['images'], 'stored image')} "
         f"(largest difference {result['max_difference']:.1e}, allowed {result['tolerance']:g}; "
         f"same class for {result['same_top1']})"
     )
@@ -178,24 +178,26 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "checkpoints from here on"
     ),
     "data.opened": lambda fields: (
-        f"{fields['split']}: {fields['images']} images, {fields['classes']} classes"
+        f"{fields['split']}: {display.counted(fields['images'], 'image')}, "
+        f"{display.counted(fields['classes'], 'class')}"
     ),
     "data.indexed": lambda fields: (
-        f"{fields['split']}: {fields['images']} images {fields['source']} in "
+        f"{fields['split']}: {display.counted(fields['images'], 'image')} {fields['source']} in "
         f"{fields['seconds']:.1f} s" + (f" ({fields['reason']})" if fields["reason"] else "")
     ),
     "data.ignored": lambda fields: (
-        f"{fields['split']}: ignored {fields['count']} files that are no images"
+        f"{fields['split']}: ignored {display.counted(fields['count'], 'other file')}"
     ),
     "data.smoke": lambda fields: (
         f"{fields['split']}: synthetic images, because the recipe's own cannot be used: "
         f"{fields['synthetic_because']}"
         if fields["synthetic_because"]
-        else f"{fields['split']}: {fields['images']} of the recipe's own {fields['of']} images"
+        else f"{fields['split']}: {fields['images']} of the recipe's own "
+        f"{display.counted(fields['of'], 'image')}"
     ),
     "data.two_labels": lambda fields: (
-        f"warning: {fields['split']}: {fields['images']} images are the same files as images of "
-        f"another class, such as {fields['example']}"
+        f"warning: {fields['split']}: {display.counted(fields['images'], 'image')} that another "
+        f"class has as well (the same file), such as {fields['example']}"
     ),
     "data.duplicates": lambda fields: (
         f"warning: {fields['split']}: {fields['images']} of {fields['of']} lines of the list name "

@@ -139,8 +139,9 @@ def quote(word: str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number with its noun, such as ``1 epoch`` or ``1,200 images``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """Write a number with its noun, such as ``1 epoch``, ``1,200 images`` or ``3 classes``."""
+    ending = "es" if noun.endswith(("s", "tch")) else "s"
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 
 def first_control(text: str, *, prose: bool = False) -> str:

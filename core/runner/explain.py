@@ -259,8 +259,7 @@ def _converted(plan: Plan, exporter: Registered) -> str:
 
 def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
     if sizes.classes:
-        count = len(sizes.classes)
-        yield f"{count:,} class{'es' if count > 1 else ''}: {_listed(sizes.classes)}"
+        yield f"{display.counted(len(sizes.classes), 'class')}: {_listed(sizes.classes)}"
     if plan.recipe.train is None:
         yield f"evaluates {_count(sizes.val)}"
         return
@@ -270,7 +269,7 @@ def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
     yield f"evaluates {_count(sizes.val)}"
     yield (
         f"global batch {section.batch_size} = {batch.devices} {plan.device_entry.name} "
-        f"x {batch.micro} images per pass x {batch.accumulation} accumulation"
+        f"x {display.counted(batch.micro, 'image')} per pass x {batch.accumulation} accumulation"
     )
     steps = _steps_per_epoch(plan, images)
     if images and steps:
@@ -301,11 +300,11 @@ def _threads(plan: Plan, start: Start) -> str:
     each = plan.recipe.loader.workers
     processes = max(1, plan.recipe.device.count // start.machines.count)
     cores, quota = visible_cores(), cpu_quota()
-    threads = f"{each} thread{'s' if each > 1 else ''}"
+    threads = display.counted(each, "thread")
     if processes > 1:
         threads += f" in each of {processes} processes, {each * processes} on each machine"
     limit = "" if quota is None else f", and this process may use the time of {quota:g}"
-    here = f"this machine has {cores} core{'s' if cores > 1 else ''}{limit}"
+    here = f"this machine has {display.counted(cores, 'core')}{limit}"
     return f"reads images with {threads}; {here}"
 
 
@@ -328,7 +327,8 @@ def _writes(plan: Plan, runs_dir: Path) -> Iterator[str]:
     if plan.recipe.train:
         kept = plan.recipe.checkpoint.keep + plan.recipe.checkpoint.keep_best
         size = f" of about {4 * parameters / 1e6:.0f} MB for weights" if parameters else ""
-        yield f"{folder}/checkpoints/ up to {kept} checkpoints{size}, and the optimizer's state"
+        files = f"{display.counted(kept, 'checkpoint')}{size}, and the optimizer's state"
+        yield f"{folder}/checkpoints/ up to {files}"
     for entry in plan.exporter_entries:
         yield f"{folder}/exports/{entry.name}/"
 
@@ -365,4 +365,5 @@ def _origin(plan: Plan, document: Document, keys: tuple[str | int, ...]) -> str:
 
 
 def _count(size: Size) -> str:
-    return f"{size.images:,} images ({size.source})" if size.images else f"? images ({size.source})"
+    images = display.counted(size.images, "image") if size.images else "? images"
+    return f"{images} ({size.source})"

@@ -16,6 +16,7 @@ from runner.artifacts import INFO, KIND, is_artifact, open_predictor, read
 from runner.calibration import Calibration
 from runner.checked import own_engine
 from runner.conversion import convert
+from runner.display import counted
 from runner.errors import (
     ArtifactError,
     MissingRuntimeError,
@@ -231,8 +232,8 @@ class _Job:
         if missing:
             self.events.emit(
                 "warning",
-                message=f"{name} was calibrated on {calibration.images} images of "
-                f"{len(calibration.seen)} of {len(self.val.classes)} classes, without "
+                message=f"{name} was calibrated on {counted(calibration.images, 'image')} of "
+                f"{len(calibration.seen)} of {counted(len(self.val.classes), 'class')}, without "
                 f"{', '.join(missing[:3])}{', ...' * (len(missing) > 3)}; more calibration images "
                 "cover all",
             )

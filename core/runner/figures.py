@@ -48,7 +48,7 @@ def accuracy_report(record: Mapping[str, Any]) -> Iterator[str]:
         found = record["comparison"]
         points = -100 * found["top1_drop"] + 0.0  # which makes -0.0 positive
         yield (
-            f"same class for {percent(found['top1_agreement'])} of {found['images']} images, top-1 "
-            f"{points:+.2f} points, largest difference of logits "
-            f"{found['max_difference']:.1e}"
+            f"same class for {percent(found['top1_agreement'])} of "
+            f"{display.counted(found['images'], 'image')}, top-1 {points:+.2f} points, largest "
+            f"difference of logits {found['max_difference']:.1e}"
         )

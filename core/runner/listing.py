@@ -98,9 +98,7 @@ def _plugin_data(registry: Registry, info: PluginInfo) -> dict[str, object]:
 
 def _what_it_registers(info: PluginInfo) -> str:
     counts = [
-        f"{len(entries)} {kind}{'s' if len(entries) > 1 else ''}"
-        for kind, entries in info.entries.items()
-        if entries
+        display.counted(len(entries), kind) for kind, entries in info.entries.items() if entries
     ]
     if info.observes:
         counts.append("observers")

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner.display import counted
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ class Machines:
             below = devices // self.count * self.count
             choices = [str(n) for n in (below, below + self.count) if n]
             raise UsageError(
-                f"{devices} devices on {self.count} machines are not the same number on each; "
-                f"--devices counts those of all machines together: use {' or '.join(choices)}"
+                f"{counted(devices, 'device')} on {self.count} machines are not the same number "
+                "on each; --devices counts those of all machines together: use "
+                f"{' or '.join(choices)}"
             )
         return devices // self.count
 
@@ -169,7 +171,7 @@ def _check_rank(rank: int | None, count: int) -> int:
         )
     if not 0 <= rank < count:
         raise UsageError(
-            f"--node-rank {rank} is none of {count} machine{'s' if count > 1 else ''}: "
+            f"--node-rank {rank} is none of {counted(count, 'machine')}: "
             f"they are numbered from 0 to {count - 1}"
         )
     return rank

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runner.display import counted
 from runner.recipe.source import DEFAULT
 
 if TYPE_CHECKING:
@@ -48,30 +49,30 @@ def _schedule(plan: Plan) -> Iterator[str]:
     warm_up = schedule.warmup_epochs
     if warm_up > epochs:
         yield (
-            f"the warm-up takes {warm_up} epochs and the training {epochs}, so the learning rate "
-            "never reaches its peak; lower schedule.warmup_epochs"
+            f"the warm-up takes {counted(warm_up, 'epoch')} and the training {epochs}, so the "
+            "learning rate never reaches its peak; lower schedule.warmup_epochs"
         )
     elif warm_up == epochs and schedule.name != "constant":
         yield (
-            f"the warm-up takes all {epochs} epochs, so {schedule.name} never begins; lower "
-            "schedule.warmup_epochs"
+            f"the warm-up takes the whole training ({counted(epochs, 'epoch')}), so "
+            f"{schedule.name} never begins; lower schedule.warmup_epochs"
         )
     late = [epoch for epoch in schedule.milestones if epoch >= epochs]
     if schedule.name == "multistep" and late:
         left = "never falls" if late == schedule.milestones else "does not fall there"
         yield (
-            f"schedule.milestones {', '.join(map(str, late))} come after the last of {epochs} "
-            f"epochs: the learning rate {left}"
+            f"schedule.milestones {', '.join(map(str, late))} come after the last of "
+            f"{counted(epochs, 'epoch')}: the learning rate {left}"
         )
     if schedule.name == "step" and schedule.every_epochs >= epochs:
         yield (
-            f"schedule.every_epochs is {schedule.every_epochs:g} and the training takes {epochs} "
-            "epochs: the learning rate never falls"
+            f"schedule.every_epochs is {schedule.every_epochs:g} and the training takes "
+            f"{counted(epochs, 'epoch')}: the learning rate never falls"
         )
     if schedule.decay_epochs and schedule.decay_epochs > epochs:
         yield (
-            f"schedule.decay_epochs is {schedule.decay_epochs} and the training takes {epochs} "
-            f"epochs: {schedule.name} does not come to its end"
+            f"schedule.decay_epochs is {schedule.decay_epochs} and the training takes "
+            f"{counted(epochs, 'epoch')}: {schedule.name} does not come to its end"
         )
 
 
@@ -87,9 +88,9 @@ def _evaluation(plan: Plan) -> Iterator[str]:
 def _last_pass(plan: Plan, train_images: int) -> Iterator[str]:
     if plan.smallest_pass(train_images) == 1 and plan.train_batch and plan.train_batch.micro > 1:
         yield (
-            f"the last pass of each epoch has one image ({train_images:,} images, train.last_batch:"
-            f" {plan.train.last_batch}), of which batch normalisation takes its statistics; set "
-            "train.last_batch: drop, or another train.batch_size"
+            f"the last pass of each epoch has one image ({counted(train_images, 'image')}, "
+            f"train.last_batch: {plan.train.last_batch}), of which batch normalisation takes its "
+            "statistics; set train.last_batch: drop, or another train.batch_size"
         )
 
 

@@ -10,6 +10,7 @@ from runner.contracts import EngineSpec
 from runner.conversion import find_source
 from runner.data.decoding import AS_STORED
 from runner.data.transforms import fixed_size, output_size
+from runner.display import counted
 from runner.entries import ConverterEntry, ExportPlan
 from runner.errors import (
     DataError,
@@ -138,8 +139,9 @@ class Plan:
         steps = full + (1 if rest and section.last_batch != "drop" else 0)
         if steps == 0:
             raise DataError(
-                f"an epoch has no step: {train_images} training images do not fill one batch of "
-                f"{section.batch_size}; lower train.batch_size, or set train.last_batch: keep"
+                f"an epoch has no step: {counted(train_images, 'training image')} cannot fill one "
+                f"batch of {section.batch_size}; lower train.batch_size, or set train.last_batch: "
+                "keep"
             )
         return min(steps, section.max_steps_per_epoch or steps)
 
@@ -157,8 +159,8 @@ class Plan:
         rest = train_images % self.train.batch_size
         if self.train.last_batch == "keep" and rest % count:
             raise UsageError(
-                f"the last batch of an epoch has {rest} images, which {count} devices cannot "
-                "share evenly; set train.last_batch: drop, or fill, which repeats a few images"
+                f"the last batch of an epoch has {counted(rest, 'image')}, which {count} devices "
+                "cannot share evenly; set train.last_batch: drop, or fill, which repeats some"
             )
 
     def smallest_pass(self, train_images: int) -> int:
@@ -473,7 +475,7 @@ def missing_device(plan: Plan, answer: str) -> MissingDeviceError:
     name, framework = plan.device_entry.name, plan.framework_entry.name
     count = plan.recipe.device.count
     return MissingDeviceError(
-        f"the recipe needs {count} {name} device{'s' if count > 1 else ''}, and this machine has "
+        f"the recipe needs {counted(count, f'{name} device')}, and this machine has "
         f"none that {framework} can use: probed {framework} {name}, answer: {answer}",
         plan.host_device,
     )
@@ -583,6 +585,6 @@ def _check_divisible(images: int, parts: int, what: str) -> None:
     above = [n for n in choices if n > parts][:1]
     nearest = " or ".join(str(n) for n in below + above)
     raise UsageError(
-        f"a batch of {images} images cannot be split evenly by {what} = {parts}; "
+        f"a batch of {counted(images, 'image')} cannot be split evenly by {what} = {parts}; "
         f"nearest that divide it: {nearest}"
     )

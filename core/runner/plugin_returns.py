@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from runner.contracts import ArtifactInfo, Dataset
+from runner.display import counted
 from runner.errors import ArtifactError, PluginError, RunnerError
 from runner.plugin_checks import explain
 
@@ -173,7 +174,8 @@ def logits(value: object, images: int, classes: int, source: str) -> NDArray[np.
         raise PluginError(f"{source} returned {kind_of(value)} where logits [B, K] are expected")
     if value.dtype != np.float32 or value.shape != (images, classes):
         raise PluginError(
-            f"{source} returned logits {value.dtype} {list(value.shape)} for {images} images, "
+            f"{source} returned logits {value.dtype} {list(value.shape)} for "
+            f"{counted(images, 'image')}, "
             f"expected float32 [{images}, {classes}]"
         )
     return np.ascontiguousarray(value)
@@ -254,7 +256,7 @@ def checked_dataset(value: object, source: str) -> Dataset:
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
         raise PluginError(
             f"{source}: labels are {int(labels.min())} to {int(labels.max())}, expected 0 to "
-            f"{len(names) - 1}, because there are {len(names)} classes"
+            f"{len(names) - 1}, of {counted(len(names), 'class')}"
         )
     return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import StepRecord
+from runner.display import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -190,7 +191,7 @@ class StepRates:
             if steps <= section.skip_steps:
                 yield (
                     f"{rate.metric} is not measured: it leaves out the first "
-                    f"{section.skip_steps} steps of {whole}, which has {steps}"
+                    f"{counted(section.skip_steps, 'step')} of {whole}, which has {steps}"
                 )
 
 

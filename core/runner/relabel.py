@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from runner import artifacts, checkpoint, files, rundir
 from runner.data.class_names import read_class_names
 from runner.data.label_lines import text_lines
+from runner.display import counted
 from runner.errors import DataError, StorageError, UsageError
 from runner.storage import paths, records
 
@@ -37,7 +38,10 @@ def relabel(path: Path, names_file: Path) -> list[Path]:
     for record, kind in found:
         count = len(records.read(record, kind).content["classes"])
         if count != len(names):
-            raise DataError(f"{names_file} has {len(names)} names, and {record} {count} classes")
+            raise DataError(
+                f"{names_file} has {counted(len(names), 'name')}, and {record} "
+                f"{counted(count, 'class')}"
+            )
     with files.lock(path):
         for record, kind in found:
             records.change(record, kind, classes=names)

@@ -44,7 +44,8 @@ def _lines(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if result.get("best_top1") is not None:
         yield "best", f"top-1 {percent(result['best_top1'])} after epoch {result['best_epoch']}"
     if result.get("val_images_in_train"):
-        yield "overlap", f"{result['val_images_in_train']} validation images are training images"
+        images = display.counted(result["val_images_in_train"], "validation image")
+        yield "overlap", f"{images} used in training as well"
     yield from _skipped(result)
     for lost in result.get("folder_lost", ()):
         gone = ", ".join(lost["missing"])
@@ -85,7 +86,7 @@ def _export(record: Mapping[str, Any]) -> str:
     check = record["verification"]
     text = (
         f"{record['folder']}, agrees to {check['max_difference']:.1e} "
-        f"on {check['images']} stored images"
+        f"on {display.counted(check['images'], 'stored image')}"
     )
     if "metrics" in record and "source" not in record:
         text += f"; {accuracy(record['metrics'])}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from runner import metrics
 from runner.artifacts import GOLDEN, INFO
 from runner.data.transforms import fixed_size
+from runner.display import counted
 from runner.entries import ConverterEntry
 from runner.errors import ArtifactError
 from runner.registry import ANY_FRAMEWORK
@@ -113,8 +114,9 @@ def verify(artifact: Artifact, model: ArtifactModel) -> Verification:
     finite = np.logical_and.reduce(np.isfinite(logits), axis=1)
     if not finite.all():
         raise ArtifactError(
-            f"{artifact.folder}: the logits of {int((~finite).sum())} of {len(finite)} stored "
-            "images are not finite; use a type with a wider range, such as fp32"
+            f"{artifact.folder}: the logits of {int((~finite).sum())} of "
+            f"{counted(len(finite), 'stored image')} are not finite; use a type with a wider "
+            "range, such as fp32"
         )
     return Verification(
         images=len(expected),
@@ -200,15 +202,15 @@ def check(artifact: Artifact, result: Verification) -> None:
     if not result.chooses_the_same:
         raise ArtifactError(
             f"{artifact.folder}: it chooses the live model's class for {result.same_top1} of "
-            f"{result.images} stored images, expected a share of {result.min_agreement:g}; "
-            + MORE_AGREEMENT
+            f"{counted(result.images, 'stored image')}, expected a share of "
+            f"{result.min_agreement:g}; " + MORE_AGREEMENT
         )
     if not result.passed:
         raise ArtifactError(
             f"{artifact.folder}: the logits differ from the live model's by "
             f"{result.max_difference:.2e} of their largest magnitude, "
             f"allowed {result.tolerance:.2e} "
-            f"(top-1 agrees on {result.same_top1} of {result.images} images); "
+            f"(top-1 agrees on {result.same_top1} of {counted(result.images, 'image')}); "
             "set tolerance in this item of export only if that is expected, as for a reduced "
             "precision"
         )
@@ -223,8 +225,8 @@ def check_comparison(artifact: Artifact, result: Comparison, source: str) -> Non
     if result.top1_agreement < artifact.min_agreement:
         raise ArtifactError(
             f"{artifact.folder}: it chooses the class of the {source} artifact it was made from "
-            f"for {100 * result.top1_agreement:.2f} % of {result.images} images, expected at least "
-            f"{100 * artifact.min_agreement:g} %; {MORE_AGREEMENT}"
+            f"for {100 * result.top1_agreement:.2f} % of {counted(result.images, 'image')}, "
+            f"expected at least {100 * artifact.min_agreement:g} %; {MORE_AGREEMENT}"
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
+from runner.display import counted
 from runner.errors import DeviceError
 from runner.framework.cores import available_cores, visible_cores
 from runner.framework.memory import peak_host_memory_bytes
@@ -169,8 +170,9 @@ def _set_threads(count: int) -> None:
     cores = available_cores()
     if count > max(cores, FEWEST_THREADS):
         raise DeviceError(
-            f"device.threads is {count}, but this process has {cores} cores and MindSpore starts "
-            f"no more threads than cores; set it to at most {max(cores, FEWEST_THREADS)}"
+            f"device.threads is {count}, but this process has {counted(cores, 'core')}, and "
+            "MindSpore starts no more threads than cores; set it to at most "
+            f"{max(cores, FEWEST_THREADS)}"
         )
     try:
         ms.device_context.cpu.op_tuning.threads_num(count)

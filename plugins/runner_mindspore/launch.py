@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import interpreter
+from runner.display import counted
 from runner.entries import Command
 from runner.errors import DeviceError, PluginError, UsageError
 from runner.framework.cores import available_cores
@@ -158,7 +159,7 @@ def _with_rank_table(request: LaunchRequest, path: Path) -> Sequence[Command]:
     ranks = rank_table.read(path).ranks
     if len(ranks) != request.count:
         raise UsageError(
-            f"{path} has {len(ranks)} devices, the recipe asks for {request.count}; "
+            f"{path} has {counted(len(ranks), 'device')}, the recipe asks for {request.count}; "
             f"use --devices {len(ranks)} or another table"
         )
     return [

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from runner import display, files, streams
+from runner.display import counted
 from runner.errors import RunnerError, UsageError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _check_counts(path: Path, table: RankTable) -> None:
         missing, other = ", ".join(expected - found), ", ".join(found - expected)
         raise UsageError(
             f"{path}: server_list.*.device.*.rank_id: expected each number from 0 up once for "
-            f"{found.total()} devices; missing: {missing or 'none'}; "
+            f"{counted(found.total(), 'device')}; missing: {missing or 'none'}; "
             f"repeated or unexpected: {other or 'none'}"
         )
 

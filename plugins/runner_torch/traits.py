@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runner.display import counted
 from runner.framework.cores import available_cores
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _explain_no_cuda() -> str:
         return f"torch {torch.__version__} was built without CUDA"
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]  # torch
-        answer = f"{torch.cuda.device_count()} devices"
+        answer = counted(torch.cuda.device_count(), "device")
     except (RuntimeError, AssertionError) as error:
         answer = str(error).split(". ")[0].strip()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -172,7 +172,7 @@ class TestExplain:
         )
         plan = project.runner("explain", project.write_recipe(), *data, *few, "--json").json
         no_step, train, val = plan["refusals"]
-        assert "an epoch has no step: 16 training images do not fill one batch of 64" in no_step
+        assert "an epoch has no step: 16 training images cannot fill one batch of 64" in no_step
         assert "the train split of class_folders has num_classes 2, the recipe declares 3" in train
         assert "the val split of class_folders has num_classes 2, the recipe declares 3" in val
         assert plan["refused"] == "; ".join(plan["refusals"])
@@ -316,7 +316,7 @@ class TestOverlap:
         make_images(data, ["val/kitten/x.png"])
         outcome = project.run(*folders(data))
         assert outcome.code == 5
-        assert "all 8 images of the class 'kitten' are the same files as images of 'cat'" in (
+        assert "of the class 'kitten' every image (8) is the same file as one of 'cat'" in (
             outcome.err
         )
 
@@ -335,7 +335,7 @@ class TestOverlap:
         dataset = f"{{name: list_file, root: {data}, train_list: val.txt, val_list: val.txt}}"
         smaller = ("--set", "train.batch_size=2")
         outcome = project.run("--set", f"dataset={dataset}", *smaller)
-        assert "warning: train: 1 images are the same files as images of another" in outcome.err
+        assert "warning: train: 1 image that another class has as well" in outcome.err
 
     def test_what_both_splits_lack_is_said_once(self, project, data: Path) -> None:
         (data / "val/dog").rename(data / "val/dogs")
@@ -431,23 +431,23 @@ def touch_all(data: Path) -> None:
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "new": (
         lambda data: make_images(data, ["train/dog/x.png", "train/dog/y.png"]),
-        "2 images are new: dog/x.png, dog/y.png",
+        "2 new images: dog/x.png, dog/y.png",
     ),
     "gone": (
         lambda data: (data / "train/cat/train3.png").unlink(),
-        "1 images are gone: cat/train3",
+        "1 image gone: cat/train3",
     ),
     "another size": (
         lambda data: (data / "train/cat/train3.png").write_bytes(b"x"),
-        "1 images have another size or content: cat/train3.png",
+        "1 image with another size or content: cat/train3.png",
     ),
     "other pixels": (
         lambda data: repaint(data / "train/dog/train1.png"),
-        "1 images have another size or content: dog/train1.png",
+        "1 image with another size or content: dog/train1.png",
     ),
     "other times": (
         touch_all,
-        "16 images have another time of modification, and the size they had: cat/train0.png, ",
+        "16 images with another time of modification and the same size: cat/train0.png, ",
     ),
 }
 
@@ -476,8 +476,8 @@ class TestFileStates:
         for path in data.glob("train/*/train0.png"):
             path.write_bytes(b"other")
         assert file_states.differences(before, opened(data, "train")) == [
-            "1 classes have another number of images: dog 8 -> 9",
-            "1 images of the 4 that were looked at have another size or content: cat/train0.png",
+            "1 class with another number of images: dog 8 -> 9",
+            "1 image with another size or content of the 4 that were looked at: cat/train0.png",
         ]
 
     def test_copies_have_the_same_content(self, data: Path) -> None:
@@ -518,8 +518,8 @@ class TestResume:
         outcome = project.runner("resume", run)
         assert outcome.code == 0
         [message] = self.warnings(project, run)
-        assert "data.train: 1 images have another size or content: dog/train1.png" in message
-        assert "data.val: images: 8 -> 9; data.val: 1 images are new: cat/new.png" in message
+        assert "data.train: 1 image with another size or content: dog/train1.png" in message
+        assert "data.val: images: 8 -> 9; data.val: 1 new image: cat/new.png" in message
         assert message in outcome.err
 
     def test_a_run_of_an_older_version_continues(self, project, run: Path) -> None:

@@ -111,3 +111,10 @@ def test_bash_reads_a_quoted_command_as_it_was() -> None:
 def test_an_event_is_shown_on_one_line_whatever_is_in_it() -> None:
     shown = display.fields({"a": ["x\ny", {"b\x1b": "c"}], "n": 3, "t": (1.5, None)})
     assert shown == {"a": ["x\\ny", {"b\\x1b": "c"}], "n": 3, "t": [1.5, None]}
+
+
+def test_what_is_counted_is_one_or_several() -> None:
+    words = ("image", "epoch", "batch", "class", "process")
+    assert [display.counted(1, noun) for noun in words] == [f"1 {noun}" for noun in words]
+    several = ["1,200 images", "1,200 epochs", "1,200 batches", "1,200 classes", "1,200 processes"]
+    assert [display.counted(1200, noun) for noun in words] == several

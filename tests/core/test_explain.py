@@ -48,7 +48,7 @@ def test_explain_says_that_weights_are_not_there(project):
 
 def test_explain_says_what_will_be_refused(project):
     recipe = project.write_recipe()
-    for devices, words in (("4", "4 devices on 3 machines"), ("1", "1 devices on 3 machines")):
+    for devices, words in (("4", "4 devices on 3 machines"), ("1", "1 device on 3 machines")):
         done = project.runner("explain", recipe, "--devices", devices, "--nnodes", "3", *TWO[2:])
         assert done.code == 0
         assert words in "".join(section(done.out, "starts with"))
@@ -106,7 +106,7 @@ def test_explain_says_what_has_no_effect_on_these_devices(project, arguments, wo
             ("--devices", "2", "--set", "distributed.min_devices=3"),
             "distributed.min_devices: expected at most device.count, which is 2, got 3; lower it",
         ),
-        (("--node-rank", "0", *TWO), "1 devices on 2 machines are not the same number on each"),
+        (("--node-rank", "0", *TWO), "1 device on 2 machines are not the same number on each"),
         (("--node-rank", "0"), "--node-rank without --nnodes"),
         (("--devices", "some"), "--devices some: expected a number of devices such as 8"),
     ],

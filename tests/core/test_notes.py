@@ -31,7 +31,7 @@ def notes(project: Project, *overrides: str) -> list[str]:
         ),
         (
             "schedule={name: cosine, warmup_epochs: 3}",
-            "the warm-up takes all 3 epochs, so cosine never begins",
+            "the warm-up takes the whole training (3 epochs), so cosine never begins",
         ),
         (
             "schedule={name: multistep, milestones: [30, 60]}",

@@ -224,7 +224,7 @@ class Images:
     [
         ({"labels": [0, 1]}, "labels is list, expected a NumPy array of integers"),
         ({"labels": np.array([0.0, 1.0])}, r"labels is float64 \[2\]"),
-        ({"labels": np.array([1, 2])}, "labels are 1 to 2, expected 0 to 1, because there are 2"),
+        ({"labels": np.array([1, 2])}, "labels are 1 to 2, expected 0 to 1, of 2 classes"),
         ({"labels": np.array([-1, 0])}, "labels are -1 to 0"),
         ({"classes": "ab"}, "classes is str, expected a sequence of names"),
         ({"classes": (1, 2)}, "classes holds 1, expected names"),

@@ -434,7 +434,7 @@ def test_smoke_takes_a_few_steps_on_synthetic_images(project):
 def test_a_wrong_split_leaves_no_run_folder(project):
     outcome = project.run("--set", "train.batch_size=97")
     assert outcome.code == 5
-    assert "96 training images do not fill one batch of 97" in outcome.err
+    assert "96 training images cannot fill one batch of 97" in outcome.err
     assert not (project.path / "runs").exists()
 
 

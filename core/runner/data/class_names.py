@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from runner.data.label_lines import shortened, text_lines
+from runner.display import counted
 from runner.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def check_no_header(names: Sequence[str], count: int, file: Path) -> None:
     if len(names) == count + 1 and names[0].lower() in _HEADERS:
         number, found = next(text_lines(file, ""))
         raise DataError(
-            f"{file}:{number}: found {found!r} and {count} more names for {count} labels, "
-            f"{_EXPECTED}; this seems to be a header, remove the line"
+            f"{file}:{number}: found {found!r} and {counted(count, 'more name')} for as many "
+            f"labels, {_EXPECTED}; this seems to be a header, remove the line"
         )
 
 

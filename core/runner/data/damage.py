@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from runner.contracts import Batch
+from runner.display import counted
 from runner.errors import DataError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class DamagedImages:
         if len(self._found) > self._section.max_damaged:
             listed = "\n".join(f"  {one.description}: {one.reason}" for one in self.found)
             raise DataError(
-                f"{len(self._found)} damaged images, more than loader.max_damaged = "
+                f"{counted(len(self._found), 'damaged image')}, more than loader.max_damaged = "
                 f"{self._section.max_damaged}; repair or remove them, or raise the limit:\n{listed}"
             )
 

@@ -26,6 +26,7 @@ from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 from runner.data import decoder_messages
 from runner.data.decoding import AS_STORED
 from runner.data.limits import MAX_PIXELS
+from runner.display import counted
 from runner.errors import DataError
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def _explained(data: bytes, description: str, use: Callable[[Image.Image], T]) -
     except UnidentifiedImageError as error:
         start = data[:12].decode("latin-1")
         reason = (
-            f"not an image ({len(data)} bytes that begin with {start!r}); "
+            f"not an image ({counted(len(data), 'byte')}, beginning with {start!r}); "
             f"expected one of {', '.join(FORMATS)}"
         )
         raise DamagedImageError(description, reason) from error

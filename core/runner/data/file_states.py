@@ -17,6 +17,7 @@ import numpy as np
 from runner import files
 from runner.data.images import shown
 from runner.data.limits import MAX_FILE
+from runner.display import counted
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
@@ -94,16 +95,16 @@ def differences(before: Mapping[str, Any], images: ImageFiles) -> list[str]:
     read = sum(crc != "-" for _, _, crc, *_ in same)
     found = [
         *_added(before, images),
-        *_told(gone, f"images{of} are gone"),
-        *_told(other, f"images{of} have another size or content"),
-        *_told(touched, f"images{of} have another time of modification, and the size they had"),
+        *_told(gone, "image", f" gone{of}"),
+        *_told(other, "image", f" with another size or content{of}"),
+        *_told(touched, "image", f" with another time of modification and the same size{of}"),
     ]
     return [*found, f"the contents of {read} were compared"] if touched else found
 
 
-def _told(names: Sequence[str], what: str) -> Iterator[str]:
+def _told(names: Sequence[str], noun: str, what: str = "") -> Iterator[str]:
     if names:
-        yield f"{len(names)} {what}: {shown(names)}"
+        yield f"{counted(len(names), noun)}{what}: {shown(names)}"
 
 
 def _there(before: Mapping[str, Any], images: ImageFiles) -> Container[str]:
@@ -118,12 +119,12 @@ def _added(before: Mapping[str, Any], images: ImageFiles) -> Iterator[str]:
     if before["complete"]:
         known = {text.split(_SEPARATOR, 3)[3] for text in before["images"]}
         names = (images.paths[index] for index in range(len(images.labels)))
-        yield from _told([name for name in names if name not in known], "images are new")
+        yield from _told([name for name in names if name not in known], "new image")
         return
     old, now = before["per_class"].split(), _per_class(images).split()
     counts = zip(images.classes, old, now, strict=False)
     changed = [f"{name} {was} -> {has}" for name, was, has in counts if was != has]
-    yield from _told(changed, "classes have another number of images")
+    yield from _told(changed, "class", " with another number of images")
 
 
 def _per_class(images: ImageFiles) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from runner.display import counted
 from runner.errors import DataError
 
 MAX_PIXELS = 89_478_485
@@ -36,9 +37,9 @@ def check_batches(images: int, batches: int, size: tuple[int, int]) -> None:
     needed = images * batches * height * width * 3
     if memory and needed > memory:
         raise DataError(
-            f"{batches} batches of {images:,} images of {width} x {height} pixels take "
-            f"{needed / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB; lower "
-            "train.batch_size or eval.batch_size, the size in transforms, or "
+            f"{counted(batches, 'batch')} of {counted(images, 'image')} of {width} x {height} "
+            f"pixels take {needed / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} "
+            "GiB; lower train.batch_size or eval.batch_size, the size in transforms, or "
             "loader.prefetch_batches"
         )
 

@@ -22,6 +22,7 @@ from runner.data.index_file import Key
 from runner.data.label_lines import line_of, read_list
 from runner.data.matching import match
 from runner.data.present import cause_of, check_present, exists
+from runner.display import counted
 from runner.errors import DataError
 
 if TYPE_CHECKING:
@@ -216,8 +217,8 @@ def _classes_of(labels: list[int], file: Path, names_file: Path | None, first: i
         return classes
     if largest >= max(len(labels), MAX_UNNAMED_CLASSES):
         raise DataError(
-            f"{file} has the label {largest}, but {len(labels)} lines; correct it, or set "
-            "dataset.class_names to a file with one name per line for that many classes"
+            f"{file} has the label {largest}, but {counted(len(labels), 'line')}; correct it, or "
+            "set dataset.class_names to a file with one name per line for that many classes"
         )
     return [str(label) for label in range(largest + 1)]
 

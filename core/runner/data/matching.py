@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from runner.data.alike import same_looking
 from runner.data.images import IMAGE_ENDINGS, shown
 from runner.data.label_lines import line_of
+from runner.display import counted
 from runner.errors import DataError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _check_matched(
     if missing:
         first = line_of(file, min(of_lines[key] for key in missing))
         raise DataError(
-            f"{len(missing)} images of {file} are not in {folder}: "
+            f"{folder} lacks {counted(len(missing), 'image')} of {file}: "
             f"{shown(names[of_lines[key]] for key in missing)} (the first in line {first}){hint}; "
             "copy them there, or remove their lines"
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final, overload
 
 import numpy as np
 
+from runner.display import counted
 from runner.errors import DataError
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def train_indices(
 def _check_any(own: NDArray[np.integer[Any]], step: int, images: int, world_size: int) -> None:
     if len(own) == 0:
         raise DataError(
-            f"step {step} of the epoch has {images} images for {world_size} devices; "
+            f"step {step} of the epoch has {counted(images, 'image')} for {world_size} devices; "
             "set train.last_batch: drop"
         )
 

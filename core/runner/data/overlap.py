@@ -97,7 +97,7 @@ def _check_classes_differ(
         if count == sizes[label]:
             one, two = (images.classes[number] for number in (other, label))
             raise DataError(
-                f"all {count} images of the class {two!r} are the same files as images of {one!r}, "
+                f"of the class {two!r} every image ({count:,}) is the same file as one of {one!r}, "
                 f"such as {images.describe(wrong[0][0])}; expected classes of different images, "
                 "remove one of them"
             )

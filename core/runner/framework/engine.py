@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from runner.contracts import ArtifactInfo
+from runner.display import counted
 from runner.errors import CheckpointError, DeviceError, PluginError, RunnerError, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def build_model(spec: EngineSpec, expected: type[ModelT]) -> ModelT:
         raise
     except Exception as error:
         raise PluginError(
-            f"model {name} cannot be built with {spec.num_classes} classes: "
+            f"model {name} cannot be built with {counted(spec.num_classes, 'class')}: "
             f"{type(error).__name__}: {error}; correct its model.options or the entry's build"
         ) from error
     if not isinstance(model, expected):
@@ -60,8 +61,8 @@ def check_logits(found: object, model: str, images: int, num_classes: int) -> No
         return
     what = f"shape {list(found)}" if isinstance(found, tuple) else f"a {type(found).__name__}"
     raise PluginError(
-        f"model {model} returned {what} for {images} images, expected logits of shape "
-        f"{[images, num_classes]}; the entry's build must make as many outputs as the "
+        f"model {model} returned {what} for {counted(images, 'image')}, expected logits of "
+        f"shape {[images, num_classes]}; the entry's build must make as many outputs as the "
         f"num_classes it is given, {num_classes}"
     )
 
@@ -91,7 +92,7 @@ def out_of_memory(reason: str, device: str, images: int, setting: str) -> Device
         setting: Recipe key that bounds them.
     """
     return DeviceError(
-        f"device {device} is out of memory with {images} images per pass ({reason}); "
+        f"device {device} is out of memory with {counted(images, 'image')} per pass ({reason}); "
         f"lower {setting}, for example --set {setting}={max(1, images // 2)}, or use an idle device"
     )
 
@@ -104,7 +105,7 @@ def one_value_per_channel(images: int | None, micro_batch_size: int) -> UsageErr
         micro_batch_size: Images that one pass may have.
     """
     before = "every step" if micro_batch_size == 1 else "the last batch of an epoch"
-    step = before if images is None else f"a step of {images} images"
+    step = before if images is None else f"a step of {counted(images, 'image')}"
     advice = (
         "let each device take 2 or more images in a pass, with train.batch_size and, where it is "
         "set, train.micro_batch_size"

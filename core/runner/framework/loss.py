@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runner.display import counted
 from runner.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def smoothing_over_all(section: LossSection, num_classes: int) -> float:
     largest = (num_classes - 1) / num_classes
     if smoothing > largest:
         raise UsageError(
-            f"loss.label_smoothing is {smoothing}, which with {num_classes} classes leaves "
-            f"the true class less than the others; use at most {largest:g}"
+            f"loss.label_smoothing is {smoothing}, which with {counted(num_classes, 'class')} "
+            f"leaves the true class less than the others; use at most {largest:g}"
         )
     return smoothing * num_classes / (num_classes - 1)
 
@@ -45,5 +46,5 @@ def check_labels(labels: NDArray[np.int64], num_classes: int) -> None:
         wrong = labels[(labels < 0) | (labels >= num_classes)]
         raise DataError(
             f"found label {wrong[0]} in a batch, expected 0 to {num_classes - 1} as the model has "
-            f"{num_classes} classes; set dataset.num_classes to what the labels need"
+            f"{counted(num_classes, 'class')}; set dataset.num_classes to what the labels need"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from runner.display import counted
 from runner.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def check_fit(
     rest = len(problems) - SHOWN
     lines = problems[:SHOWN] + ([f"and {rest} more"] if rest > 0 else [])
     raise CheckpointError(
-        f"the weights do not fit the model ({len(problems)} differences, "
-        f"{len(shapes)} tensors in the model); {advice or _advice(shapes, weights)}\n  "
+        f"the weights do not fit the model ({counted(len(problems), 'difference')}, "
+        f"{counted(len(shapes), 'tensor')} in the model); {advice or _advice(shapes, weights)}\n  "
         + "\n  ".join(lines)
     )
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
+from runner.display import counted
 from runner.errors import (
     DeviceError,
     InterruptedRunError,
@@ -313,8 +314,7 @@ class Attempts:
         if not failure.agreed and failure.log is not None:
             details.append(f"what it has printed is in {short(Path(failure.log))}")
         if failure.again and self._restarts:
-            times = "1 restart" if self._restarts == 1 else f"{self._restarts} restarts"
-            details.append(f"{times} did not help")
+            details.append(f"{counted(self._restarts, 'restart')} did not help")
         if failure.again:
             details += self._advice()
         error = OtherRankError("; ".join(details))

@@ -132,10 +132,10 @@ def script(job: Job) -> str:
         *(f"{name}={display.quote(value)}" if value else name for name, value in own.items()),
         *job.options,
     ]
-    machines = f"{job.nodes} node{'s' if job.nodes > 1 else ''}"
+    where = f"{display.counted(job.devices, 'device')} of {display.counted(job.nodes, 'node')}"
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {line}" for line in lines),
-        title=f"{display.line(job.name)} on {job.devices} devices of {machines}.",
+        title=f"{display.line(job.name)} on {where}.",
         python=display.quote(sys.executable),
         boot=display.quote(BOOT),
         runs=display.quote(str(job.runs_dir)),

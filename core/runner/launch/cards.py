@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from runner.display import counted
 from runner.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def check_count(cards: Sequence[int], local_count: int) -> None:
     """
     if cards and len(cards) != local_count:
         raise UsageError(
-            f"device.cards names {len(cards)} cards of each machine ({_text(cards)}), and "
-            f"{local_count} {'devices are' if local_count > 1 else 'device is'} to be used there; "
+            f"device.cards names {counted(len(cards), 'card')} of each machine ({_text(cards)}), "
+            f"and {local_count} {'devices are' if local_count > 1 else 'device is'} to be used "
+            "there; "
             f"choose with --devices {_text(cards)}{',' * (len(cards) == 1)}, which counts them, or "
             "give another number, which takes any"
         )

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from runner.display import counted
 from runner.errors import DeviceError, RunnerError
 from runner.rundir import RunDir
 
@@ -115,7 +116,11 @@ def _can_share(plan: Plan, devices: int, images: int | None) -> bool:
 
 
 def _batch(plan: Plan) -> str:
-    return f"a batch of {plan.recipe.train.batch_size} images" if plan.recipe.train else "the work"
+    return (
+        f"a batch of {counted(plan.recipe.train.batch_size, 'image')}"
+        if plan.recipe.train
+        else "the work"
+    )
 
 
 def _names(ranks: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from runner.display import counted
 from runner.errors import UsageError
 from runner.launch import network, slurm
 from runner.launch.status import is_watched
@@ -43,8 +44,9 @@ def take_place(plan: Plan, machines: Machines) -> None:
     if launched is not None:
         if machines.several and not is_watched() and slurm.step(os.environ) is None:
             raise UsageError(
-                f"a launcher has started {launched} processes, and knows the machines: leave out "
-                "--nnodes, --node-rank and --rdzv; or run the command itself, without a launcher"
+                f"a launcher has started {counted(launched, 'process')}, and knows the machines: "
+                "leave out --nnodes, --node-rank and --rdzv; or run the command itself, without a "
+                "launcher"
             )
         return
     place = slurm.place(os.environ, plan.recipe.device.count)
@@ -52,13 +54,14 @@ def take_place(plan: Plan, machines: Machines) -> None:
         return
     if entry.rank_environment is None:
         raise UsageError(
-            f"srun has started {place.world_size} tasks, one for each device, and {entry.name} "
-            "needs its own launcher: start one task on each node, with srun --ntasks-per-node=1"
+            f"srun has started {counted(place.world_size, 'task')}, one for each device, and "
+            f"{entry.name} needs its own launcher: start one task on each node, with srun "
+            "--ntasks-per-node=1"
         )
     if machines.several:
         raise UsageError(
-            f"srun has started {place.world_size} tasks, one for each device, which know their "
-            "machines: leave out --nnodes, --node-rank and --rdzv"
+            f"srun has started {counted(place.world_size, 'task')}, one for each device, which "
+            "know their machines: leave out --nnodes, --node-rank and --rdzv"
         )
     address = network.address_towards(place.machines.host)
     place = replace(

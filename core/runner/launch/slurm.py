@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+from runner.display import counted
 from runner.entries import RankPlace
 from runner.errors import UsageError
 from runner.machines import Machines
@@ -76,8 +77,8 @@ def place(environ: Mapping[str, str], devices: int) -> RankPlace | None:
         return None
     if found.tasks != devices:
         raise UsageError(
-            f"srun has started {found.tasks} tasks on {found.nodes} "
-            f"node{'s' if found.nodes > 1 else ''}, and the recipe asks for {devices} devices: "
+            f"srun has started {counted(found.tasks, 'task')} on {counted(found.nodes, 'node')}, "
+            f"and the recipe asks for {counted(devices, 'device')}: "
             f"expected one task on each node (srun --ntasks-per-node=1), or one for each device "
             f"(srun --ntasks={devices}, or --devices {found.tasks})"
         )

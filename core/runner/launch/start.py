@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from runner.display import counted
 from runner.errors import DeviceError, StorageError
 from runner.launch import cards
 from runner.launch.attempts import Attempts
@@ -39,8 +40,8 @@ def is_needed(plan: Plan, machines: Machines | None = None) -> bool:
     launched = ask() if ask else None
     if launched is not None and launched != count:
         raise DeviceError(
-            f"a launcher has started {launched} processes, and the recipe asks for {count} "
-            f"device{'s' if count > 1 else ''}; add --devices {launched}, or start {count}"
+            f"a launcher has started {counted(launched, 'process')}, and the recipe asks for "
+            f"{counted(count, 'device')}; add --devices {launched}, or start {count}"
         )
     several = machines is not None and machines.several
     return launched is None and (count > 1 or several)
@@ -146,7 +147,7 @@ def _check_count(plan: Plan, found: Availability, asked: int) -> None:
             f"{found.count * (total // asked)}, which keeps the global batch, or use more machines"
         )
     raise DeviceError(
-        f"the recipe asks for {asked} {entry.name} devices, and {found.count} are visible"
-        f"{chosen}; add --devices {found.count}, which keeps the global batch, or start the "
+        f"the recipe asks for {counted(asked, f'{entry.name} device')}, and {found.count} are "
+        f"visible{chosen}; add --devices {found.count}, which keeps the global batch, or start the "
         "processes on several machines"
     )

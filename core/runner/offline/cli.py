@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from runner import streams
+from runner import display, streams
 from runner.cli.diverted import Diverted
 from runner.errors import UsageError
 
@@ -145,7 +145,7 @@ def pixels(
             device_crop=device_crop,
             listener=Console(),
         )
-    streams.show(f"{count} files in {output}, {_description(part)}")
+    streams.show(f"{display.counted(count, 'file')} in {output}, {_description(part)}")
 
 
 def _cpus() -> int:
@@ -178,7 +178,7 @@ def labels(
     from runner.offline import commands
 
     count = commands.write_labels(source, set_ or [], recipe_name=recipe or None, output=output)
-    streams.show(f"{count} labels in {output}")
+    streams.show(f"{display.counted(count, 'label')} in {output}")
 
 
 @app.command(cls=Diverted)
@@ -208,7 +208,7 @@ def info(
     from runner.offline import labels
 
     count = labels.write_info(folder, output, size)
-    streams.show(f"{count} files in {output}")
+    streams.show(f"{display.counted(count, 'file')} in {output}")
 
 
 @app.command(cls=Diverted)

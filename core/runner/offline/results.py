@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.data.images import shown
+from runner.display import counted
 from runner.errors import DataError, NonFiniteError, UsageError
 from runner.offline.logits import DTYPES
 
@@ -93,8 +94,8 @@ def _check_complete(
     other = any(name.rpartition("_")[2] == f"1{ending}" for name in found - expected)
     raise DataError(
         f"{folder} does not hold one file <image>_{output}{ending} for each of the "
-        f"{len(expected)} images of {labels}: {'; '.join(differences)}; run the inference again, "
-        "or name the labels that belong to it with --labels"
+        f"{counted(len(expected), 'image')} of {labels}: {'; '.join(differences)}; run the "
+        "inference again, or name the labels that belong to it with --labels"
         + (", or, of a model with several outputs, the one to score with --output" * other)
     )
 
@@ -123,8 +124,8 @@ def read(results: Results, classes: int) -> Iterator[NDArray[np.float32]]:
         ]
         if bad:
             raise NonFiniteError(
-                f"{len(bad)} files hold logits that are not finite: {shown(bad)}; weights or "
-                "activations overflowed where they were computed"
+                f"logits that are not finite in {counted(len(bad), 'file')}: {shown(bad)}; "
+                "weights or activations overflowed where they were computed"
             )
         yield logits.astype(np.float32)
 
@@ -154,7 +155,8 @@ def _check_counts(files: Sequence[Path], rows: Sequence[NDArray[np.float32]], cl
     ]
     if wrong:
         raise DataError(
-            f"{len(wrong)} files in {files[0].parent} do not hold {classes} logits: "
+            f"expected {counted(classes, 'logit')} in each file of {files[0].parent}, found "
+            f"others in {counted(len(wrong), 'file')}: "
             f"{shown(wrong)}; run the inference again"
         )
 
@@ -170,8 +172,8 @@ def _check_sizes(results: Results, dtype: str, classes: int) -> None:
     if len(wrong) == len(sizes) and len(set(wrong.values())) == 1:
         fix = _fix(next(iter(wrong.values())), classes)
     raise DataError(
-        f"{len(wrong)} of {len(sizes)} files in {results.folder} do not have the {expected} bytes "
-        f"of {classes} logits in {dtype}: {listed}; {fix}"
+        f"{len(wrong)} of {counted(len(sizes), 'file')} in {results.folder} not of the "
+        f"{counted(expected, 'byte')} of {counted(classes, 'logit')} in {dtype}: {listed}; {fix}"
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from runner import metrics
 from runner.data.images import shown
+from runner.display import counted
 from runner.errors import DataError
 from runner.files import write_json, write_output
 from runner.offline import labels as label_files
@@ -175,7 +176,7 @@ def _check_range(path: Path, label_of: dict[str, int], classes: int, offset: int
     above = [f"{stem}: {label}" for stem, label in label_of.items() if label > largest]
     if above:
         raise DataError(
-            f"{path} has {len(above)} labels above {largest}: {shown(above)}; expected labels "
-            f"from 0 to {largest} for {classes} classes"
+            f"{path} has {counted(len(above), 'label')} above {largest}: {shown(above)}; expected "
+            f"labels from 0 to {largest} for {counted(classes, 'class')}"
             + (f", to which {offset} is added: say --label-offset 0 if it is not to be" * offset)
         )

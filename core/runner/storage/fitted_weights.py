@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from runner import checkpoint
+from runner.display import counted
 from runner.errors import CheckpointError
 from runner.framework.short_floats import widened
 from runner.framework.weights import check_fit
@@ -268,7 +269,7 @@ class _Fit:
         ]
         if wrong:
             raise CheckpointError(
-                f"{len(wrong)} tensors are not of floating point numbers: {_listed(wrong)}; "
+                f"{counted(len(wrong), 'tensor')} not of floating point numbers: {_listed(wrong)}; "
                 "expected the float weights of the model, before it was quantized or masked"
             )
 
@@ -323,14 +324,16 @@ class _Fit:
             self._notes.append(f"removed {removed} from the names")
         if self._fresh:
             self._notes.append(
-                f"{_listed(sorted(self._fresh))} stay fresh, for {self._target.num_classes} classes"
+                f"{_listed(sorted(self._fresh))} stay fresh, for "
+                f"{counted(self._target.num_classes, 'class')}"
             )
         if counters and any(name.endswith("running_mean") for name in chosen.names):
-            self._notes.append(f"{counters} counters {COUNTER}, which it lacks, begin at 0")
+            lacked = counted(counters, "counter")
+            self._notes.append(f"it lacks {lacked} ({COUNTER}), from 0 on")
         lacking = self._spare - chosen.names.keys()
         if lacking:
             self._notes.append(
-                f"{len(lacking)} tensors of auxiliary heads, which it lacks, are used in training "
+                f"it lacks {counted(len(lacking), 'tensor')} of auxiliary heads, used in training "
                 "only"
             )
         self._note_ignored(chosen)

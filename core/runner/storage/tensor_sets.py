@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, final
 
+from runner.display import counted
 from runner.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -251,6 +252,6 @@ def _chosen(
 
 def _listed(items: Sequence[TensorSet]) -> str:
     return ", ".join(
-        f"{item.label or 'the top of the file'} ({len(item.names)} tensors of the model)"
+        f"{item.label or 'the top of the file'} ({counted(len(item.names), 'tensor')} of the model)"
         for item in items[:8]
     )

@@ -85,7 +85,7 @@ PNG = encode(photo(), "PNG")
     ("data", "reason"),
     [
         (b"", "the file is empty"),
-        (b"not an image, really", r"not an image \(20 bytes that begin with 'not an image'\)"),
+        (b"not an image, really", r"not an image \(20 bytes, beginning with 'not an image'\)"),
         (JPEG[: len(JPEG) // 2], "cannot be decoded: .*[Tt]runcated"),
         (PNG[: len(PNG) // 2], "cannot be decoded"),
         (PNG[:60] + b"\0" * 20 + PNG[80:], "cannot be decoded"),

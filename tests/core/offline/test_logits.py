@@ -190,7 +190,7 @@ def test_more_classes_than_the_labels_show(project, results):
     assert "say --classes 6 --dtype float16" in outcome.err
     assert project.runner("offline", "score", results, "--classes", "6").code == 0
     outcome = project.runner("offline", "score", results, "--classes", "3")
-    assert "has 1 labels above 2: c: 3" in outcome.err
+    assert "has 1 label above 2: c: 3" in outcome.err
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -198,7 +198,7 @@ def test_logits_that_are_not_finite(project, results, value):
     np.array([0, 0, 0, 0, 0, value], "<f2").tofile(results / "result_Files" / "b_0.bin")
     outcome = project.runner("offline", "score", results)
     assert outcome.code == 8
-    assert "1 files hold logits that are not finite: b_0.bin" in outcome.err
+    assert "logits that are not finite in 1 file: b_0.bin" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,10 @@ def test_the_type_of_text_cannot_be_chosen(project, theirs):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("1 2 3", "1 files in {folder} do not hold 8 logits: val_00000004_0.txt 3"),
+        (
+            "1 2 3",
+            "8 logits in each file of {folder}, found others in 1 file: val_00000004_0.txt 3",
+        ),
         ("", "val_00000004_0.txt 0"),
         ("1 2 3 4 5 6 7 x", "val_00000004_0.txt is damaged: could not convert string"),
         ("\x00" * 9, "val_00000004_0.txt is damaged"),
@@ -159,7 +162,7 @@ def test_the_first_of_1001_classes_is_the_background(project, tmp_path):
     write_labels(tmp_path / "val_label.txt", [1000, 7])
     outcome = score(project, tmp_path)
     assert outcome.code == 5
-    assert "expected labels from 0 to 999 for 1001 classes" in outcome.err
+    assert "expected labels from 0 to 999 for 1,001 classes" in outcome.err
     assert "--label-offset 0" in outcome.err
     assert score(project, tmp_path, "--label-offset", "0").code == 0
 

@@ -90,7 +90,7 @@ def test_counters_that_older_programs_do_not_keep() -> None:
     found = {name: array for name, array in tensors().items() if "num_batches" not in name}
     fitted = fit(source({"": found}), TARGET, None)
     assert fitted.weights["bn1.num_batches_tracked"] == 0
-    assert fitted.notes == ("1 counters num_batches_tracked, which it lacks, begin at 0",)
+    assert fitted.notes == ("it lacks 1 counter (num_batches_tracked), from 0 on",)
 
 
 def test_short_numbers_become_fp32() -> None:
@@ -194,7 +194,7 @@ def test_a_key_that_denies_an_average_is_none() -> None:
 @pytest.mark.parametrize("kind", ["i8", "i1", "?"])
 def test_whole_numbers_are_no_weights(kind: str) -> None:
     found = tensors() | {"fc.weight": tensors()["fc.weight"].astype(kind)}
-    with pytest.raises(CheckpointError, match=rf"1 tensors .*: fc\.weight \({np.dtype(kind)}\)"):
+    with pytest.raises(CheckpointError, match=rf"1 tensor .*: fc\.weight \({np.dtype(kind)}\)"):
         fit(source({"": found}), TARGET, None)
 
 
@@ -267,7 +267,7 @@ def test_a_prefix_that_does_not_help_enough_is_named_with_its_matches() -> None:
     with pytest.raises(CheckpointError) as caught:
         fit(source({"state_dict": found}), TARGET, None)
     assert (
-        "(1 differences, 7 tensors in the model); their names begin with 'backbone.', without "
+        "(1 difference, 7 tensors in the model); their names begin with 'backbone.', without "
         "which 6 are names of the model, which has 7" in str(caught.value)
     )
 
@@ -346,9 +346,7 @@ def test_evaluation_ignores_auxiliary_heads() -> None:
     have = replace(without, tensors=with_heads(0.0))
     fitted = fit(source({"": tensors()}), have, None)
     assert list(fitted.weights) == list(with_heads(0.0))
-    assert fitted.notes == (
-        "3 tensors of auxiliary heads, which it lacks, are used in training only",
-    )
+    assert fitted.notes == ("it lacks 3 tensors of auxiliary heads, used in training only",)
     assert np.array_equal(fitted.weights["fc.bias"], tensors()["fc.bias"])
 
 
