@@ -230,3 +230,26 @@ def test_predict_writes_through_links_and_devices(project, finished, photos):
     assert (project.path / "link.csv").is_symlink()
     assert (project.path / "target.csv").read_text().startswith("image,")
     assert project.runner("predict", finished, photos, "--output", ".").code == 9
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bench", "LONG"),
+        ("verify", "LONG"),
+        ("relabel", "LONG", "names"),
+        ("relabel", ".", "LONG"),
+        ("predict", ".", "LONG"),
+        ("predict", "LONG", "names"),
+        ("doctor", "--runs-dir", "LONG"),
+        *(("offline", name, "LONG", "--output", "x") for name in ("pixels", "labels", "info")),
+        ("offline", "score", "LONG"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_no_file_can_have_is_refused_in_words(project, monkeypatch, command):
+    monkeypatch.chdir(project.path)
+    (project.path / "names").write_text("ant\nbee\n")
+    outcome = project.runner(*("n" * 256 if word == "LONG" else word for word in command))
+    assert outcome.code in {2, 5}
+    assert "File name too long" in outcome.err

@@ -6,6 +6,7 @@ Only typer is imported at start-up; what a command needs is imported inside it, 
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from typing import Annotated, Any
@@ -16,14 +17,23 @@ from runner import __version__, display, limits, signals, streams
 from runner.cli import launch, look, models, work
 from runner.cli.diverted import Diverted
 from runner.cli.look import Kind
-from runner.errors import MissingDeviceError, RecipeError, RunnerError
+from runner.errors import MissingDeviceError, RecipeError, RunnerError, UsageError
 from runner.launch import status
 from runner.offline import cli as offline
+from runner.storage import paths
 
 __all__ = ["Kind", "app", "main"]
 
 ClickError: Any = typer.BadParameter.__mro__[2]
 """What is wrong with arguments; click's own class, of which some versions of typer have a copy."""
+
+ADVICE = {
+    errno.ENAMETOOLONG: f"expected a name of at most {paths.LONGEST} bytes",
+    errno.ELOOP: "expected a link that leads somewhere",
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
+}
+"""How to go on where the system refuses a path, whichever command has named it."""
 
 app = typer.Typer(
     help="Run image-classification recipes on any framework and any accelerator.",
@@ -94,6 +104,10 @@ def main() -> None:
         _explain(error)
         raise SystemExit(error.exit_code) from None
     except Exception as error:
+        refused = _of_a_path(error)
+        if refused:
+            _explain(refused)
+            raise SystemExit(refused.exit_code) from None
         if not streams.are_taken():
             raise
         if limits.hint(error):
@@ -104,6 +118,14 @@ def main() -> None:
         streams.say(display.block(traceback.format_exc().rstrip()))
         raise SystemExit(1) from None
     raise SystemExit(code or 0)
+
+
+def _of_a_path(error: Exception) -> UsageError | None:
+    """Turn what the system says of a path that cannot be opened into an error of the user's."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return None
+    advice = ADVICE.get(error.errno or 0)
+    return UsageError(f"{error.filename}: {error.strerror}; {advice}") if advice else None
 
 
 def _explain(error: RunnerError) -> None:
