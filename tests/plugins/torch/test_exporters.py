@@ -144,7 +144,7 @@ def test_every_model_is_exported_to_onnx(
 ) -> None:
     # the older exporter has no pooling to more pixels than there are
     size = 224 if name.startswith(("alexnet", "vgg")) else 64
-    engine = make_engine(model=name, optimizer=None)
+    engine = make_engine(model=name, optimizer=None, image_size=(size, size))
     spec = make_spec(model=name, optimizer=None, image_size=(size, size))
     info = EXPORTERS["onnx"].export(engine, spec, OnnxOptions(opset=opset), tmp_path)
     assert info.details["opset"] == opset
