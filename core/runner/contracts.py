@@ -112,8 +112,8 @@ class EngineSpec:
     process is alone. ``micro_batch_size`` is this process's share of a pass."""
     smallest_pass: tuple[int, int, int] | None = None
     """Images, height and width of the smallest pass of training; ``None`` where it is not known.
-    Of one image batch normalisation may have a single value per channel, which an engine refuses
-    when it is opened rather than at the end of an epoch."""
+    An engine refuses when it is opened, rather than later, a size that the model does not take, and
+    one image of which batch normalisation has a single value per channel."""
 
 
 class Group(Protocol):

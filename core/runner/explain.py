@@ -190,6 +190,10 @@ def refusals(plan: Plan, start: Start, sizes: Sizes) -> list[str]:
     ]
     if training and images:
         checks.append(lambda: plan.check_shares(images))
+        checks.append(lambda: plan.check_memory("train", images))
+    val_images = sizes.val.images
+    if val_images:
+        checks.append(lambda: plan.check_memory("val", val_images))
     for check in checks:
         try:
             check()

@@ -185,6 +185,8 @@ class Opened:
         splits = self._open_splits(stack)
         self.val = splits["val"]
         self.train = splits.get("train")
+        for split in self.splits():
+            self.plan.check_memory(split.name, len(split.dataset.labels))
         if self.train:
             check_same_classes(self.train, self.val)
             self.plan.check_shares(len(self.train.dataset.labels))

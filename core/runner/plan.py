@@ -9,7 +9,8 @@ from runner.checked import with_checked_images
 from runner.contracts import EngineSpec
 from runner.conversion import find_source
 from runner.data.decoding import AS_STORED
-from runner.data.transforms import fixed_size, output_size
+from runner.data.limits import check_batches, check_threads
+from runner.data.transforms import fixed_size, largest_size, output_size
 from runner.display import counted
 from runner.entries import ConverterEntry, ExportPlan
 from runner.errors import (
@@ -162,6 +163,25 @@ class Plan:
                 f"the last batch of an epoch has {counted(rest, 'image')}, which {count} devices "
                 "cannot share evenly; set train.last_batch: drop, or fill, which repeats some"
             )
+
+    def check_memory(self, split: str, images: int) -> None:
+        """Refuse images and batches of a split that the memory of this machine cannot hold.
+
+        Args:
+            split: ``train`` or ``val``.
+            images: How many it has.
+
+        Raises:
+            DataError: They take more than there is.
+        """
+        recipe, count = self.recipe, self.recipe.device.count
+        train = split == "train"
+        transforms = recipe.transforms.train if train else recipe.transforms.eval
+        batch = self.train.batch_size // count if train else recipe.eval.batch_size
+        share = -(-images // count)  # of one process
+        ahead = 1 if self.dataset_entry.open_loader else recipe.loader.prefetch_batches + 1
+        check_batches(min(batch, share), min(ahead, -(-share // batch)), fixed_size(transforms))
+        check_threads(min(recipe.loader.workers, share), largest_size(transforms))
 
     def smallest_pass(self, train_images: int) -> int:
         """Return the images of the smallest pass of an epoch, whose statistics belong together.

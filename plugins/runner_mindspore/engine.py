@@ -139,30 +139,53 @@ class MindSporeEngine:
         self._active: nn.Cell | None = None
         self._largest: dict[tuple[int, ...], int] = {}
         self._unchecked = {True, False}
-        self._check_smallest_pass()
+        self._check_sizes()
 
-    def _check_smallest_pass(self) -> None:
-        """Try a pass of one image, where training will have one; it leaves nothing behind.
+    def _check_sizes(self) -> None:
+        """Try one or two images as evaluation and training will have them; nothing stays.
+
+        Where that would take long only a pass of one image in training is tried: in 16 bits on the
+        host, and on accelerators, which may compile every operation for itself.
 
         Raises:
-            UsageError: Batch normalisation would have a single value per channel.
+            DeviceError: An operation is missing, or memory.
+            UsageError: Batch normalisation would have a single value per channel, or the model does
+                not take images of the recipe's size.
         """
+        quick = self._device.traits.is_host and self._spec.precision.compute == "fp32"
         images, height, width = self._spec.smallest_pass or (0, 0, 0)
-        if images != 1 or self._training is None:
-            return
-        kept = [(p, p.asnumpy().copy()) for p in running_statistics(self._net)]
+        exchanges = self._group is not None and self._spec.sync_batch_norm
+        trains = (
+            self._training is not None and not exchanges and (images == 1 or (quick and images))
+        )
         ms.set_context(mode=ms.PYNATIVE_MODE)
-        self._net.set_train(mode=True)
-        black = self._pixels.tensor(np.zeros((1, height, width, 3), np.uint8))
         try:
-            with contextlib.suppress(RuntimeError, TypeError, ValueError):  # the first step's
-                self._net(self._pixels.cell(black))
-            self._check_single(None)
+            if quick:
+                self._try(self._evaluated, 1, self._spec.image_size, training=False)
+            if trains and (images == 1 or (quick and images)):
+                self._try(self._net, min(images, 2), (height, width), training=True)
+        finally:
+            self._set_mode()
+
+    def _try(self, net: nn.Cell, images: int, size: tuple[int, int], *, training: bool) -> None:
+        """Let black images pass through a net."""
+        kept = [(p, p.asnumpy().copy()) for p in running_statistics(net)]
+        net.set_train(training)
+        if training:
+            self._draw(0, images, images)
+        black = self._pixels.tensor(np.zeros((images, *size, 3), np.uint8))
+        try:
+            net(self._pixels.cell(black))
+            self._device.synchronize()
+            if images == 1 and training:
+                self._check_single(None)
+        except (RuntimeError, TypeError, ValueError) as error:
+            # what cannot be explained is the first step's to raise
+            self._explain(error, black.shape, training=training)
         finally:
             for parameter, array in kept:
                 parameter.set_data(Tensor(array))
-            self._net.set_train(mode=False)
-            self._set_mode()
+            net.set_train(mode=False)
 
     def _build_training(self, optimizer: nn.Optimizer) -> Training:
         spec, group, average = self._spec, self._group, self._average

@@ -119,22 +119,27 @@ class TorchEngine:
         return module.to(memory_format=self._memory_format)
 
     def _check_smallest_pass(self) -> None:
-        """Try a pass of one image, where training will have one; it leaves nothing behind.
+        """Try one or two images as training will have them; that leaves nothing behind.
 
         Raises:
-            UsageError: Batch normalisation would have a single value per channel.
+            DeviceError: An operation is missing, or memory.
+            UsageError: Batch normalisation would have a single value per channel, or the model does
+                not take images of the size that training gives it.
         """
         images, height, width = self._spec.smallest_pass or (0, 0, 0)
-        if images != 1 or self._optimizer is None:
+        exchanges = self._group is not None and self._spec.sync_batch_norm
+        if not images or self._optimizer is None or exchanges:  # one that fails lets others wait
             return
         self._set_training(enabled=True)
-        black = np.zeros((1, height, width, 3), np.uint8)
+        black = np.zeros((min(images, 2), height, width, 3), np.uint8)
         try:
             with unchanged(self._module, self._device), torch.no_grad(), self._autocast():
                 self._network.forward(self._pixels.images(black))
-        except (ValueError, RuntimeError) as error:
-            if str(error).startswith(ONE_VALUE):  # anything else is the first step's to explain
+        except FAILURES as error:
+            if str(error).startswith(ONE_VALUE):
                 raise one_value_per_channel(None, self._spec.micro_batch_size) from error
+            # what cannot be explained is the first step's to raise
+            self._explain(error, len(black), black.shape, training=True)
 
     def _prepare(self, module: torch.nn.Module) -> torch.nn.Module:
         network = prepare(module, self._spec.precision)

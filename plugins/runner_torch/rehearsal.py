@@ -19,12 +19,14 @@ def unchanged(module: torch.nn.Module, device: TorchDevice) -> Iterator[None]:
     """Put buffers and random states back, and remove the gradients."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     states = device.random_states()
-    yield
-    module.zero_grad(set_to_none=True)
-    device.set_random_states(states)
-    with torch.no_grad():
-        for buffer, kept in buffers:
-            buffer.copy_(kept)
+    try:
+        yield
+    finally:
+        module.zero_grad(set_to_none=True)
+        device.set_random_states(states)
+        with torch.no_grad():
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
 
 
 def head(batch: Batch, images: int) -> Batch:

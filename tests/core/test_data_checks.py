@@ -536,3 +536,23 @@ class TestResume:
         assert project.runner("resume", run).code == 0
         [message] = self.warnings(project, run)
         assert "data.train: classes, labels or names of images are not those of before" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "split"),
+    [("transforms.eval", "eval.batch_size"), ("transforms.train", "train.batch_size")],
+)
+def test_batches_that_no_memory_holds_are_refused_before_training(project, setting, split):
+    """A few of them fit; the batches that are asked for do not."""
+    huge = [
+        f"dataset={{name: fake_colours, images: {3 * 10**5}}}",
+        f"{setting}=[{{name: resize, exact: [8192, 8192]}}]",
+        f"{split}={10**5}",
+    ]
+    given = [f"--set={text}" for text in huge]
+    outcome = project.run(*given)
+    assert outcome.code == 5
+    assert " of 100,000 images of 8192 x 8192 pixels, and" in outcome.err.replace("\n", " ")
+    assert not (project.path / "runs").exists()
+    [refused] = project.runner("explain", project.write_recipe(), *given, "--json").json["refusals"]
+    assert f"error: {refused}" in outcome.err

@@ -32,15 +32,32 @@ def check_batches(images: int, batches: int, size: tuple[int, int]) -> None:
     Raises:
         DataError: They take more than there is.
     """
+    held = f"{counted(batches, 'batch')} of {counted(images, 'image')}"
+    _check(held, images * batches, size, "train.batch_size or eval.batch_size", "prefetch_batches")
+
+
+def check_threads(threads: int, size: tuple[int, int]) -> None:
+    """Refuse images that the memory of this machine cannot hold, one for each thread that reads.
+
+    Args:
+        threads: How many there are.
+        size: Height and width of the largest image that the steps make of one.
+
+    Raises:
+        DataError: They take more than there is.
+    """
+    _check(f"one image for each of {counted(threads, 'thread')}", threads, size, "", "workers")
+
+
+def _check(held: str, images: int, size: tuple[int, int], batch: str, loader: str) -> None:
     memory = _memory()
     height, width = size
-    needed = images * batches * height * width * 3
+    needed = images * height * width * 3
     if memory and needed > memory:
         raise DataError(
-            f"{counted(batches, 'batch')} of {counted(images, 'image')} of {width} x {height} "
-            f"pixels take {needed / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} "
-            "GiB; lower train.batch_size or eval.batch_size, the size in transforms, or "
-            "loader.prefetch_batches"
+            f"{needed / 2**30:,.1f} GiB for {held} of {width} x {height} pixels, and this machine "
+            f"has {memory / 2**30:,.1f} GiB; lower {batch}{', ' * bool(batch)}the size in "
+            f"transforms, or loader.{loader}"
         )
 
 

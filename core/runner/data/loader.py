@@ -21,9 +21,9 @@ from runner.data.cache import PixelCache
 from runner.data.damage import DamagedImages, fill_up
 from runner.data.decode import DamagedImage, DamagedImageError, decode, read
 from runner.data.decoding import AS_STORED, Noticed, unreported
-from runner.data.limits import check_batches
+from runner.data.limits import check_batches, check_threads
 from runner.data.order import Augmentation, eval_indices, train_indices
-from runner.data.transforms import check_not_random, fixed_size
+from runner.data.transforms import check_not_random, fixed_size, largest_size
 from runner.data.workers import background_threads
 from runner.errors import DataError, RunnerError
 
@@ -182,6 +182,7 @@ class ImageLoader:
         """Read batches ahead and yield them in order."""
         ahead = min(len(chosen), self._section.prefetch_batches + 1)
         check_batches(len(chosen[0]) if chosen else 0, ahead, self._size)
+        check_threads(self._section.workers, largest_size(self._transforms))
         pending: deque[_Pending] = deque()
         waiting = iter(chosen)
         self._noticed.begin()

@@ -130,6 +130,19 @@ def output_size(transforms: Sequence[Transform]) -> tuple[int, int] | None:
     return size
 
 
+def largest_size(transforms: Sequence[Transform]) -> tuple[int, int]:
+    """Return height and width of the largest image on the way through ``transforms``.
+
+    Of an image whose shorter side is resized both sides are at least that; what comes before any
+    step is not known.
+    """
+    found = [(1, 1)]
+    for count, step in enumerate(transforms, 1):
+        side = (step.shorter_side if isinstance(step, Resize) else None) or 1
+        found.append(output_size(transforms[:count]) or (side, side))
+    return max(found, key=lambda size: size[0] * size[1])
+
+
 def fixed_size(transforms: Sequence[Transform]) -> tuple[int, int]:
     """Return the height and width of every image after ``transforms``.
 

@@ -13,10 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from runner.data.apply import TooLargeError, apply
 from runner.data.decode import DamagedImageError
-from runner.data.limits import MAX_SIDE, check_batches
+from runner.data.limits import MAX_SIDE, check_batches, check_threads
 from runner.data.plugin import SyntheticOptions
 from runner.data.samples import preprocess
-from runner.data.transforms import CenterCrop, Resize, Transform
+from runner.data.transforms import CenterCrop, Resize, Transform, largest_size
 from runner.errors import DataError
 
 EVAL: list[Transform] = [
@@ -43,6 +43,15 @@ def test_batches_beyond_the_memory_are_refused() -> None:
     check_batches(64, 3, (224, 224))
     with pytest.raises(DataError, match=r"3 batches of 10,000,000 images .* lower train.batch_si"):
         check_batches(10_000_000, 3, (MAX_SIDE, MAX_SIDE))
+
+
+def test_images_on_the_way_are_counted_for_each_thread() -> None:
+    big, crop = Resize(name="resize", exact=(8192, 8192)), CenterCrop(name="center_crop", size=8)
+    assert largest_size((crop, big, crop)) == (8192, 8192)
+    assert largest_size((Resize(name="resize", shorter_side=256), crop)) == (256, 256)
+    check_threads(1, (224, 224))
+    with pytest.raises(DataError, match=r"one image for each of 9,999 threads of 8192 .*workers"):
+        check_threads(9999, (8192, 8192))
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 pytest.importorskip("mindspore")
+
+from tests.plugins.mindspore.conftest import tiny_entry
 
 from runner import ModelEntry
 from runner.errors import DeviceError, UsageError
 from runner_mindspore.autoload import Tensor, nn
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from tests.plugins.mindspore.conftest import MakeBatches, MakeEngine
 
 
@@ -43,6 +48,34 @@ def test_a_size_that_a_model_does_not_take_names_it(
         make_engine(model=entry).train_step(batch, 0.1)
     with pytest.raises(UsageError, match=message.format("evaluation")):
         make_engine(model=entry).eval_step(batch)
+
+
+@pytest.mark.parametrize(
+    ("step", "sizes"),
+    [
+        ("evaluation", {"image_size": (16, 16)}),
+        ("training", {"image_size": (32, 32), "smallest_pass": (4, 16, 16)}),
+    ],
+)
+def test_a_size_that_a_model_does_not_take_is_refused_when_the_engine_is_opened(
+    make_engine: MakeEngine, step: str, sizes: dict[str, Any]
+) -> None:
+    entry = ModelEntry(
+        name="fixed",
+        summary="Takes one size",
+        framework="mindspore",
+        build=lambda options, classes: FixedSize(classes),
+    )
+    message = rf"(?s)fixed does not take images of 16 x 16 pixels in {step}.*MindSpore says:\n"
+    with pytest.raises(UsageError, match=message):
+        make_engine(model=entry, **sizes)
+
+
+def test_trying_sizes_draws_the_masks_of_dropout(make_engine: MakeEngine) -> None:
+    entry = tiny_entry(dropout=0.5)
+    kept, tried = (make_engine(model=entry, smallest_pass=x) for x in (None, (1, 8, 8)))
+    for name, array in kept.weights().items():
+        assert np.array_equal(tried.weights()[name], array)
 
 
 def test_a_missing_kernel_names_the_device(

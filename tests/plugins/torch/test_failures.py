@@ -65,6 +65,13 @@ def test_a_size_that_training_alone_has_is_refused_in_its_first_step(
         engine.train_step(make_batches(1, size=48)[0], 0.1)
 
 
+def test_a_size_that_training_alone_has_is_refused_when_the_engine_is_opened(
+    make_engine: MakeEngine,
+) -> None:
+    with pytest.raises(UsageError, match=r"(?s)alexnet does not take images of 48 x 48.*training"):
+        make_engine(model="alexnet", image_size=(64, 64), smallest_pass=(4, 48, 48))
+
+
 def test_a_missing_kernel_names_the_format_and_the_way_out(make_engine: MakeEngine) -> None:
     def forward(images: torch.Tensor) -> torch.Tensor:
         return torch.bincount(images.bfloat16().flatten())  # of integers alone
