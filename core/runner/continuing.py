@@ -124,7 +124,7 @@ def check_recipe(folder: RunDir, checked: Recipe, registry: Registry) -> None:
     """Refuse to go on in a run folder with a recipe that was changed since it was made.
 
     Raises:
-        UsageError: A value differs that makes another experiment.
+        UsageError: A value differs that turns it into a different experiment.
     """
     document = recipe.compose(folder.recipe, (), environ=os.environ)
     begun = recipe.validate(document, registry)
@@ -164,7 +164,7 @@ def changed(
         registry: What is installed.
 
     Raises:
-        UsageError: The file was changed by hand, and that makes another experiment.
+        UsageError: The file was changed by hand, which turns it into a different experiment.
     """
     before = _begun_with(folder, source, registry)
     if before is None:

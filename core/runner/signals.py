@@ -12,7 +12,7 @@ which framework it uses.
 
 What this process was started to ignore stays ignored: SIGHUP, which a terminal sends when it
 closes, under nohup. Not SIGINT and SIGQUIT, which shells ignore for background jobs: whoever sends
-them to such a job by its number means it.
+them to such a job by its number means it. The command line hears them from its start on.
 
 A process that a launcher has started may be asked several times with one intention: by a terminal
 or a batch system that signals everybody, and by the launcher in turn. There a signal that comes
@@ -73,6 +73,18 @@ def heard() -> tuple[signal.Signals, ...]:
         for number in SIGNALS
         if number in ALWAYS_HEARD or signal.getsignal(number) != signal.SIG_IGN
     )
+
+
+def hear_in_background() -> None:
+    """Give SIGINT and SIGQUIT their usual effect also in a job that a shell runs in the background.
+
+    Otherwise they would be heard by a run that trains, and by nothing else.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in ALWAYS_HEARD:
+            if signal.getsignal(number) == signal.SIG_IGN:
+                usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                signal.signal(number, usual)
 
 
 def end_as_first_process() -> None:

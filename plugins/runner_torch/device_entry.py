@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from runner.contracts import Availability
 from runner.entries import DeviceEntry
+from runner_torch.launch import POD_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,6 +40,8 @@ def device_entry(
             (JSON). It is called once, when the card is chosen and nothing is computed yet. It
             raises ``DeviceError`` where the card cannot do what they ask.
     """
+    if traits.pod_variable:
+        POD_VARIABLES.add(traits.pod_variable)
     package = () if traits.vendor_package is None else (traits.vendor_package,)
     return DeviceEntry(
         name=traits.kind,

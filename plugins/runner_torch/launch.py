@@ -26,6 +26,8 @@ AUTOLOAD = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 """As in ``runner_torch.autoload``: the launcher, which computes nothing, imports torch as well."""
 OPTIONS = "PET_"
 """What torchrun reads its options from: those of a pod are not those of this command."""
+POD_VARIABLES: set[str] = set()
+"""``DeviceTraits.pod_variable`` of the kinds of device that are registered."""
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 """Environment in which a launcher tells a process its place."""
 
@@ -125,7 +127,7 @@ def _is_launched() -> bool:
         return False
     if "TORCHELASTIC_RUN_ID" in environ:
         return True
-    one_card = "MINDX_TASK_ID" in environ and environ["LOCAL_WORLD_SIZE"] == "1"
+    one_card = not POD_VARIABLES.isdisjoint(environ) and environ["LOCAL_WORLD_SIZE"] == "1"
     return "," not in environ["LOCAL_RANK"] and not one_card
 
 

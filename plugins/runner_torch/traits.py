@@ -45,6 +45,9 @@ class DeviceTraits:
     """Environment variables that take the network interface towards other machines."""
     address_variables: tuple[str, ...] = ()
     """Environment variables that take the address of this machine towards others."""
+    pod_variable: str = ""
+    """Environment variable by which pods of the vendor's cluster software are known: with one card
+    they are told their place in the words in which torchrun tells a process its own."""
     channels_last: bool
     """Convolutions are at least as fast on channels-last tensors."""
     pinned_memory: bool

@@ -161,6 +161,28 @@ def test_what_a_process_was_started_to_ignore_stays_ignored(number):
 
 
 @pytest.mark.usefixtures("handlers_put_back")
+@pytest.mark.parametrize("command", ["run", "eval"])
+def test_a_job_in_the_background_is_interrupted_where_nothing_is_trained(
+    project, monkeypatch, command
+):
+    """A shell has started it to ignore SIGINT and SIGQUIT."""
+    recipe = project.write_recipe()
+    assert project.runner("run", recipe).code == 0
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+
+    def be_interrupted(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("runner.opening.check_runnable", be_interrupted)
+    monkeypatch.setattr("runner.commands.open_device", be_interrupted)
+    outcome = project.runner(command, recipe if command == "run" else project.run_folder())
+    assert outcome.code == 130
+    assert "interrupted" in outcome.err
+    assert signal.getsignal(signal.SIGQUIT) == signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("handlers_put_back")
 def test_a_signal_during_an_evaluation_saves_the_epoch(project, monkeypatch):
     step = FakeEngine.eval_step
 

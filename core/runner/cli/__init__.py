@@ -89,6 +89,7 @@ def main() -> None:
     streams.use_utf8()
     streams.take()
     status.tell_begun()
+    signals.hear_in_background()
     signals.end_as_first_process()
     try:
         code = app(standalone_mode=False)

@@ -14,6 +14,7 @@ from runner.framework.cores import available_cores
 from runner.interpreter import BOOT
 from runner.launch import cards, network
 from runner.machines import Machines
+from runner_ascend.plugin import runner_register_devices
 from runner_torch.device_entry import device_entry
 from runner_torch.launch import (
     AUTOLOAD,
@@ -119,6 +120,13 @@ ONE_CARD = {**ASCEND_JOB, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "LOCAL_RAN
 PODS = [TRAIN_JOB, PYTORCH_JOB, ASCEND_JOB, ONE_CARD]
 
 
+@pytest.fixture
+def ascend() -> None:
+    """Register the device of whose pods there is one in the list."""
+    tuple(runner_register_devices())
+
+
+@pytest.mark.usefixtures("ascend")
 @pytest.mark.parametrize("variables", PODS)
 def test_the_place_of_a_pod_is_not_that_of_a_process(monkeypatch, variables) -> None:
     for name, value in variables.items():
