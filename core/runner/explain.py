@@ -272,7 +272,7 @@ def _steps(plan: Plan, sizes: Sizes) -> Iterator[str]:
     yield f"trains on {_count(sizes.train)}"
     yield f"evaluates {_count(sizes.val)}"
     yield (
-        f"global batch {section.batch_size} = {batch.devices} {plan.device_entry.name} "
+        f"global batch {section.batch_size:,} = {batch.devices} {plan.device_entry.name} "
         f"x {display.counted(batch.micro, 'image')} per pass x {batch.accumulation} accumulation"
     )
     steps = _steps_per_epoch(plan, images)

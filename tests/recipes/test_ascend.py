@@ -68,11 +68,11 @@ def test_other_numbers_of_cards(make_plan, name, overrides, cards, per_card, ste
 @pytest.mark.parametrize(
     ("name", "batch", "steps"),
     [
-        ("resnet50_npu", "4096 = 8 npu x 512", "312 steps per epoch x 90 epochs = 28,080"),
+        ("resnet50_npu", "4,096 = 8 npu x 512", "312 steps per epoch x 90 epochs = 28,080"),
         ("resnet50_npu_1card_perf", "512 = 1 npu x 512", "1,001 steps per epoch x 1 epoch = "),
-        ("mobilenet_v2_npu", "4096 = 8 npu x 512", "312 steps per epoch x 600 epochs = 187,200"),
+        ("mobilenet_v2_npu", "4,096 = 8 npu x 512", "312 steps per epoch x 600 epochs = 187,200"),
         ("mobilenet_v2_npu_1card", "512 = 1 npu x 512", "2,502 steps per epoch x 600 epochs"),
-        ("resnet50_npu_2nodes", "8192 = 16 npu x 512", "156 steps per epoch x 3 epochs = 468"),
+        ("resnet50_npu_2nodes", "8,192 = 16 npu x 512", "156 steps per epoch x 3 epochs = 468"),
     ],
 )
 def test_the_explanation_counts_cards_images_and_steps(explained, name, batch, steps):

@@ -65,8 +65,8 @@ def test_a_training_form_is_that_of_its_script(make_plan, model):
 @pytest.mark.parametrize("model", FORMS)
 def test_the_explanation_counts_cards_images_and_steps(explained, model):
     form, text = FORMS[model], explained(f"{model}_mlu")
-    batch = f"{form.cards} mlu x {form.per_card} images per pass x 1 accumulation"
-    assert f"global batch {form.cards * form.per_card} = {batch}" in text
+    batch = f"{form.cards} mlu x {form.per_card:,} images per pass x 1 accumulation"
+    assert f"global batch {form.cards * form.per_card:,} = {batch}" in text
     total = form.steps * form.epochs
     assert (
         f"{form.steps:,} steps per epoch x {form.epochs} epoch{'s' * (form.epochs > 1)} = {total:,}"
