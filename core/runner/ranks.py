@@ -17,7 +17,7 @@ import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar, final
 
-from runner import limits, streams
+from runner import limits, signals, streams
 from runner.errors import DeviceError, OtherRankError, RunnerError
 from runner.launch import status
 from runner.launch.progress import Progress
@@ -207,7 +207,7 @@ class Ranks:
 def exit_code(error: BaseException) -> int:
     """Return the exit status that an error asks for."""
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        return 128 + signals.number_of(error)
     return error.exit_code if isinstance(error, RunnerError) else 1
 
 
@@ -240,6 +240,8 @@ def _words(error: Exception) -> str:
 
 def _message(error: BaseException) -> str:
     """Return what an error says; one that nobody has foreseen has its class in front."""
+    if isinstance(error, KeyboardInterrupt):
+        return signals.words(error)
     text = str(error) if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"
     return text + limits.hint(error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -23,7 +23,7 @@ from runner.storage.keeper import Keeper
 from runner.train import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from runner.checkpoint import Checkpoint
@@ -170,7 +170,7 @@ class _Run:
         try:
             self._tell_begin(folder, saved, again=again)
             observers.run_started(info)
-            with self._ranks.telling():
+            with self._ranks.telling(), self._saying_what_is_left(folder):
                 result = self._result(folder, info, saved)
             self._keeper.look()
             if self._keeper.losses:
@@ -179,8 +179,6 @@ class _Run:
             self._events.emit("run.finished", folder=str(folder.path), result=result)
             observers.run_finished(info, records.floats(result))
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                error.args = (self._what_is_left(folder),)
             with suppress(RunnerError):  # the disk may be what failed
                 self._events.emit("run.failed", error=type(error).__name__, message=str(error))
                 observers.run_failed(info, error)
@@ -188,13 +186,18 @@ class _Run:
         export.check_all(result["exports"])
         return result
 
-    def _what_is_left(self, folder: RunDir) -> str:
+    @contextmanager
+    def _saying_what_is_left(self, folder: RunDir) -> Iterator[None]:
         """Say what a run that is ended at once has saved, and how to continue it."""
-        saved = checkpoint.listing(folder.checkpoints)[-1:]
-        kept = f"saved {saved[0]}" if saved else "nothing was saved yet"
-        if self._exporting:
-            kept += ", and exports are made again"
-        return f"{kept}; continue with: runner resume {folder.path}"
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            saved = checkpoint.listing(folder.checkpoints)[-1:]
+            kept = f"saved {saved[0]}" if saved else "nothing was saved yet"
+            if self._exporting:
+                kept += ", and exports are made again"
+            error.args = (f"{kept}; continue with: runner resume {folder.path}",)
+            raise
 
     def _tell_begin(self, folder: RunDir, saved: Checkpoint | None, *, again: bool) -> None:
         restarted = status.restarted()
@@ -266,9 +269,11 @@ class _Run:
             )
         else:
             self._change(folder)
-            result |= self._evaluate()
+            with self._opened.signals.ending():
+                result |= self._evaluate()
         self._ranks.part()  # exports are the work of one
-        result["exports"] = self._export(folder) if self._opened.request.export else []
+        with self._opened.signals.ending():
+            result["exports"] = self._export(folder) if self._opened.request.export else []
         result["seconds"] = round(time.monotonic() - self._opened.started, 3)
         result["peak_memory_bytes"] = self._opened.device.peak_memory_bytes()
         if plan.recipe.loader.damaged_images == "skip":

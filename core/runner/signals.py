@@ -18,6 +18,9 @@ A process that a launcher has started may be asked several times with one intent
 or a batch system that signals everybody, and by the launcher in turn. There a signal that comes
 soon after the first is the same request.
 
+Where a run has nothing to save, as during an export, the first signal ends it as Ctrl-C does: what
+is open is put away, and the run says how to continue it.
+
 Commands that do not train leave the signals alone: with such a framework, Ctrl-C then ends them
 in whatever way the framework has chosen, and there is nothing to save.
 
@@ -100,6 +103,26 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 @final
+class EndedBySignal(KeyboardInterrupt):
+    """Another signal than that of Ctrl-C has ended a run where it had nothing to save."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def number_of(error: KeyboardInterrupt) -> int:
+    """Return the signal that has ended a run."""
+    return error.number if isinstance(error, EndedBySignal) else int(signal.SIGINT)
+
+
+def words(error: KeyboardInterrupt) -> str:
+    """Return what to say of an end by a signal, and what is left."""
+    by = f" by signal {error.number}" if isinstance(error, EndedBySignal) else ""
+    return ": ".join([f"interrupted{by}", *map(str, error.args)])
+
+
+@final
 @dataclass(slots=True)
 class StopRequest:
     """Whether a signal asks the loop to save and leave; the loop looks at it after every step."""
@@ -127,8 +150,9 @@ class Signals:
     """The signals that ask, from the start of a run to its end, as a context manager.
 
     They are held back until ``release`` or ``watch`` says how they are received. Within
-    ``polite`` the first signal only asks; a second one, and any outside of it, has its usual
-    effect: SIGINT raises ``KeyboardInterrupt``, others end the process.
+    ``polite`` the first signal only asks, and within ``ending`` it raises; a second one, and any
+    outside of both, has its usual effect: SIGINT raises ``KeyboardInterrupt``, others end the
+    process.
 
     Outside the main thread nothing is done: Python delivers signals to that thread alone.
     """
@@ -141,6 +165,7 @@ class Signals:
         self._request: StopRequest | None = None
         self._handlers: _Handlers | None = None
         self._asked = False
+        self._ends = False
         self._leaving = False
 
     def __enter__(self) -> Signals:
@@ -206,6 +231,32 @@ class Signals:
                 self._request = None
                 handlers.restore(SIGNALS if not self._leaving else INSISTING)
 
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Let the first signal raise ``EndedBySignal``, as SIGINT raises ``KeyboardInterrupt``."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def end(number: int, _frame: FrameType | None) -> None:
+            if not self._leaving:
+                self._leaving = True
+                restore(INSISTING)  # a call that does not return has no time for handlers
+                raise EndedBySignal(number)
+
+        def restore(numbers: Collection[int]) -> None:
+            for number in former.keys() & set(numbers):
+                signal.signal(number, former.pop(number))
+
+        numbers = set(self._numbers) - {signal.SIGINT}
+        former = {number: signal.signal(number, end) for number in numbers}
+        self._ends = True
+        try:
+            yield
+        finally:
+            self._ends = False
+            restore(INSISTING if self._leaving else SIGNALS)
+
     def _wait(self) -> None:
         while not self._only_wakes(found := signal.sigwaitinfo(self._numbers)):
             if found.si_signo == signal.SIGTERM and found.si_pid == os.getpid():
@@ -215,13 +266,13 @@ class Signals:
                 continue
             if self._leaving and found.si_signo in WARNINGS:
                 continue
-            if found.si_signo == signal.SIGINT:
+            if found.si_signo == signal.SIGINT or self._ends:
                 # Not by a signal: the handler of the operating system is the framework's.
-                _thread.interrupt_main(signal.SIGINT)
+                _thread.interrupt_main(signal.Signals(found.si_signo))
                 main = threading.main_thread().ident
                 assert main is not None
                 signal.pthread_kill(main, NUDGE)
-                again = signal.sigtimedwait(self._numbers, GRACE_S)
+                again = signal.sigtimedwait(INSISTING.intersection(self._numbers), GRACE_S)
                 if again is not None and self._only_wakes(again):
                     return
             streams.say_bytes(b"interrupted\n")

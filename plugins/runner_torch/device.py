@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
 from runner.errors import DeviceError
-from runner.framework.cores import available_cores
+from runner.framework.cores import available_cores, check_threads
 from runner.framework.memory import peak_host_memory_bytes
 from runner_torch.autoload import torch
 from runner_torch.host_memory import keep_freed_memory
@@ -218,8 +218,19 @@ def _configure_cpu(options: CpuOptions) -> Mapping[str, Any]:
         threads = max(1, available_cores() // (1 if place is None else place.processes))
     if threads is not None:
         torch.set_num_threads(threads)
+    _start_threads(torch.get_num_threads())
     kept = options.keep_freed_memory and keep_freed_memory()
     return {"threads": torch.get_num_threads(), "keep_freed_memory": kept}
+
+
+def _start_threads(count: int) -> None:
+    """Start the threads that compute, while others have not taken what a limit leaves.
+
+    Raises:
+        DeviceError: The limit is lower; OpenMP would end the process without a word of it.
+    """
+    check_threads(count)
+    torch.zeros(count << 16).sin_()  # enough that each thread has a share
 
 
 def configure_cuda(options: CudaOptions) -> Mapping[str, Any]:

@@ -83,11 +83,31 @@ def few_threads():
     group.rmdir()
 
 
+ENTER = ("sh", "-c", 'echo $$ > "$1"; shift; exec "$@"', "sh")
+
+
+def test_threads_that_a_library_could_not_start_are_refused(few_threads):
+    program = (
+        "from runner.framework.cores import check_threads; check_threads(1); check_threads(2); "
+        "print('two'); check_threads(3)"
+    )
+    done = subprocess.run(
+        [*ENTER, str(few_threads / "cgroup.procs"), sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "two\n", done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "runner.errors.DeviceError: this device computes with 3 threads, and this process can "
+        "have 2"
+    )
+
+
 def test_a_run_that_may_start_no_thread_says_so(project, few_threads):
-    enter = 'echo $$ > "$1"; shift; exec "$@"'
     command = (sys.executable, "-m", "runner", "train", str(project.write_recipe()))
     done = subprocess.run(
-        ["sh", "-c", enter, "sh", str(few_threads / "cgroup.procs"), *command],
+        [*ENTER, str(few_threads / "cgroup.procs"), *command],
         env={**project.environment, "RUNNER_PLUGINS": "fake,data,tensorboard"},
         capture_output=True,
         text=True,

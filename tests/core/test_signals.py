@@ -259,17 +259,24 @@ def test_a_second_signal_ends_what_hangs(project, number, handlers):
 
 
 @both
-@either_signal
-def test_a_signal_during_an_export_ends_at_once(project, number, handlers):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_during_an_export_ends_it_and_says_how_to_continue(project, number, handlers):
     export = "export:\n  - {name: fake_npz, seconds: 600}\n"
     process = project.start("run", project.write_recipe(export), **handlers)
     project.wait_for(lambda: list(project.path.glob("runs/*/*/exports/.fake_npz.tmp")))
     process.send_signal(number)
-    process.communicate(timeout=150)
-    ended_by_default = number == signal.SIGTERM and handlers is PYTHON
-    assert process.returncode == (-number if ended_by_default else 128 + number)
-    left = list(project.path.glob("runs/*/*/exports/.fake_npz.tmp"))
-    assert bool(left) == (number == signal.SIGTERM)
+    while process.poll() is None and number in signals.WARNINGS:
+        process.send_signal(number)
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=150)
+    assert process.returncode == 128 + number
+    by = "" if number == signal.SIGINT else f" by signal {int(number)}"
+    saved = project.checkpoints()[-1].relative_to(project.path)
+    ways = f"saved {saved}, and exports are made again; continue with: runner resume runs/colours/"
+    assert f"interrupted{by}: {ways}" in err
+    assert "Traceback" not in err
+    assert project.events()[-1]["event"] == "run.failed"
+    assert not list(project.path.glob("runs/*/*/exports/.fake_npz.tmp"))
     assert not (project.run_folder() / "result.json").exists()
 
 

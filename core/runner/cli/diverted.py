@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from runner import streams
+from runner import signals, streams
 
 
 class Diverted(TyperCommand):
@@ -18,5 +18,5 @@ class Diverted(TyperCommand):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:  # which typer would make a status without a word
-            streams.say(": ".join(["interrupted", *map(str, error.args)]))
-            raise SystemExit(130) from None
+            streams.say(signals.words(error))
+            raise SystemExit(128 + signals.number_of(error)) from None

@@ -20,6 +20,8 @@ def alike(name: str, others: Iterable[str]) -> str:
             return _composition(name, other)
         if _composed(other).casefold() == folded:
             return f"{other!r} differs from {name!r} in upper and lower case only"
+        if _squeezed(other) == _squeezed(name):
+            return f"{other!r} differs from {name!r} in spaces only, which YAML keeps in quotes"
     return ""
 
 
@@ -63,3 +65,7 @@ def _letters(name: str) -> list[str]:
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
+
+
+def _squeezed(name: str) -> str:
+    return "".join(name.split())

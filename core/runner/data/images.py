@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.data.alike import same_looking
 from runner.errors import DataError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def _neighbours(folder: Path) -> str:
         names = subfolders(folder.parent) if folder.parent.is_dir() else []
     except DataError:  # what is reported is the missing folder
         return ""
-    return f" ({folder.parent.absolute()} has {shown(names)})" if names else ""
+    hint = same_looking([folder.name], names)
+    return f" ({folder.parent.absolute()} has {shown(names)}{hint})" if names else ""
 
 
 def shown(names: Iterable[str]) -> str:

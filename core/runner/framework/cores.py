@@ -8,9 +8,13 @@ groups, of version 1 (``cpu.cfs_quota_us``) or 2 (``cpu.max``).
 from __future__ import annotations
 
 import os
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from runner.errors import DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +42,40 @@ def cpu_quota(proc: Path = Path("/proc/self")) -> float | None:
     """
     found = (quota for group in groups("cpu", proc) for quota in _quotas(group))
     return min(found, default=None)
+
+
+def check_threads(count: int) -> None:
+    """Try whether this process may start the threads of a library that ends it where it cannot.
+
+    Args:
+        count: Threads that compute, the calling one included.
+
+    Raises:
+        DeviceError: A limit of the system or the container is lower.
+    """
+    before, may_end = _threads(), threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(count - 1):
+            thread = threading.Thread(target=may_end.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"this device computes with {count} threads, and this process can have "
+            f"{len(started) + 1}"
+        ) from error
+    finally:
+        may_end.set()
+        for thread in started:
+            thread.join()
+        deadline = time.monotonic() + 1.0
+        while _threads() > before and time.monotonic() < deadline:
+            time.sleep(0.001)  # until Python 3.12 a thread that was joined may not have ended yet
+
+
+def _threads() -> int:
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
 class _Mount(NamedTuple):

@@ -302,9 +302,12 @@ class Attempts:
         """
         if failure.agreed and ended.shown:
             raise SystemExit(failure.code)
-        if not failure.agreed and self._stop.number is not None:
+        number = self._stop.number
+        if not failure.agreed and number is not None:
+            if failure.words and failure.code == 128 + number:  # it says what it has saved
+                raise InterruptedRunError(str(failure), number)
             reason = "at once" if self._stop.at_once else f"and not saved: {failure}"
-            raise self._stopped(self._stop.number, reason)
+            raise self._stopped(number, reason)
         if failure.ask_log and not ended.shown:
             show_tail(failure.log)
         raise self._error(failure)

@@ -1,9 +1,9 @@
 """PyYAML's parser, kept to YAML 1.2 where it reads something else.
 
-Tabs separate, as the specification allows, and never indent. A ``#`` without a space before it
-begins no comment. ``-`` alone is no text inside ``[ ]``, and ``?x`` there is no key. Lines that
-continue a value are indented further than its key. What is refused here was read as another value,
-or by luck.
+Tabs separate, as the specification allows, and never indent. The last line ends with a break. A
+``#`` without a space before it begins no comment. ``-`` alone is no text inside ``[ ]``, and ``?x``
+there is no key. Lines that continue a value are indented further than its key. What is refused here
+was read as another value, or by luck.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -28,6 +28,10 @@ ANCHOR = "found a character that an anchor cannot have"
 
 class StrictLoader(yaml.BaseLoader):
     """Reads one document."""
+
+    def __init__(self, text: str) -> None:
+        """Prepare to read; the last line is like the others, whether or not a break ends it."""
+        super().__init__(text if text.endswith(tuple(_BREAKS)) else f"{text}\n")
 
     def scan_to_next_token(self) -> None:
         """Skip blanks, line breaks and comments."""
@@ -137,6 +141,13 @@ class StrictLoader(yaml.BaseLoader):
         if max(self.indent + 1, 1) <= self.column < deepest and self.peek() != "\0":
             self._fail(SPACES)
         return chunks, deepest, mark
+
+    def scan_block_scalar(self, style: str) -> Any:
+        """Read a block of text; a tab left of it is neither text nor an empty line."""
+        token = super().scan_block_scalar(style)
+        if self.peek() == "\t":
+            self._fail(TAB)
+        return token
 
     def scan_anchor(self, kind: Any) -> Any:
         """Read the name of an anchor or alias."""

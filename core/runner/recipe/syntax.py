@@ -30,6 +30,13 @@ _PLAIN: tuple[tuple[str, str, str, bool], ...] = (
         False,
     ),
     (scanner.ANCHOR, "", "the name of an anchor has letters, digits, - and _ only", False),
+    (
+        "",
+        "block scalar",
+        "a block of text begins on the next line; after '|' or '>' stand at most a '-' or '+' and "
+        "a number from 1 to 9",
+        False,
+    ),
     ("that cannot start any token", "", "text cannot begin with this character; quote it", False),
     ("expected the node content", "", "expected a value here", False),
     ("mapping values are not allowed", "", _COLON, False),

@@ -318,6 +318,9 @@ class _Check:
             message = (
                 f"{dotted(path)}: holds the control character {letter}; expected a text of one "
                 "line without any, so rename what has it in its name, or link to it"
+                if letter != "\\r"
+                else f"{dotted(path)}: holds a carriage return (\\r), with which lines end in "
+                "files of Windows, such as a .env; remove it there: sed -i 's/\\r$//' FILE"
             )
             self.found.append(Finding(path, message, "value"))
 

@@ -112,6 +112,23 @@ class TestClassFolders:
             "set the folder with --set dataset.root=/path/to/images"
         )
 
+    @pytest.mark.parametrize(
+        ("name", "says"),
+        [
+            (
+                "my images ",
+                "'my images ' differs from 'my images' in spaces only, which YAML keeps",
+            ),
+            ("My Images", "'My Images' differs from 'my images' in upper and lower case only"),
+        ],
+    )
+    def test_a_root_that_is_written_otherwise_is_named(
+        self, tmp_path: Path, name: str, says: str
+    ) -> None:
+        (tmp_path / name).mkdir()
+        with pytest.raises(DataError, match=f"has {name}; {says}"):
+            self.open(tmp_path / "my images")
+
     @pytest.mark.parametrize("closed", ["", "train", "train/dog/more"])
     def test_a_folder_that_cannot_be_listed_is_named(
         self, root: Path, monkeypatch: pytest.MonkeyPatch, closed: str

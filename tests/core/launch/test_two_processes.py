@@ -141,6 +141,17 @@ def test_ctrl_c_reaches_the_run_once_and_ends_it_the_second_time(project, launch
     assert launched.none_left()
 
 
+def test_a_signal_during_an_export_tells_what_is_saved(project, launched):
+    process = launched.start("--set", "export=[{name: fake_npz, seconds: 600}]")
+    project.wait_for(lambda: list(project.path.glob("runs/*/*/exports/.fake_npz.tmp")))
+    process.send_signal(signal.SIGTERM)
+    ended = launched.finish(process)
+    assert ended.code == 128 + signal.SIGTERM
+    [error] = ended.errors
+    assert ": interrupted by signal 15: saved runs/colours/" in error
+    assert "and exports are made again; continue with: runner resume runs/colours/" in error
+
+
 def test_a_stuck_process_does_not_outlive_what_started_it(project, launched):
     process = launched.start(*HANGS, "--set", "distributed.timeout_s=4")
     assert any("hangs" in line for line in process.stderr)

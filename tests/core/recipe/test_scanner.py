@@ -34,6 +34,12 @@ def read(text: str) -> object:
         ("a: [-1, -x]\n", {"a": [-1, "-x"]}),
         ("a: x#y\n", {"a": "x#y"}),
         ("a: |\n\n  x\n", {"a": "\nx\n"}),
+        ("a: |\n \t\nb: 1\n", {"a": "\t\n", "b": 1}),  # Y79Y
+        ("a: |\n  x\n   \n", {"a": "x\n \n"}),  # L24T
+        ("a: |\n  x\n   ", {"a": "x\n \n"}),
+        ("a: >-\n  x", {"a": "x"}),
+        ("--- |1-", ""),  # 2G84
+        ("--- |1+", ""),
     ],
 )
 def test_what_yaml_allows_is_read(text, value):
@@ -52,6 +58,10 @@ def test_what_yaml_allows_is_read(text, value):
         ('a: "x\ny"\n', "2:1", "continues a value that began further up"),  # QB6E
         ('a: "x\n\ty"\n', "2:1", "continues a value that began further up"),  # DK95
         ("a: [\n\tx]\n", "2:1", "continues a value that began further up"),  # Y79Y
+        ("a: |\n\t\nb: 1\n", "2:1", "a tab cannot indent YAML"),
+        ("a: |\n  x\n \t# y\n", "3:2", "a tab cannot indent YAML"),
+        ("--- |0\n", "1:6", "1 to 9"),  # 2G84
+        ("--- |10\n", "1:7", "1 to 9"),
         ("a: [-]\n", "1:5", "text cannot begin with this character"),  # YJV2
         ("a: [-, -]\n", "1:5", "text cannot begin with this character"),  # G5U8
         ("a: >\n   \n # x\n", "3:2", "this text is indented less than the empty line"),  # S98Z

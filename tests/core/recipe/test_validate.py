@@ -99,6 +99,13 @@ BROKEN = {
             "line without any, so rename what has it in its name, or link to it"
         ],
     ),
+    "end of a line of Windows": (
+        'model: {weights: "a\\r"}',
+        [
+            "r.yaml:2:18: model.weights: holds a carriage return (\\r), with which lines end in "
+            "files of Windows, such as a .env; remove it there: sed -i 's/\\r$//' FILE"
+        ],
+    ),
     "bound": (
         "train: {epochs: 0}",
         ["r.yaml:2:17: train.epochs: expected a number above 0, got 0"],
