@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import commands
-from runner.events import EventLog
-from runner.ranks import AgreedStop, Ranks
-from runner.saving import Saver
-from runner.session import Split, open_device, open_engine, open_split
-from runner.signals import StopRequest
-from runner.train import Trainer
+from runner import api
+from runner.distributed.ranks import AgreedStop, Ranks
+from runner.distributed.signals import StopRequest
+from runner.session.opening import Split, open_device, open_engine, open_split
+from runner.storage.events import EventLog
+from runner.training.checkpointer import Saver
+from runner.training.loop import Trainer
 
 if TYPE_CHECKING:
     import argparse
@@ -45,7 +45,7 @@ class Ours:
     """Vision Runner's own loop, as `runner train` runs it."""
 
     def __init__(self, arguments: argparse.Namespace, *settings: str) -> None:
-        self.plan = commands.load(str(RECIPE), recipe_settings(arguments, *settings)).plan
+        self.plan = api.load(str(RECIPE), recipe_settings(arguments, *settings)).plan
         device = open_device(self.plan)
         self.train = open_split(self.plan, "train", EventLog())
         self.val = open_split(self.plan, "val", EventLog())

@@ -25,18 +25,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from runner import display, explain, plugins
+from runner.cli import explain
+from runner.distributed.launching.shell import Start
+from runner.distributed.machines import Machines
 from runner.errors import RunnerError
-from runner.launch.lines import Start
-from runner.machines import Machines
-from runner.plan import resolve
+from runner.planning.plan import resolve
+from runner.plugins import loading
 from runner.recipe import compose, validate
+from runner.terminal import display
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from runner.registry import Registry
+    from runner.plugins.registry import Registry
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 LIMIT_S = 5.0
@@ -229,7 +231,7 @@ def run(seed: int, count: int) -> list[tuple[int, Case, str]]:
         raise Hung
 
     before = signal.signal(signal.SIGPROF, ring)
-    registry = plugins.load().registry
+    registry = loading.load().registry
     found, held_gb = [], peak_gb()
     try:
         with tempfile.TemporaryDirectory() as folder:

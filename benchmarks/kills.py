@@ -71,9 +71,9 @@ VALUES = {
 }
 IMPORTS = {
     "core": (
-        "runner.commands",
-        "runner.console",
-        "runner.export",
+        "runner.api",
+        "runner.cli.console",
+        "runner.artifacts.export",
         "safetensors.numpy",
         "PIL.Image",
     ),
@@ -187,7 +187,7 @@ def carry_out(
 
 def content(folder: Path) -> dict[str, Any]:
     """Return all that a finished run has left, without speeds and times."""
-    from runner import checkpoint
+    from runner.storage import checkpoint
 
     [run] = (path for path in (folder / "runs" / "recipe").iterdir() if path.name[0] != ".")
     found: dict[str, Any] = {"files": sorted(path.name for path in run.iterdir())}

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.contracts import Batch, Engine
-    from runner.plan import Plan
-    from runner.session import Split
+    from runner.planning.plan import Plan
+    from runner.session.opening import Split
 
     Weights = Mapping[str, NDArray[Any]]
 
@@ -122,11 +122,11 @@ class Side:
 
 
 def open_side(framework: str, settings: Sequence[str]) -> Side:
-    from runner import commands
-    from runner.events import EventLog
-    from runner.session import open_device, open_engine, open_split
+    from runner import api
+    from runner.session.opening import open_device, open_engine, open_split
+    from runner.storage.events import EventLog
 
-    plan = commands.load(str(RECIPE), [f"framework={framework}", *settings]).plan
+    plan = api.load(str(RECIPE), [f"framework={framework}", *settings]).plan
     device = open_device(plan)
     train, val = (open_split(plan, split, EventLog()) for split in ("train", "val"))
     engine = open_engine(plan, device, CLASSES, EventLog(), training=True)

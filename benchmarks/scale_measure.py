@@ -18,12 +18,12 @@ from scale_model import IMAGES, IMAGES_21K, NETWORKS
 
 def measure_decode(files: list[Path], recipe: str) -> dict[str, float]:
     """Decode and augment photographs on one thread, as a recipe does."""
-    from runner import commands
-    from runner.data.apply import apply
+    from runner import api
     from runner.data.decode import decode
     from runner.data.order import Augmentation
+    from runner.data.transforms.apply import apply
 
-    plan = commands.load(recipe, [], allow_unset=True).plan
+    plan = api.load(recipe, [], allow_unset=True).plan
     steps, augmentation = plan.recipe.transforms.train, Augmentation(1, 0)
     contents = [file.read_bytes() for file in files]
     rates = []
@@ -59,11 +59,11 @@ class Copies:
 
 def measure_checkpoint(parameters: int, folder: Path) -> dict[str, float]:
     """Save five times, and return the shortest wait of training and the shortest writing."""
-    from runner.checkpoint import Position
-    from runner.events import EventLog
-    from runner.ranks import Ranks
+    from runner.distributed.ranks import Ranks
     from runner.recipe.schema import CheckpointSection
-    from runner.saving import Saver
+    from runner.storage.checkpoint import Position
+    from runner.storage.events import EventLog
+    from runner.training.checkpointer import Saver
 
     found: list[Any] = []
 

@@ -39,7 +39,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runner.data.sources import SETTLED_S
+from runner.data.index.sources import SETTLED_S
 
 IMAGES = 14_197_122
 CLASSES = 21_841
@@ -76,8 +76,8 @@ def open_as(mode: str, root: Path) -> Any:
     """Open the split in one of the ways."""
     import numpy as np
 
-    from runner.data.folders import open_class_folders
-    from runner.data.images import IMAGE_ENDINGS, list_images, subfolders
+    from runner.data.layouts.class_folders import open_class_folders
+    from runner.data.layouts.images import IMAGE_ENDINGS, list_images, subfolders
     from runner.data.plugin import ClassFoldersOptions
 
     if mode != "strings":
@@ -95,7 +95,7 @@ def measure(mode: str, root: Path) -> None:
     """Open the split in this process, print figures, and stay until told to go."""
     import numpy as np
 
-    from runner.data import folders, order, plugin  # noqa: F401  importing is not part of the figures
+    from runner.data import order, plugin  # noqa: F401  importing is not part of the figures
 
     np.arange(10).sum()
     before = memory()

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter
 
-from runner import plugins
 from runner.entries import ModelEntry, PredictorEntry
 from runner.options import NoOptions
+from runner.plugins import loading
+from runner.plugins.registry import ANY_FRAMEWORK, Registry, framework_of
+from runner.plugins.registry import KINDS as KINDS_OF_ENTRIES
 from runner.recipe.rules import Draft, ineffective
 from runner.recipe.schema import (
     LoaderSection,
@@ -35,8 +37,6 @@ from runner.recipe.schema import (
 )
 from runner.recipe.tree import NAMED_LISTS, NAMED_SECTIONS
 from runner.recipe.validate import KINDS, VARIANTS, sections
-from runner.registry import ANY_FRAMEWORK, Registry, framework_of
-from runner.registry import KINDS as KINDS_OF_ENTRIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -81,10 +81,10 @@ def reference() -> str:
 
 def own_registry() -> Registry:
     """Register the plugins of this distribution only, whatever else is installed."""
-    points = entry_points(group=plugins.GROUP)
+    points = entry_points(group=loading.GROUP)
     own = [point for point in points if point.dist and point.dist.name == DISTRIBUTION]
     modules = [(point.name, importlib.import_module(point.value)) for point in own]
-    loaded = plugins.load(extra=sorted(modules), environ={"RUNNER_PLUGINS": ""}).registry
+    loaded = loading.load(extra=sorted(modules), environ={"RUNNER_PLUGINS": ""}).registry
     items = [item for kind in KINDS_OF_ENTRIES for item in loaded.entries(kind)]
     return Registry([info for info in loaded.plugins if info.state != "disabled"], items)
 

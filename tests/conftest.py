@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runner.signals import SIGNALS
+from runner.distributed.signals import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

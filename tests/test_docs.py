@@ -21,10 +21,10 @@ import runner
 from runner import hooks
 from runner.cli import Kind, app
 from runner.errors import RecipeError
-from runner.plugins import KIND_OF_HOOK, load
+from runner.plugins.loading import KIND_OF_HOOK, load
+from runner.plugins.registry import ENTRY_TYPES, Registry
 from runner.recipe import compose, validate
 from runner.recipe.validate import sections
-from runner.registry import ENTRY_TYPES, Registry
 from runner.testing import check_plugin
 from runner_torch.traits import DeviceTraits
 

@@ -4,7 +4,7 @@ These names are the public interface for plugin authors; ``runner.contracts`` ho
 that their objects follow and ``runner.testing`` the checks that they can run.
 """
 
-import runner.own_path  # noqa: F401  before anything that a file of the current folder may replace
+import runner.system.own_path  # noqa: F401  before what a file of the current folder may replace
 from runner.contracts import (
     ArtifactInfo,
     Availability,

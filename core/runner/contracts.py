@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.data.transforms import Transform
+    from runner.data.transforms.options import Transform
     from runner.entries import ModelEntry, OptimizerEntry
     from runner.recipe.schema import LossSection, PrecisionSection
 
@@ -417,7 +417,7 @@ class RunLogger(Protocol):
     """Writes a run down in another form; open from its start to its end."""
 
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Learn of an event, as ``runner.events`` lists them."""
+        """Learn of an event, as ``runner.storage.events`` lists them."""
         ...
 
     def steps(self, records: Sequence[StepRecord]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from runner.data.decoding import AS_STORED, unreported
+from runner.data.decode_options import AS_STORED, unreported
 from runner.options import NoOptions
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
         StoredWeights,
     )
     from runner.data.decode import DamagedImage
-    from runner.data.decoding import Decoding, Notice
-    from runner.data.transforms import Transform
-    from runner.machines import Machines
+    from runner.data.decode_options import Decoding, Notice
+    from runner.data.transforms.options import Transform
+    from runner.distributed.machines import Machines
     from runner.recipe.schema import LoaderSection
 
 # The options that core passes to these callables are an instance of the entry's own `config`
@@ -212,7 +212,7 @@ class LoaderRequest:
     """How encoded images become pixels; core refuses others than the default where a dataset has
     a loader of its own."""
     report_noticed: Callable[[Notice], None] = unreported
-    """To be called with what decoding notices; ``runner.data.decoding.Noticed`` does it."""
+    """To be called with what decoding notices; ``runner.data.decode_options.Noticed`` does it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from runner.offline.pixels import HostPart
+    from runner.artifacts.offline.pixels import HostPart
 
 _DIGITS = Context(prec=15)
 """As many as a double keeps through text."""

@@ -10,15 +10,15 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
-from runner import display
-from runner.command_line import environment_of, parse
 from runner.errors import UsageError
+from runner.migration.command_line import environment_of, parse
+from runner.terminal import display
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from runner.command_line import CommandLine, Given, Option
     from runner.entries import Translation
+    from runner.migration.command_line import CommandLine, Given, Option
 
 DEVICES = {"npu": "npu", "gpu": "cuda"}
 KEPT = (

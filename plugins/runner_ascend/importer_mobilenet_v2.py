@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.command_line import parse, split
 from runner.entries import Translation
 from runner.errors import UsageError
+from runner.migration.command_line import parse, split
 from runner_ascend.importer_common import (
     FP32,
     Script,
@@ -34,7 +34,7 @@ from runner_ascend.importer_options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from runner.command_line import CommandLine, Given
+    from runner.migration.command_line import CommandLine, Given
 
 PROGRAM = "mobilenetv2_8p_main_anycard.py"
 _RATE = "--learning_rate: had no effect there: the script's own learning rate is passed on"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from runner.command_line import Option
+from runner.migration.command_line import Option
 
 _RUN_FOLDER = "is the run folder here; choose where it is made with --runs-dir"
 _MACHINES = "follows from --nnodes, --node-rank and --rdzv of several machines"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.command_line import parse, split
 from runner.entries import Translation
 from runner.errors import UsageError
+from runner.migration.command_line import parse, split
 from runner_ascend.importer_common import (
     KEEPS_FP32,
     Cards,
@@ -36,7 +36,7 @@ from runner_ascend.importer_options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from runner.command_line import CommandLine, Given
+    from runner.migration.command_line import CommandLine, Given
 
 SEVERAL_CARDS, ONE_CARD = "main_apex_d76_npu.py", "pytorch_resnet50_apex.py"
 _ONE = (*ONE_CARD_SCRIPT, BATCH_SIZE, PRECISION_MODE)

@@ -18,19 +18,19 @@ import subprocess
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
-from runner import display
+from runner.artifacts.offline.pixels import DEVICE_CROP, on_host
 from runner.contracts import ArtifactInfo
 from runner.errors import ArtifactError, UsageError
-from runner.offline.pixels import DEVICE_CROP, on_host
+from runner.terminal import display
 from runner_ascend import aipp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from runner.data.transforms import Transform
+    from runner.artifacts.offline.pixels import HostPart
+    from runner.data.transforms.options import Transform
     from runner.entries import ConversionRequest, ExportPlan
-    from runner.offline.pixels import HostPart
     from runner_ascend.om_options import OmOptions
 
 PIXELS, LABELS, RESULTS = "prep_dataset", "val_label.txt", "result"

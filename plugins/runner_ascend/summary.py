@@ -21,9 +21,9 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any, Literal, final
 
-from runner import display, streams
 from runner.errors import UsageError
 from runner.options import options
+from runner.terminal import display, streams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

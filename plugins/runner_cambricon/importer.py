@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from runner.command_line import environment_of, split, starts
 from runner.entries import Translation
 from runner.errors import UsageError
+from runner.migration.command_line import environment_of, split, starts
 from runner_cambricon.importer_options import MODELS, VISIBLE
 from runner_cambricon.importer_programs import (
     DEVICES,
@@ -23,7 +23,7 @@ from runner_cambricon.importer_programs import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from runner.command_line import CommandLine
+    from runner.migration.command_line import CommandLine
 
 BENCHMARK = "test_benchmark.sh"
 SCRIPT_NAMES = {

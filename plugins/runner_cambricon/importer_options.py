@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.command_line import Option, truth
+from runner.migration.command_line import Option, truth
 
 _IN_RUN_FOLDER = "is the run folder here; choose where it is made with --runs-dir"
 _MACHINES = "follows from --nnodes, --node-rank and --rdzv of several machines"

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.command_line import parse
 from runner.entries import Translation
 from runner.errors import UsageError
+from runner.migration.command_line import parse
 from runner_cambricon.importer_options import INFER, MODELS, TRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from runner.command_line import CommandLine, Given
+    from runner.migration.command_line import CommandLine, Given
 
 TRAIN_PROGRAM, INFER_PROGRAM = "classify_train.py", "classify_infer.py"
 DEVICES = {"cpu": "cpu", "gpu": "cuda", "mlu": "mlu"}

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
-from runner.display import counted
 from runner.options import options
+from runner.terminal.display import counted
 
 
 @options

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
-from runner.display import counted
 from runner.errors import DeviceError
 from runner.framework.cores import available_cores, visible_cores
 from runner.framework.memory import peak_host_memory_bytes
+from runner.terminal.display import counted
 from runner_mindspore.autoload import ms, nn
 from runner_mindspore.launch import launched_world_size
 from runner_mindspore.messages import quiet, reason

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from runner.data.decode import DamagedImage, DamagedImageError, check, read
-from runner.data.decoding import Noticed
-from runner.data.transforms import RandomCrop, fixed_size
+from runner.data.decode_options import Noticed
+from runner.data.transforms.options import RandomCrop, fixed_size
 from runner_mindspore.transforms import undecodable
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.contracts import Dataset
-    from runner.data.decoding import Notice
-    from runner.data.transforms import Transform
+    from runner.data.decode_options import Notice
+    from runner.data.transforms.options import Transform
 
 _IMAGES_PER_TASK = 8
 _TASKS_PER_THREAD = 2

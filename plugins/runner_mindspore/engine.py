@@ -22,12 +22,12 @@ from runner.framework.engine import (
 )
 from runner.framework.failures import FAILURES, Pass, explain, explain_building
 from runner.framework.loss import check_labels
-from runner_mindspore.apart import OwnStatistics
 from runner_mindspore.autoload import ADJUSTMENTS, Tensor, ms, nn
 from runner_mindspore.batch_norm import synchronize
 from runner_mindspore.device import MindSporeDevice
 from runner_mindspore.ema import WeightAverage
 from runner_mindspore.group import is_exchange
+from runner_mindspore.local_statistics import OwnStatistics
 from runner_mindspore.losses import check_output, training_loss
 from runner_mindspore.messages import WORDING, is_out_of_memory, reason
 from runner_mindspore.nets import fresh_net, running_statistics, seeded_dropouts
@@ -265,7 +265,7 @@ class MindSporeEngine:
         """Count correct predictions with the evaluation weights; does not wait for the device.
 
         The loss is plain cross-entropy, without smoothing and auxiliary heads, so that it can be
-        compared between recipes. Counts are those of ``runner.metrics.count_correct``.
+        compared between recipes. Counts are those of ``runner.session.metrics.count_correct``.
         """
         sums, _ = self._evaluation(batch.images, batch.labels)
         return DeferredCounts(sums, len(batch.labels))

@@ -9,7 +9,9 @@ import posixpath
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from runner.command_line import (
+from runner.entries import Translation
+from runner.errors import UsageError
+from runner.migration.command_line import (
     TORCH_LAUNCHERS,
     environment_of,
     has_options_of,
@@ -18,14 +20,12 @@ from runner.command_line import (
     split,
     starts,
 )
-from runner.entries import Translation
-from runner.errors import UsageError
 from runner_mindspore.importer_options import EVAL, EXPORT, TRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from runner.command_line import CommandLine, Given
+    from runner.migration.command_line import CommandLine, Given
 
 DEVICES = {"Ascend": "ascend", "GPU": "gpu", "CPU": "cpu"}
 POSITIONS: Mapping[str, tuple[str, ...]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.command_line import Option, truth
+from runner.migration.command_line import Option, truth
 
 _CLOUD = "had no effect there but on ModelArts"
 _UNUSED = "had no effect there"

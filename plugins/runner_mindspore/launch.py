@@ -14,12 +14,12 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import interpreter
-from runner.display import counted
+from runner.distributed.machines import Machines
 from runner.entries import Command
 from runner.errors import DeviceError, PluginError, UsageError
 from runner.framework.cores import available_cores
-from runner.machines import Machines
+from runner.system import interpreter
+from runner.terminal.display import counted
 from runner_mindspore import rank_table
 from runner_mindspore.traits import by_kind
 

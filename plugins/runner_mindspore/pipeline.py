@@ -23,7 +23,7 @@ import numpy as np
 
 from runner.data.damage import DamagedImages, fill_up
 from runner.data.order import eval_indices, train_indices
-from runner.data.transforms import check_not_random, random_steps
+from runner.data.transforms.options import check_not_random, random_steps
 from runner.errors import DataError, UsageError
 from runner_mindspore.autoload import ms
 from runner_mindspore.encoded import Images, Source
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.contracts import Batch, Loader
-    from runner.data.transforms import Transform
+    from runner.data.transforms.options import Transform
     from runner.entries import LoaderRequest
 
 _AUGMENTATION = (2,)

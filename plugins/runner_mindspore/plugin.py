@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Predictor,
         StoredWeights,
     )
+    from runner.distributed.machines import Machines
     from runner.entries import (
         Command,
         ExportPlan,
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
         LoaderRequest,
         Translation,
     )
-    from runner.machines import Machines
     from runner.options import NoOptions
 
 FRAMEWORK = "mindspore"
@@ -204,7 +204,7 @@ def runner_register_devices() -> Iterable[DeviceEntry]:
 
 
 def _open_folders(options: ClassFoldersOptions, split: str) -> Dataset:
-    from runner.data.folders import open_class_folders
+    from runner.data.layouts.class_folders import open_class_folders
 
     return open_class_folders(options, split)
 

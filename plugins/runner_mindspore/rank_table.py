@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from runner import display, files, streams
-from runner.display import counted
 from runner.errors import RunnerError, UsageError
+from runner.storage import files
+from runner.terminal import display, streams
+from runner.terminal.display import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

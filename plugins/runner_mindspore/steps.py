@@ -233,7 +233,7 @@ class Evaluate(nn.Cell):
         """Return what the net returned, counts, and logits ``float32`` ``[B, K]``.
 
         Counts are top-1, top-5 and the sum of the cross-entropy, ``float32`` ``[3]``, as
-        ``runner.metrics.count_correct`` has them.
+        ``runner.session.metrics.count_correct`` has them.
 
         Args:
             images: See above.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from runner.data.transforms import (
+from runner.data.transforms.options import (
     CenterCrop,
     ColorJitter,
     HorizontalFlip,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.data.transforms import Transform
+    from runner.data.transforms.options import Transform
 
 vision = ms.dataset.vision
 

@@ -22,12 +22,13 @@ from runner.framework.engine import (
     out_of_memory,
 )
 from runner.framework.failures import FAILURES, Pass, explain, explain_building
-from runner_torch.apart import OwnStatistics
 from runner_torch.autoload import torch
 from runner_torch.batch_norm import synchronize
+from runner_torch.deferred_counts import DeferredCounts, DeferredStep, count
 from runner_torch.device import TorchDevice, set_deterministic
 from runner_torch.ema import WeightAverage
 from runner_torch.group import check_all_used
+from runner_torch.local_statistics import OwnStatistics
 from runner_torch.losses import check_output, main_logits, training_loss
 from runner_torch.messages import ONE_VALUE, WORDING, reason
 from runner_torch.optimizers import describe_optimizer, parameter_groups
@@ -35,7 +36,6 @@ from runner_torch.options import TorchOptions
 from runner_torch.pixels import Pixels
 from runner_torch.precision import autocast, casts_whole_network, check_compiled, prepare
 from runner_torch.rehearsal import head, unchanged
-from runner_torch.results import DeferredCounts, DeferredStep, count
 from runner_torch.scaling import loss_scale
 from runner_torch.state import load_optimizer_state, optimizer_state
 from runner_torch.weights import array_of, copy_weights, load_weights, tensor_of
@@ -232,7 +232,7 @@ class TorchEngine:
         """Count correct predictions with the evaluation weights; does not wait for the device.
 
         The loss is plain cross-entropy, without smoothing and auxiliary heads, so that it can be
-        compared between recipes. Counts are those of ``runner.metrics.count_correct``.
+        compared between recipes. Counts are those of ``runner.session.metrics.count_correct``.
         """
         logits = self._logits(batch.images)
         with torch.inference_mode():

@@ -10,11 +10,11 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-from runner import interpreter
+from runner.distributed.machines import Machines
 from runner.entries import Job
 from runner.errors import DeviceError, UsageError
 from runner.framework.cores import available_cores
-from runner.machines import Machines
+from runner.system import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

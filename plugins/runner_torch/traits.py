@@ -9,8 +9,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from runner.display import counted
 from runner.framework.cores import available_cores
+from runner.terminal.display import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,7 +15,7 @@ import pytest
 
 from runner import EngineState, StepResult
 from runner.contracts import Engine
-from runner.plugins import load
+from runner.plugins.loading import load
 from runner.testing import check_dataset, check_framework, check_plugin, fake
 from runner.testing.fake_engine import FakeEngine, Ready
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.contracts import Batch, Device, EngineSpec
-    from runner.registry import Registry
+    from runner.plugins.registry import Registry
 
 PLUGINS = {
     "ascend": "runner_ascend.plugin",

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from runner import commands, session
-from runner.advice import on_host
+from runner import api
+from runner.cli.hints import on_host
 from runner.contracts import Availability
 from runner.errors import DeviceError, MissingDeviceError
+from runner.session import opening
 
 REASON = "probed fake fake_card, answer: RUNNER_FAKE_CARDS is not set"
 
@@ -81,7 +82,7 @@ def test_explain_shows_the_plan_all_the_same(project, card_recipe):
 
 
 def test_explain_tells_what_is_not_installed(project, card_recipe, monkeypatch):
-    monkeypatch.setattr("runner.plugins._is_installed", lambda module: module != "numpy")
+    monkeypatch.setattr("runner.plugins.loading._is_installed", lambda module: module != "numpy")
     outcome = project.runner("explain", card_recipe)
     assert outcome.code == 0, outcome.err
     assert "WILL BE REFUSED HERE: framework 'fake' cannot be used: numpy is not" in outcome.out
@@ -147,7 +148,7 @@ def test_the_advised_command_is_the_typed_one_with_another_device(typed, advised
 
 
 def test_a_device_that_is_there_speaks_for_itself(project):
-    plan = commands.load(str(project.write_recipe())).plan
+    plan = api.load(str(project.write_recipe())).plan
 
     def refuse(options):
         raise DeviceError("no index 3")
@@ -159,7 +160,7 @@ def test_a_device_that_is_there_speaks_for_itself(project):
         return replace(plan, device=replace(plan.device, entry=entry))
 
     with pytest.raises(DeviceError, match=r"^no index 3$"):
-        session.open_device(with_probe(available=True))
+        opening.open_device(with_probe(available=True))
     with pytest.raises(MissingDeviceError, match="the recipe needs 1 fake_cpu device,") as missing:
-        session.open_device(with_probe(available=False))
+        opening.open_device(with_probe(available=False))
     assert missing.value.host_device is None  # it is the host itself

@@ -23,8 +23,8 @@ from runner import (
     hooks,
 )
 from runner.contracts import EpochMetrics, RunInfo
-from runner.plugins import KIND_OF_HOOK, Plugins, load
-from runner.registry import ENTRY_TYPES
+from runner.plugins.loading import KIND_OF_HOOK, Plugins, load
+from runner.plugins.registry import ENTRY_TYPES
 
 RUN = RunInfo(name="quickstart", folder=Path("runs/quickstart"), recipe={})
 METRICS = EpochMetrics(epoch=1, step=10, values={"train.loss": 0.5})

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner import checkpoint
-from runner.interpreter import BOOT
+from runner.storage import checkpoint
+from runner.system.interpreter import BOOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.machines.conftest import WORKS
 
-from runner import checkpoint
+from runner.storage import checkpoint
 
 RECIPE = """
 summary: Two processes, one of which is killed

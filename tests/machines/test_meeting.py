@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from runner import checkpoint
+from runner.storage import checkpoint
 
 FAKE_DISTRIBUTION = Path(__file__).parents[1] / "data" / "third_party" / "fake_framework"
 ENVIRONMENT = {"RUNNER_PLUGINS": "fake,data", "PYTHONPATH": str(FAKE_DISTRIBUTION)}

@@ -41,6 +41,7 @@ def assert_as_undisturbed(folder, undisturbed):
     folder.assert_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_two_machines_leave_what_one_machine_leaves(undisturbed, make_folder):
     folder, _ = undisturbed
     alone = make_folder(RECIPE, **ENVIRONMENT)

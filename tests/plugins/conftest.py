@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner import checkpoint, plugins
+from runner.plugins import loading
+from runner.storage import checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -284,7 +285,7 @@ def make_recipe_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
 @pytest.fixture(scope="module")
 def plugins_loaded_once() -> Iterator[None]:
     """Find the installed plugins once for all command lines of a module."""
-    found = plugins.load()
+    found = loading.load()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugins, "load", lambda: found)
+        patch.setattr(loading, "load", lambda: found)
         yield

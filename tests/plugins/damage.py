@@ -6,9 +6,9 @@ import random
 import tracemalloc
 from typing import TYPE_CHECKING
 
-from runner import weights
 from runner.errors import CheckpointError
-from runner.registry import Registry
+from runner.plugins.registry import Registry
+from runner.weights import given
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ def check(path: Path, framework: FrameworkEntry) -> str:
     """Read a file, and return why it is refused; empty if it is not."""
     tracemalloc.start()
     try:
-        stored = weights.read(path, framework, Registry([], [])).stored
+        stored = given.read(path, framework, Registry([], [])).stored
         assert stored.sets
         message = ""
     except CheckpointError as error:

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from runner import commands, explain, plugins, recipe
-from runner.launch.lines import Start
-from runner.plan import Plan, resolve
+from runner import api, recipe
+from runner.cli import explain
+from runner.distributed.launching.shell import Start
+from runner.planning.plan import Plan, resolve
+from runner.plugins import loading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runner.registry import Registry
+    from runner.plugins.registry import Registry
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 ENVIRONMENT = {"CIFAR10": "/data/cifar10", "IMAGENET": "/data/imagenet"}
@@ -26,7 +28,7 @@ class MakePlan(Protocol):
 
 @pytest.fixture(scope="session")
 def registry() -> Registry:
-    return plugins.load(environ={}).registry
+    return loading.load(environ={}).registry
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +36,7 @@ def explained() -> Callable[[str], str]:
     """Explain a recipe by its name, without its data."""
 
     def make(name: str) -> str:
-        loaded = commands.load(name, allow_unset=True)
+        loaded = api.load(name, allow_unset=True)
         start = Start(command=["run", name], runs_dir=Path("runs"))
         return explain.as_text(loaded.plan, loaded.document, start)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from runner.data.transforms import CenterCrop, HorizontalFlip, RandomResizedCrop, Resize
+from runner.data.transforms.options import CenterCrop, HorizontalFlip, RandomResizedCrop, Resize
 from runner.framework.options import SgdOptions
 
 TRAIN_IMAGES = 1_281_167

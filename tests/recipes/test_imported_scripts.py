@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner import commands, plugins, recipe
-from runner.import_args import carry_out
+from runner import api, recipe
+from runner.migration.import_args import carry_out
+from runner.plugins import loading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,9 +54,9 @@ def rows() -> Iterator[Any]:
 
 @pytest.fixture(autouse=True, scope="module")
 def plugins_loaded_once() -> Iterator[None]:
-    found = plugins.load()
+    found = loading.load()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugins, "load", lambda: found)
+        patch.setattr(loading, "load", lambda: found)
         yield
 
 
@@ -69,7 +70,7 @@ def resolved(words: list[str]) -> Any:
             overrides.append(f"device.count={text}")
         elif option in {"--precision", "--device"}:
             overrides.append(f"{option[2:]}={text}")
-    found: Any = recipe.resolved(commands.load(words[1], overrides, allow_unset=True).plan.recipe)
+    found: Any = recipe.resolved(api.load(words[1], overrides, allow_unset=True).plan.recipe)
     found["dataset"].pop("root")
     for key in ("weights", "weights_key"):
         found["model"].pop(key, None)

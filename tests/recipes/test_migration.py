@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer
 
-from runner import commands
+from runner import api
 from runner.cli import app
 from runner.cli.options import overrides
 from runner.recipe.validate import KINDS, sections
@@ -20,8 +20,8 @@ from runner.recipe.validate import KINDS, sections
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from runner.plan import Plan
-    from runner.registry import Registry
+    from runner.planning.plan import Plan
+    from runner.plugins.registry import Registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "migration.md"
 CODE = re.compile(r"`([^`]+)`")
@@ -194,7 +194,7 @@ def planned(line: str) -> Plan | None:
         devices=given.get("devices", ""),
         precision=given.get("precision", ""),
     )
-    return commands.load(recipe, changes, allow_unset=True).plan
+    return api.load(recipe, changes, allow_unset=True).plan
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from runner.data.transforms import (
+from runner.data.transforms.options import (
     CenterCrop,
     ColorJitter,
     HorizontalFlip,

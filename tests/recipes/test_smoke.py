@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner import commands
-from runner.run import Request
+from runner import api
+from runner.training.run import Request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +33,8 @@ def smoke(name: str, folder: Path, *overrides: str, size: int | None = None) -> 
     if size:
         exact = f"[{{name: resize, exact: [{size}, {size}]}}]"
         changes += [f"transforms.train={exact}", f"transforms.eval={exact}"]
-    loaded = commands.load(name, changes, shortened=True)
-    result = commands.start(loaded, folder, Request(command=["run", name]))
+    loaded = api.load(name, changes, shortened=True)
+    result = api.start(loaded, folder, Request(command=["run", name]))
     assert result is not None
     return result
 

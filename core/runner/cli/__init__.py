@@ -1,4 +1,4 @@
-"""The command line: parses arguments and prints; ``runner.commands`` does the work.
+"""The command line: parses arguments and prints; ``runner.api`` does the work.
 
 Only typer is imported at start-up; what a command needs is imported inside it, so that
 ``runner --help`` and ``runner list-plugins`` answer at once.
@@ -13,14 +13,16 @@ from typing import Annotated, Any
 
 import typer
 
-from runner import __version__, display, limits, signals, streams
-from runner.cli import launch, look, models, work
-from runner.cli.diverted import Diverted
-from runner.cli.look import Kind
+from runner import __version__
+from runner.cli import inspect, launch, models, offline, run
+from runner.cli.inspect import Kind
+from runner.cli.stdout import Diverted
+from runner.distributed import signals
+from runner.distributed.reporting import channel
 from runner.errors import MissingDeviceError, RecipeError, RunnerError, UsageError
-from runner.launch import status
-from runner.offline import cli as offline
 from runner.storage import paths
+from runner.system import limits
+from runner.terminal import display, streams
 
 __all__ = ["Kind", "app", "main"]
 
@@ -44,25 +46,25 @@ app = typer.Typer(
 )
 
 app.command("run", cls=Diverted, help="Do what a recipe says: train, evaluate, export and verify.")(
-    work.run
+    run.run
 )
 app.command("train", cls=Diverted, help="Train and evaluate a recipe, without its exports.")(
-    work.train
+    run.train
 )
-app.command(cls=Diverted)(work.resume)
+app.command(cls=Diverted)(run.resume)
 app.command("eval", cls=Diverted)(models.evaluate)
 app.command(cls=Diverted)(models.predict)
 app.command(cls=Diverted)(models.export)
 app.command(cls=Diverted)(models.verify)
 app.command(cls=Diverted)(models.relabel)
 app.command(cls=Diverted)(models.bench)
-app.command(cls=Diverted)(look.explain)
+app.command(cls=Diverted)(inspect.explain)
 app.command(cls=Diverted)(launch.launch)
-app.command("list-plugins", cls=Diverted)(look.list_plugins)
-app.command("list", cls=Diverted)(look.list_)
-app.command(cls=Diverted)(look.doctor)
-app.command("import-args", cls=Diverted)(look.import_args)
-app.command(cls=Diverted)(look.schema)
+app.command("list-plugins", cls=Diverted)(inspect.list_plugins)
+app.command("list", cls=Diverted)(inspect.list_)
+app.command(cls=Diverted)(inspect.doctor)
+app.command("import-args", cls=Diverted)(inspect.import_args)
+app.command(cls=Diverted)(inspect.schema)
 app.add_typer(offline.app, name="offline")
 
 
@@ -88,7 +90,7 @@ def main() -> None:
     """Run the command line; expected errors end it with one message and their exit code."""
     streams.use_utf8()
     streams.take()
-    status.tell_begun()
+    channel.tell_begun()
     signals.hear_in_background()
     signals.end_as_first_process()
     try:
@@ -133,7 +135,7 @@ def _explain(error: RunnerError) -> None:
     prefix = "error: "
     if error.rank is not None:
         # who has started this process says which error it was that ends the run
-        word = "leaves" if status.is_watched() else "error"
+        word = "leaves" if channel.is_watched() else "error"
         prefix = f"rank {error.rank}: {word}: "
     texts = error.problems if isinstance(error, RecipeError) else [str(error) + _hint(error)]
     streams.say(display.messages(texts, prefix))
@@ -143,6 +145,6 @@ def _hint(error: RunnerError) -> str:
     limit = limits.hint(error)
     if limit or not isinstance(error, MissingDeviceError) or not error.host_device:
         return limit
-    from runner.advice import on_host
+    from runner.cli.hints import on_host
 
     return f"; to try it here: {on_host(sys.argv[1:], error.host_device)}"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from runner import streams
 from runner.cli.options import (
     RUNS,
     DeviceOption,
@@ -22,9 +21,10 @@ from runner.cli.options import (
     overrides,
 )
 from runner.errors import UsageError
+from runner.terminal import streams
 
 if TYPE_CHECKING:
-    from runner.machines import Machines
+    from runner.distributed.machines import Machines
 
 
 def launch(
@@ -47,9 +47,9 @@ def launch(
     output: Annotated[Optional[Path], typer.Option(help="Write to a file.")] = None,  # noqa: UP045
 ) -> None:
     """Print the commands that start a recipe on several machines, or a batch script for SLURM."""
-    from runner import commands
-    from runner.launch.lines import Start, commands_of_machines, machine_line
-    from runner.plan import check_devices
+    from runner import api
+    from runner.distributed.launching.shell import Start, commands_of_machines, machine_line
+    from runner.planning.plan import check_devices
 
     machines = _machines(nnodes, rdzv, slurm=slurm)
     if sbatch and not slurm:
@@ -62,7 +62,7 @@ def launch(
         precision=precision,
         nodes=machines.count,
     )
-    plan = commands.load(recipe, changes, allow_unset=True).plan
+    plan = api.load(recipe, changes, allow_unset=True).plan
     given = [
         ("--framework", framework),
         ("--device", device),
@@ -74,7 +74,7 @@ def launch(
     check_devices(plan)
     commands_of_machines(plan, Start(command=arguments, runs_dir=runs_dir, machines=machines))
     if slurm:
-        from runner.launch.batch import Job, script
+        from runner.distributed.slurm.batch import Job, script
 
         text = script(
             Job(
@@ -96,7 +96,7 @@ def launch(
             for rank in (range(machines.count) if machines.several else [None])
         )
     if output:
-        from runner.files import write_output
+        from runner.storage.files import write_output
 
         write_output(output, text)
     else:
@@ -104,7 +104,7 @@ def launch(
 
 
 def _machines(nnodes: str, rdzv: str, *, slurm: bool) -> Machines:
-    from runner.machines import from_options
+    from runner.distributed.machines import from_options
 
     if slurm and rdzv:
         raise UsageError("--rdzv has no effect with --slurm: the nodes are not known yet")

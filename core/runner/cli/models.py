@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from runner import display, streams
 from runner.cli.options import (
     DeviceOption,
     DevicesOption,
@@ -22,6 +21,7 @@ from runner.cli.options import (
     overrides,
 )
 from runner.errors import DataError, UsageError
+from runner.terminal import display, streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,12 +52,12 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a model over the whole validation split."""
-    from runner import commands
-    from runner.console import Console
-    from runner.report import evaluation_line
+    from runner import api
+    from runner.cli.console import Console
+    from runner.cli.summary import evaluation_line
 
     results = []
-    found = commands.evaluate(
+    found = api.evaluate(
         path,
         overrides(set_, framework=framework, device=device),
         recipe_name=recipe or None,
@@ -93,9 +93,9 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Predict the classes of image files."""
-    from runner import commands
-    from runner import predict as prediction
-    from runner.console import Console
+    from runner import api
+    from runner.artifacts import predict as prediction
+    from runner.cli.console import Console
 
     chosen = _format(format_, output, as_json=as_json)
     writers = {
@@ -103,7 +103,7 @@ def predict(
         Format.csv: prediction.as_csv,
         Format.json: prediction.as_json,
     }
-    found = commands.predict(
+    found = api.predict(
         model,
         images,
         overrides(set_, framework=framework, device=device),
@@ -115,7 +115,7 @@ def predict(
     )
     text = writers[chosen](found)
     if output:
-        from runner.files import write_output
+        from runner.storage.files import write_output
 
         write_output(output, text)
     else:
@@ -152,11 +152,11 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Export a trained model, verify it and evaluate it."""
-    from runner import commands
-    from runner.console import Console
-    from runner.export import check_all
+    from runner import api
+    from runner.artifacts.export import check_all
+    from runner.cli.console import Console
 
-    records = commands.export_checkpoint(
+    records = api.export_checkpoint(
         checkpoint,
         overrides(set_, framework=framework, device=device),
         formats=format_ or [],
@@ -184,11 +184,11 @@ def verify(
     """Compare an exported model with the live model's stored answers."""
     from dataclasses import asdict
 
-    from runner import commands
-    from runner.console import Console
-    from runner.verification import check
+    from runner import api
+    from runner.artifacts.verification import check
+    from runner.cli.console import Console
 
-    read, result = commands.verify(artifact, tolerance=tolerance, trusted=trust, listener=Console())
+    read, result = api.verify(artifact, tolerance=tolerance, trusted=trust, listener=Console())
     if as_json:
         streams.deliver_json({"passed": result.passed, **asdict(result)})
     check(read, result)
@@ -207,7 +207,7 @@ def relabel(
     ],
 ) -> None:
     """Give the classes of a trained model other names."""
-    from runner.relabel import relabel as give_names
+    from runner.artifacts.relabel import relabel as give_names
 
     for record in give_names(model, names):
         streams.show(f"{display.line(record)}: classes renamed")
@@ -242,10 +242,11 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Measure images per second: a recipe's loader, training and inference, or a trained model."""
-    from runner import bench as benchmark
-    from runner import bench_model, commands
-    from runner.console import Console
-    from runner.events import EventLog
+    from runner import api
+    from runner.bench import model as bench_model
+    from runner.bench import recipe as benchmark
+    from runner.cli.console import Console
+    from runner.storage.events import EventLog
 
     changes = overrides(
         set_,
@@ -274,7 +275,7 @@ def bench(
             "--batch-size is for a trained model; of a recipe, set train.batch_size and "
             "eval.batch_size"
         )
-    loaded = commands.load(recipe, changes, shortened=smoke)
+    loaded = api.load(recipe, changes, shortened=smoke)
     result = benchmark.bench(
         loaded.plan,
         EventLog(Console()),

@@ -12,7 +12,7 @@ import typer
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
-    from runner.machines import Machines
+    from runner.distributed.machines import Machines
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a recipe.")]
 SetOption = Annotated[
@@ -123,7 +123,7 @@ def machines(nnodes: str, node_rank: int | None, rdzv: str, *, smoke: bool = Fal
     Raises:
         UsageError: The options do not fit together.
     """
-    from runner.machines import from_options
+    from runner.distributed.machines import from_options
 
     found = from_options(nnodes, node_rank, rdzv, os.environ)
     if smoke and found.several:

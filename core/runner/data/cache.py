@@ -12,7 +12,7 @@ from runner.data.decode import to_array
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runner.data.apply import Decoded
+    from runner.data.transforms.apply import Decoded
 
 
 @final

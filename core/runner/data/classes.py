@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runner.data.image_files import ImageFiles
-from runner.data.images import shown
+from runner.data.layouts.images import shown
 
 if TYPE_CHECKING:
     from runner.contracts import Dataset

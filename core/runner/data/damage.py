@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from runner.contracts import Batch
-from runner.display import counted
 from runner.errors import DataError
+from runner.terminal.display import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

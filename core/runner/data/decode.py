@@ -24,10 +24,10 @@ import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from runner.data import decoder_messages
-from runner.data.decoding import AS_STORED
-from runner.data.limits import MAX_PIXELS
-from runner.display import counted
+from runner.data.decode_options import AS_STORED
+from runner.data.size_limits import MAX_PIXELS
 from runner.errors import DataError
+from runner.terminal.display import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.contracts import Dataset
-    from runner.data.decoding import Decoding
+    from runner.data.decode_options import Decoding
 
 T = TypeVar("T")
 

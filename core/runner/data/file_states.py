@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner import files
-from runner.data.images import shown
-from runner.data.limits import MAX_FILE
-from runner.display import counted
+from runner.data.layouts.images import shown
+from runner.data.size_limits import MAX_FILE
+from runner.storage import files
+from runner.terminal.display import counted
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
-from runner import files
-from runner.data.limits import MAX_FILE
-from runner.data.paths import PathTable, path_table
+from runner.data.index.paths import PathTable, path_table
+from runner.data.size_limits import MAX_FILE
+from runner.storage import files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ _LABELS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexReport:
-    """How the images of a split were found, where that is kept; see ``runner.data.index``."""
+    """How the images of a split were found, where that is kept: see ``data.index.listing``."""
 
     source: Literal["listed", "cached"]
     seconds: float

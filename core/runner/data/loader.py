@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from runner.data.apply import TooLargeError, apply
 from runner.data.cache import PixelCache
 from runner.data.damage import DamagedImages, fill_up
 from runner.data.decode import DamagedImage, DamagedImageError, decode, read
-from runner.data.decoding import AS_STORED, Noticed, unreported
-from runner.data.limits import check_batches, check_threads
+from runner.data.decode_options import AS_STORED, Noticed, unreported
 from runner.data.order import Augmentation, eval_indices, train_indices
-from runner.data.transforms import check_not_random, fixed_size, largest_size
+from runner.data.size_limits import check_batches, check_threads
+from runner.data.transforms.apply import TooLargeError, apply
+from runner.data.transforms.options import check_not_random, fixed_size, largest_size
 from runner.data.workers import background_threads
 from runner.errors import DataError, RunnerError
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.contracts import Batch, Dataset
-    from runner.data.apply import Decoded
-    from runner.data.decoding import Decoding, Notice
-    from runner.data.transforms import Transform
+    from runner.data.decode_options import Decoding, Notice
+    from runner.data.transforms.apply import Decoded
+    from runner.data.transforms.options import Transform
     from runner.recipe.schema import LoaderSection
 
 __all__ = ["DamagedImage", "ImageLoader"]

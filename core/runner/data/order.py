@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, final, overload
 
 import numpy as np
 
-from runner.display import counted
 from runner.errors import DataError
+from runner.terminal.display import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

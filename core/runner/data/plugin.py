@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from runner.data.images import IMAGE_ENDINGS
-from runner.data.limits import MAX_SIDE
+from runner.data.layouts.images import IMAGE_ENDINGS
+from runner.data.size_limits import MAX_SIDE
 from runner.entries import DatasetEntry
 from runner.hooks import hookimpl
 from runner.options import options
@@ -130,37 +130,37 @@ class DigitsOptions:
 
 
 def _class_folders(config: ClassFoldersOptions, split: str) -> Dataset:
-    from runner.data.folders import open_class_folders
+    from runner.data.layouts.class_folders import open_class_folders
 
     return open_class_folders(config, split)
 
 
 def _class_folders_with_lists(config: ClassFoldersWithListsOptions, split: str) -> Dataset:
-    from runner.data.lists import open_class_folders_with_lists
+    from runner.data.layouts.lists import open_class_folders_with_lists
 
     return open_class_folders_with_lists(config, split)
 
 
 def _list_file(config: ListFileOptions, split: str) -> Dataset:
-    from runner.data.lists import open_list_file
+    from runner.data.layouts.lists import open_list_file
 
     return open_list_file(config, split)
 
 
 def _flat_val_label(config: FlatValLabelOptions, split: str) -> Dataset:
-    from runner.data.lists import open_flat_val_label
+    from runner.data.layouts.lists import open_flat_val_label
 
     return open_flat_val_label(config, split)
 
 
 def _synthetic(config: SyntheticOptions, split: str) -> Dataset:
-    from runner.data.generated import open_synthetic
+    from runner.data.layouts.generated import open_synthetic
 
     return open_synthetic(config, split)
 
 
 def _digits(config: DigitsOptions, split: str) -> Dataset:
-    from runner.data.generated import open_digits
+    from runner.data.layouts.generated import open_digits
 
     return open_digits(config, split)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from runner.data.apply import TooLargeError, apply
 from runner.data.decode import DamagedImageError, decode, read
-from runner.data.decoding import AS_STORED
+from runner.data.decode_options import AS_STORED
+from runner.data.transforms.apply import TooLargeError, apply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.contracts import Dataset
-    from runner.data.apply import Decoded
-    from runner.data.decoding import Decoding, Noticed
-    from runner.data.transforms import Transform
+    from runner.data.decode_options import Decoding, Noticed
+    from runner.data.transforms.apply import Decoded
+    from runner.data.transforms.options import Transform
 
 _PNG = ".png"
 _OTHER = ".img"

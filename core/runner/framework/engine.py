@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from runner.contracts import ArtifactInfo
-from runner.display import counted
 from runner.errors import CheckpointError, DeviceError, PluginError, RunnerError, UsageError
+from runner.terminal.display import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

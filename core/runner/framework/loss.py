@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner.display import counted
 from runner.errors import DataError, UsageError
+from runner.terminal.display import counted
 
 if TYPE_CHECKING:
     import numpy as np

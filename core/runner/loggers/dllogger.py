@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, final
 
-from runner import files
+from runner.storage import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

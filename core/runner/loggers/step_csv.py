@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, Any, final
 
-from runner import files
 from runner.errors import UsageError
+from runner.storage import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

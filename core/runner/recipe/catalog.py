@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, final
 
 import runner
 from runner.errors import RecipeError, UsageError
-from runner.recipe.words import did_you_mean, one_of, shown_path
+from runner.recipe.phrasing import did_you_mean, one_of, shown_path
 from runner.storage import paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from runner.registry import Registry
+    from runner.plugins.registry import Registry
 
 _SUFFIXES = (".yaml", ".yml")
 _PROJECT = 'name = "vision-runner"'

@@ -11,21 +11,21 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-from runner import display
 from runner.errors import Problem, RecipeError, UsageError
 from runner.recipe.catalog import find
 from runner.recipe.environment import UnsetVariable, expand, expand_text
 from runner.recipe.framework_change import adapt
 from runner.recipe.overrides import Override, apply, parse_override
+from runner.recipe.phrasing import show, shown_path
 from runner.recipe.source import DEFAULT, Node, Origin, read
 from runner.recipe.tree import long_form, merge, precision_long_form
-from runner.recipe.words import show, shown_path
+from runner.terminal import display
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from runner.registry import Registry
+    from runner.plugins.registry import Registry
 
 
 @final

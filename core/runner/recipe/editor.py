@@ -12,8 +12,8 @@ from runner.recipe.tree import NAMED_LISTS, NAMED_SECTIONS
 from runner.recipe.validate import KINDS, section_keys, sections
 
 if TYPE_CHECKING:
+    from runner.plugins.registry import Registered, Registry
     from runner.recipe.source import Json
-    from runner.registry import Registered, Registry
 
 _TEMPLATE = "#/$defs/{model}"
 

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
+from runner.recipe.phrasing import dotted, show
 from runner.recipe.source import KeyPath, Node, Origin, typed
-from runner.recipe.words import dotted, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,14 +11,14 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from runner.errors import RunnerError
+from runner.recipe.phrasing import dotted
 from runner.recipe.validate import KINDS, section_keys, sections
-from runner.recipe.words import dotted
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from runner.plugins.registry import Registry
     from runner.recipe.source import KeyPath, Node
-    from runner.registry import Registry
 
 
 def framework_of(root: Node) -> str | None:

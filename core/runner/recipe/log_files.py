@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from runner.rundir import RunDir
+from runner.storage.rundir import RunDir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from runner.errors import Problem, RecipeError
+from runner.recipe.phrasing import as_text, dotted, show
 from runner.recipe.source import KeyPath, Node, Origin, parse, typed
 from runner.recipe.tree import long_form, merge, precision_long_form
-from runner.recipe.words import as_text, dotted, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, final
 
-from runner.data.transforms import off_scale, output_size, random_steps
+from runner.data.transforms.options import off_scale, output_size, random_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from runner.data.transforms import Transform
+    from runner.data.transforms.options import Transform
     from runner.recipe.schema import (
         DeviceSection,
         DistributedSection,

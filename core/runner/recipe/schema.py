@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from runner.data.decoding import Decoding, GreyBits
-from runner.data.transforms import Transform  # noqa: TC001  pydantic reads annotations
+from runner.data.decode_options import Decoding, GreyBits
+from runner.data.transforms.options import Transform  # noqa: TC001  pydantic reads annotations
 from runner.options import NoOptions, options
 
 PositiveInt = Annotated[int, Gt(0)]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Union, final
 
 import yaml
 
-from runner import files
 from runner.errors import Problem, RecipeError
+from runner.recipe.phrasing import show, shown_path
 from runner.recipe.scanner import StrictLoader
 from runner.recipe.syntax import explain_syntax
-from runner.recipe.words import show, shown_path
+from runner.storage import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any, Union, final, get_args, get_origin, get_t
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from runner import display
-from runner.data import transforms
+from runner.data.transforms import options as transforms
 from runner.entries import ConverterEntry
 from runner.errors import PluginError, RecipeError, RunnerError
 from runner.recipe import log_files, raw_bytes
-from runner.recipe.messages import Checked, Finding, explain, help_text, lowered, without_echoes
+from runner.recipe.key_errors import Checked, Finding, explain, help_text, lowered, without_echoes
+from runner.recipe.phrasing import did_you_mean, dotted, show, shown_path
 from runner.recipe.rules import Draft, broken, ineffective
 from runner.recipe.schema import ExportSection, Recipe
-from runner.recipe.words import did_you_mean, dotted, show, shown_path
+from runner.terminal import display
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from runner.entries import Entry
     from runner.errors import Problem
+    from runner.plugins.registry import Registered, Registry
     from runner.recipe.compose import Document
     from runner.recipe.source import Json, KeyPath, Node
-    from runner.registry import Registered, Registry
 
 KINDS = {
     "framework": "framework",

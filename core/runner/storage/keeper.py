@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from runner import files
+from runner.storage import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
 
-    from runner.events import EventLog
-    from runner.rundir import RunDir
+    from runner.storage.events import EventLog
+    from runner.storage.rundir import RunDir
 
 NAMES = ("recipe.yaml", "manifest.json", "events.jsonl", "checkpoints")
 """What is looked for: all that a run may have while it works."""

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 from pydantic import InstanceOf, TypeAdapter, ValidationError
 
-from runner import files
 from runner.errors import PluginError, RunnerError, StorageError
+from runner.storage import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

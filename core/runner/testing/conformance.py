@@ -12,18 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from runner import interpreter
 from runner.contracts import Availability
 from runner.entries import DeviceEntry
-from runner.plugin_checks import CALLABLES
-from runner.plugins import load
+from runner.plugins.checks import CALLABLES
+from runner.plugins.loading import load
+from runner.system import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from runner.contracts import Dataset
     from runner.entries import DatasetEntry, Entry
-    from runner.registry import PluginInfo
+    from runner.plugins.registry import PluginInfo
 
 ARGUMENTS = {
     ("framework", "open"): 2,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from runner.contracts import Batch, EngineSpec, EngineState
 from runner.errors import CheckpointError
-from runner.metrics import count_correct
+from runner.session.metrics import count_correct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -264,7 +264,8 @@ def _check_degenerate_logits(engine: Engine, batch: Batch) -> None:
         found = counts.top1, counts.top5, counts.count
         assert found == (expected.top1, expected.top5, expected.count), (
             f"with weights of {value} eval_step counted (top1, top5, count) = {found}, "
-            f"runner.metrics.count_correct says {(expected.top1, expected.top5, expected.count)}: "
+            "runner.session.metrics.count_correct says "
+            f"{(expected.top1, expected.top5, expected.count)}: "
             "among equal logits the lower class leads, and an image with a logit that is not "
             "finite counts as wrong"
         )

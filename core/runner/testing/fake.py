@@ -1,9 +1,9 @@
 """A complete framework in a few hundred lines, for tests of core and as an example for authors.
 
 It trains a linear softmax classifier on average-pooled pixels with NumPy, gives the same bits on
-every run, and can be told to fail. The module is a plugin: give it to ``runner.plugins.load`` as
-``extra=[("fake", fake.plugin())]``, or name ``runner.testing.fake`` in an entry point. Installing
-Vision Runner does not register it.
+every run, and can be told to fail. The module is a plugin: give it to
+``runner.plugins.loading.load`` as ``extra=[("fake", fake.plugin())]``, or name
+``runner.testing.fake`` in an entry point. Installing Vision Runner does not register it.
 
 Environment variables:
     RUNNER_FAKE_CARDS: Number of cards that the device ``fake_card`` finds; none when unset.

@@ -16,7 +16,7 @@ import numpy as np
 
 from runner.contracts import EngineState, StepResult
 from runner.errors import CheckpointError, DeviceError
-from runner.metrics import count_correct
+from runner.session.metrics import count_correct
 from runner.testing.fake import FakeOptions
 
 if TYPE_CHECKING:

@@ -33,10 +33,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO, final
 
-from runner import interpreter
+from runner.distributed.machines import Machines
 from runner.entries import Job
 from runner.errors import OtherRankError
-from runner.machines import Machines
+from runner.system import interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 
-from runner.plugins import load
+from runner.plugins.loading import load
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from runner.data.decode import FORMATS, DamagedImageError, check, decode, to_array
-from runner.data.images import IMAGE_ENDINGS
+from runner.data.layouts.images import IMAGE_ENDINGS
 from runner.data.plugin import ClassFoldersOptions
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runner.data import index, index_file, sources
 from runner.data.image_files import ImageFiles
-from runner.data.index_file import IndexFile, Key
-from runner.data.paths import path_table
+from runner.data.index import file as index_file
+from runner.data.index import listing, sources
+from runner.data.index.file import IndexFile, Key
+from runner.data.index.paths import path_table
 from runner.data.plugin import (
     ClassFoldersOptions,
     ClassFoldersWithListsOptions,
@@ -237,7 +238,7 @@ def test_a_full_disk_leaves_nothing(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("runner.files.sync", full)
+    monkeypatch.setattr("runner.storage.files.sync", full)
     assert "not kept: " in told(open_images(root))[1]
     assert [path.suffix for path in kept.iterdir()] == [".lock"]
 
@@ -260,7 +261,7 @@ def test_small_splits_leave_no_trace(
     monkeypatch.setattr(sources, "SETTLED_S", 0)
     assert open_images(root).index is None
     assert not (tmp_path / "cache").exists()
-    monkeypatch.setattr(index, "LEAST_IMAGES", 5)
+    monkeypatch.setattr(listing, "LEAST_IMAGES", 5)
     assert told(open_images(root)) == ("listed", "there was no index")
     file = file_of(open_images(root))
     assert file.parent == tmp_path / "cache/vision-runner/index"
@@ -324,7 +325,7 @@ def test_a_long_text_file_is_read_by_one_process(
     file, expected = file_of(opened), everything(opened)
     content = file.read_bytes()
     file.unlink()
-    monkeypatch.setattr("runner.data.lists.read_list", None)  # it is not called here
+    monkeypatch.setattr("runner.data.layouts.lists.read_list", None)  # it is not called here
     others: list[ImageFiles] = []
     with file.with_suffix(".lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -11,7 +11,7 @@ from PIL import Image
 from runner.data.loader import DamagedImage, ImageLoader
 from runner.data.order import epoch_order
 from runner.data.samples import sample_bytes
-from runner.data.transforms import (
+from runner.data.transforms.options import (
     CenterCrop,
     ColorJitter,
     HorizontalFlip,

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from runner.data.decode import DamagedImageError, check, decode
-from runner.data.decoding import Decoding
+from runner.data.decode_options import Decoding
 from runner.data.samples import preprocess
-from runner.data.transforms import CenterCrop, Resize, Transform
+from runner.data.transforms.options import CenterCrop, Resize, Transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +146,7 @@ MEASURE = """
 import sys
 from runner.data.decode import DamagedImageError
 from runner.data.samples import preprocess
-from runner.data.transforms import CenterCrop, Resize
+from runner.data.transforms.options import CenterCrop, Resize
 steps = [Resize(name="resize", shorter_side=64), CenterCrop(name="center_crop", size=56)]
 data = open(sys.argv[1], "rb").read()
 try:

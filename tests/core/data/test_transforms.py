@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from runner.data.apply import (
+from runner.data.decode import to_array
+from runner.data.samples import preprocess
+from runner.data.transforms.apply import (
     apply,
     center_crop,
     change_color,
@@ -19,9 +21,7 @@ from runner.data.apply import (
     resize,
     resized_crop_box,
 )
-from runner.data.decode import to_array
-from runner.data.samples import preprocess
-from runner.data.transforms import (
+from runner.data.transforms.options import (
     CenterCrop,
     ColorJitter,
     HorizontalFlip,

@@ -17,8 +17,8 @@ from runner.entries import (
     OptimizerEntry,
 )
 from runner.options import options
+from runner.plugins.registry import PluginInfo, Registered, Registry
 from runner.recipe import Document, Recipe, compose, validate
-from runner.registry import PluginInfo, Registered, Registry
 
 
 @options

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from runner.errors import UsageError
+from runner.plugins.registry import PluginInfo, Registry
 from runner.recipe import find, list_recipes
-from runner.registry import PluginInfo, Registry
 
 BASE = "summary: A toy\n"
 

@@ -12,7 +12,7 @@ from runner.recipe import compose, validate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runner.registry import Registry
+    from runner.plugins.registry import Registry
 
 Write = Any  # the `document` fixture
 

@@ -8,13 +8,13 @@ import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # has no stubs
 
 import runner
-from runner.plugins import load
+from runner.plugins.loading import load
 from runner.recipe import dump, json_schema
 from runner.recipe.source import parse, read
 
 if TYPE_CHECKING:
     from runner.errors import Problem
-    from runner.registry import Registry
+    from runner.plugins.registry import Registry
 
 
 @pytest.fixture(scope="module")

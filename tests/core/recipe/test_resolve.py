@@ -9,7 +9,7 @@ import yaml
 from runner.recipe import Recipe, compose, dump, origins, resolved, validate
 
 if TYPE_CHECKING:
-    from runner.registry import Registry
+    from runner.plugins.registry import Registry
 
 FULL = """\
 extends: base.yaml

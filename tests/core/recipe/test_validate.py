@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runner.data.transforms import CenterCrop, RandomCrop
+from runner.data.transforms.options import CenterCrop, RandomCrop
 from runner.entries import ModelEntry
 from runner.errors import PluginError, RecipeError
 from runner.options import NoOptions, options

@@ -9,8 +9,9 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner import artifacts, checkpoint, rundir
+from runner.artifacts import artifact
 from runner.errors import RunnerError
+from runner.storage import checkpoint, rundir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ def records_of(run: Path) -> list[Target]:
         Target(folder.result, folder.read_result),
         Target(folder.checkpoints / checkpoint.BEST, lambda: checkpoint.best(folder.checkpoints)),
         Target(saved / checkpoint.INFO, lambda: checkpoint.read_info(saved)),
-        Target(exported / artifacts.INFO, lambda: artifacts.read(exported)),
+        Target(exported / artifact.INFO, lambda: artifact.read(exported)),
     ]
 
 
@@ -46,7 +47,7 @@ def files_of(run: Path) -> list[Target]:
     [exported] = folder.exports.iterdir()
 
     def read_artifact() -> Any:
-        return artifacts.read(exported)
+        return artifact.read(exported)
 
     listed = sorted(path for path in exported.rglob("*") if path.is_file())
     return [
@@ -54,7 +55,7 @@ def files_of(run: Path) -> list[Target]:
             Target(saved / name, lambda: len(checkpoint.load(saved).weights))
             for name in (checkpoint.WEIGHTS, checkpoint.STATE, checkpoint.RECIPE)
         ),
-        *(Target(path, read_artifact) for path in listed if path.name != artifacts.INFO),
+        *(Target(path, read_artifact) for path in listed if path.name != artifact.INFO),
     ]
 
 

@@ -12,7 +12,7 @@ from tests.core.storage.fuzz_records import (
     some_bits,
 )
 
-from runner import checkpoint
+from runner.storage import checkpoint
 
 SEED = 20261129
 BITS, DAMAGES = 300, 40

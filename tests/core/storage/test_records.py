@@ -8,9 +8,8 @@ import os
 
 import pytest
 
-from runner import checkpoint, files, rundir
 from runner.errors import CheckpointError, PluginError
-from runner.storage import records
+from runner.storage import checkpoint, files, records, rundir
 
 BEST = {"checkpoint": "step_00000003", "val.top1": 0.1 + 0.2}
 RESULT = {

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner import checkpoint, rundir
-from runner.artifacts import INFO
+from runner.artifacts.artifact import INFO
+from runner.artifacts.predict import find_images
 from runner.errors import CheckpointError, UsageError
-from runner.predict import find_images
-from runner.storage import records
+from runner.storage import checkpoint, records, rundir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +180,7 @@ def _read_only(path, *_, **__):
 
 
 def test_retention_removes_nothing_through_a_link(tmp_path):
-    from tests.core.test_checkpoint import save
+    from tests.core.storage.test_checkpoint import save
 
     elsewhere = [save(tmp_path / "elsewhere", step) for step in (1, 2)]
     own = tmp_path / "own"
@@ -365,7 +364,7 @@ def test_classes_are_renamed_on_purpose(project, interrupted):
 
 
 def test_a_result_that_is_not_a_number_is_printed(project, monkeypatch):
-    from runner.metrics import Evaluation
+    from runner.session.metrics import Evaluation
 
     found = Evaluation.as_metrics
     monkeypatch.setattr(Evaluation, "as_metrics", lambda own: {**found(own), "val.loss": math.nan})

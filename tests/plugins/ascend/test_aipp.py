@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from runner.data.apply import apply
+from runner.artifacts.offline.pixels import on_host
 from runner.data.normalize import normalize
 from runner.data.samples import preprocess
-from runner.data.transforms import CenterCrop, Resize
-from runner.offline.pixels import on_host
+from runner.data.transforms.apply import apply
+from runner.data.transforms.options import CenterCrop, Resize
 from runner_ascend import aipp
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

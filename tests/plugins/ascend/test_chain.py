@@ -83,6 +83,7 @@ def project(tmp_path_factory):
     return folder, run, json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_compiled_is_reported(project):
     _, run, result, printed = project
     onnx, om = result["exports"]
@@ -98,6 +99,7 @@ def test_a_model_that_is_not_compiled_is_reported(project):
     assert any("atc was not found" in item.get("message", "") for item in events)
 
 
+@pytest.mark.slow
 def test_the_numbered_commands_give_the_score_of_eval(project, tmp_path):
     folder, run, result, _ = project
     artifact = tmp_path / "om"

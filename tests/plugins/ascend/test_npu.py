@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from runner import checkpoint
+from runner.storage import checkpoint
 from runner_ascend.options import NpuOptions
 
 pytest.importorskip("torch")
@@ -218,6 +218,7 @@ def test_a_killed_run_continues_bit_for_bit(done: Mapping[str, Outcome], machine
         assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_two_processes_take_a_card_each(done: Mapping[str, Outcome], machine: Machine):
     together, records = machine.runner(*train("two", "--devices", "2"))
     assert together.returncode == 0, together.stderr

@@ -12,7 +12,7 @@ import pytest
 
 from runner import ArtifactInfo, ModelEntry
 from runner.contracts import EngineSpec
-from runner.data.transforms import CenterCrop, Resize
+from runner.data.transforms.options import CenterCrop, Resize
 from runner.entries import ConversionRequest, ExportPlan
 from runner.errors import ArtifactError, MissingRuntimeError
 from runner.options import NoOptions

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from runner import plugins
-from runner.launch import cards, network
-from runner.machines import Machines
+from runner.distributed.launching import cards
+from runner.distributed.machines import Machines
+from runner.distributed.meeting import network
+from runner.plugins import loading
 
 if TYPE_CHECKING:
     from runner.entries import DeviceEntry
 
 
 def test_hccl_is_told_the_address_of_this_machine_and_which_cards_to_use():
-    found = plugins.load(environ={}).registry.find("device", "npu", "torch")
+    found = loading.load(environ={}).registry.find("device", "npu", "torch")
     entry = cast("DeviceEntry", found.entry)
     machines = Machines(count=2, rank=1, host="10.0.0.7", port=1, address="10.0.0.8")
     assert network.environment(entry, machines, {}) == {"HCCL_IF_IP": "10.0.0.8"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runner import checkpoint
+from runner.storage import checkpoint
 
 pytest.importorskip("torch")
 

@@ -46,7 +46,7 @@ class Alone:
         yield
 
 
-@pytest.mark.parametrize("level", ["auto", "O2", "O3"])
+@pytest.mark.parametrize("level", ["auto", pytest.param("O2", marks=pytest.mark.slow), "O3"])
 def test_it_is_that_of_a_single_process_in_fp32(
     make_engine: MakeEngine,
     make_batches: MakeBatches,

@@ -14,8 +14,8 @@ from runner import Batch, ModelEntry
 from runner.data.normalize import normalize
 from runner.errors import DataError, DeviceError, PluginError, UsageError
 from runner.framework.options import SgdOptions
-from runner.metrics import count_correct
 from runner.recipe.schema import LossSection, PrecisionSection
+from runner.session.metrics import count_correct
 from runner_mindspore.autoload import Tensor, ms, nn
 from runner_mindspore.engine import MindSporeEngine
 from runner_mindspore.options import MindSporeOptions

@@ -55,7 +55,7 @@ def difference(predictor: Predictor, images: Any, expected: Any) -> float:
     [
         ("resnet18", ResNetOptions(max_pool_padding="end"), "graph"),
         ("resnet18", ResNetOptions(), "pynative"),
-        ("mobilenet_v2", MobileNetOptions(), "graph"),
+        pytest.param("mobilenet_v2", MobileNetOptions(), "graph", marks=pytest.mark.slow),
     ],
 )
 def test_an_export_has_the_logits_of_the_engine(
@@ -117,7 +117,8 @@ def test_mindir_is_compiled_once_and_says_what_ran(make_spec, make_engine, folde
     assert predictor.describe() == expected
 
 
-@pytest.mark.parametrize("mode", ["graph", pytest.param("pynative", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
 def test_exporting_does_not_disturb_training(
     make_spec, make_engine, make_tiny, make_batches, folder, mode
 ):

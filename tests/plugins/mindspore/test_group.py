@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from runner import interpreter
+from runner.distributed.machines import Machines
 from runner.entries import LaunchRequest
-from runner.machines import Machines
 from runner.options import NoOptions
+from runner.system import interpreter
 from runner_mindspore.launch import launch
 from runner_mindspore.options import MindSporeOptions
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from runner import commands, recipe
+from runner import api, recipe
 from runner.errors import UsageError
-from runner.import_args import Imported, carry_out
+from runner.migration.import_args import Imported, carry_out
 
 pytestmark = pytest.mark.usefixtures("plugins_loaded_once")
 
@@ -22,7 +22,7 @@ def resolved(found: Imported) -> Any:
     """Resolve the command that is printed."""
     words = shlex.split(found.command)
     sets = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-    return recipe.resolved(commands.load(found.recipe, sets, allow_unset=True).plan.recipe)
+    return recipe.resolved(api.load(found.recipe, sets, allow_unset=True).plan.recipe)
 
 
 def value(settings: Any, key: str) -> Any:

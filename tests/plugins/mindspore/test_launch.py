@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from runner import interpreter, plugins
+from runner.distributed.launching import cards
+from runner.distributed.machines import Machines
+from runner.distributed.meeting import network
 from runner.entries import Command, LaunchRequest
 from runner.errors import DeviceError, UsageError
-from runner.launch import cards, network
-from runner.machines import Machines
 from runner.options import NoOptions
+from runner.plugins import loading
+from runner.system import interpreter
 from runner_mindspore import rank_table
 from runner_mindspore.launch import launch, launched_local_rank, launched_world_size, pod
 from runner_mindspore.options import MindSporeOptions
@@ -104,7 +106,7 @@ def test_on_several_machines_each_starts_its_own_processes():
 
 
 def test_the_libraries_are_told_the_way_to_other_machines():
-    registry = plugins.load(environ={}).registry
+    registry = loading.load(environ={}).registry
     found = registry.entries("device", "mindspore")
     entries = {item.entry.name: cast("DeviceEntry", item.entry) for item in found}
     assert network.environment(entries["ascend"], SECOND_OF_TWO, {}) == {"HCCL_IF_IP": "10.0.0.8"}

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runner import commands
-from runner.checked import own_engine
-from runner.events import EventLog
-from runner.session import open_device, open_engine, open_split
+from runner import api
+from runner.plugins.guards import own_engine
+from runner.session.opening import open_device, open_engine, open_split
+from runner.storage.events import EventLog
 
 if TYPE_CHECKING:
     from runner.contracts import Batch, Engine
-    from runner.plan import Plan
-    from runner.session import Split
+    from runner.planning.plan import Plan
+    from runner.session.opening import Split
 
 pytest.importorskip("mindspore")
 pytest.importorskip("torch")
@@ -95,7 +95,7 @@ def open_sides(tmp_path, monkeypatch):
     def open_sides(*settings):
         sides = []
         for framework in ("torch", "mindspore"):
-            plan = commands.load(str(recipe), [f"framework={framework}", *settings]).plan
+            plan = api.load(str(recipe), [f"framework={framework}", *settings]).plan
             device = open_device(plan)
             train, val = (open_split(plan, split, EventLog()) for split in ("train", "val"))
             engine = open_engine(plan, device, 3, EventLog(), training=True)
@@ -142,6 +142,7 @@ def test_frameworks_agree_on_evaluation_and_on_the_first_steps(open_sides):
     close_loaders(*sides)
 
 
+@pytest.mark.slow
 def test_frameworks_agree_on_batch_statistics_and_give_weights_back(open_sides):
     torch, mindspore = sides = open_sides("train.max_steps_per_epoch=1")
     [batch] = torch.train.loader.train_batches(0, batch_size=8, steps=1)

@@ -20,10 +20,10 @@ from PIL import Image
 pytest.importorskip("mindspore")
 
 from runner.data import decode
-from runner.data.folders import open_class_folders
+from runner.data.layouts.class_folders import open_class_folders
 from runner.data.loader import ImageLoader
 from runner.data.plugin import ClassFoldersOptions
-from runner.data.transforms import (
+from runner.data.transforms.options import (
     CenterCrop,
     ColorJitter,
     HorizontalFlip,
@@ -33,7 +33,7 @@ from runner.data.transforms import (
 )
 from runner.entries import DatasetEntry, LoaderRequest
 from runner.errors import DataError, UsageError
-from runner.plugins import load
+from runner.plugins.loading import load
 from runner.recipe.schema import LoaderSection
 from runner.testing import check_dataset
 from runner_mindspore.autoload import ms
@@ -41,7 +41,7 @@ from runner_mindspore.pipeline import open_loader, pipeline_seed
 
 if TYPE_CHECKING:
     from runner.data.decode import DamagedImage
-    from runner.data.decoding import Notice
+    from runner.data.decode_options import Notice
 
 COUNT = 37
 TRAIN = [

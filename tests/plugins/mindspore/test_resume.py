@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from runner import checkpoint
+from runner.storage import checkpoint
 
 pytest.importorskip("mindspore")
 pytest.importorskip("sklearn")

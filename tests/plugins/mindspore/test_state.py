@@ -42,7 +42,13 @@ def through_json(state: EngineState) -> EngineState:
     return replace(state, values=json.loads(json.dumps(state.values)))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow) if case in {"sgd", "nesterov"} else case
+        for case in CASES
+    ],
+)
 def test_continuing_is_bit_exact(
     make_engine: MakeEngine, make_batches: MakeBatches, make_tiny: MakeEntry, mode: Mode, case: str
 ) -> None:

@@ -110,7 +110,14 @@ def test_variables_that_the_user_has_set_are_neither_changed_nor_reported(tmp_pa
 # Buffers that compiled steps hold on to
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.5}, {"micro_batch_size": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ema_decay": 0.5},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"micro_batch_size": 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_weights_that_are_loaded_after_a_step_are_those_it_goes_on_with(
     make_engine: MakeEngine, make_batches: MakeBatches, mode: Mode, changes: dict[str, Any]
 ) -> None:

@@ -71,6 +71,7 @@ def undisturbed(
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_leave_what_one_leaves(
     undisturbed: RecipeFolder, make_recipe_folder: Callable[..., RecipeFolder]
 ) -> None:

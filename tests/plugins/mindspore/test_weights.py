@@ -13,10 +13,10 @@ pytest.importorskip("mindspore")
 
 from tests.plugins.damage import check_many
 
-from runner import weights as any_weights
 from runner.errors import CheckpointError
 from runner.framework.options import ResNetOptions
-from runner.plugins import load
+from runner.plugins.loading import load
+from runner.weights import given as any_weights
 from runner_mindspore.autoload import Tensor, ms, nn
 from runner_mindspore.models import build_resnet
 from runner_mindspore.plugin import runner_register_frameworks, runner_register_models

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner import ModelEntry, hookimpl, plan, plugins, recipe, run
+from runner import ModelEntry, hookimpl, recipe
+from runner.planning import plan
+from runner.plugins import loading
+from runner.training import run
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -53,7 +56,7 @@ def records(tmp_path_factory):
         lambda: [ModelEntry(name="small_net", framework="torch", summary="Small", build=build)],
         specname="runner_register_models",
     )
-    loaded = plugins.load(extra=[("small", module)])
+    loaded = loading.load(extra=[("small", module)])
     file = folder / "digits.yaml"
     file.write_text(RECIPE)
     document = recipe.compose(file, [], environ={}, registry=loaded.registry)

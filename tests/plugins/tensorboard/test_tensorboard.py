@@ -8,7 +8,7 @@ import pytest
 
 import runner_tensorboard.plugin
 from runner.contracts import EpochMetrics, RunInfo
-from runner.plugins import load
+from runner.plugins.loading import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ import pytest
 from runner import Batch, ModelEntry
 from runner.errors import DeviceError, PluginError, UsageError
 from runner.framework.options import ResNetOptions, SgdOptions
-from runner.metrics import count_correct
 from runner.recipe.schema import LossSection, PrecisionSection
+from runner.session.metrics import count_correct
 from runner_torch.autoload import torch
 from runner_torch.engine import TorchEngine
 from runner_torch.options import TorchOptions

@@ -163,6 +163,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return carry_out(tmp_path_factory.mktemp("three"), 3, "many")
 
 
+@pytest.mark.slow
 def test_three_processes_continue_to_the_same_bits(three: list[dict[str, Any]]) -> None:
     """Of more than two numbers the sum depends on the order."""
     for rank in three:

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from runner.distributed.launching import cards
+from runner.distributed.machines import Machines
+from runner.distributed.meeting import network
 from runner.entries import Job, LaunchRequest, RankPlace
 from runner.errors import DeviceError, UsageError
 from runner.framework.cores import available_cores
-from runner.interpreter import BOOT
-from runner.launch import cards, network
-from runner.machines import Machines
+from runner.system.interpreter import BOOT
 from runner_ascend.plugin import runner_register_devices
 from runner_torch.device_entry import device_entry
 from runner_torch.launch import (

@@ -66,7 +66,10 @@ def train_as_apex(
 
 
 @pytest.mark.parametrize("level", ["O2", pytest.param("O3", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("compute", "scale"), [("bf16", 1.0), ("fp16", 128.0)])
+@pytest.mark.parametrize(
+    ("compute", "scale"),
+    [("bf16", 1.0), pytest.param("fp16", 128.0, marks=pytest.mark.slow)],
+)
 def test_training_and_evaluation_equal_apex_bit_for_bit(
     make_engine: MakeEngine,
     make_spec: MakeSpec,

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from runner import checkpoint
+from runner.storage import checkpoint
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -78,7 +78,8 @@ def finish_and_compare(tmp_path):
     assert ours.metrics["val.top1"] == theirs.metrics["val.top1"]
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3])
 def test_kill_and_resume_is_bit_for_bit_the_straight_run(tmp_path, workers):
     process = start(tmp_path, f"loader.workers={workers}")
     wait_for_checkpoints(process, tmp_path, 2)

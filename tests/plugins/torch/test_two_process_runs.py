@@ -66,9 +66,8 @@ def test_two_processes_leave_what_one_leaves(undisturbed: RecipeFolder) -> None:
     assert opened["group"] == {"world_size": 2, "backend": "cpu:gloo"}
 
 
-@pytest.mark.parametrize(
-    "by", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
 def test_a_disturbed_run_says_why_and_continues_to_the_same_weights(
     undisturbed: RecipeFolder,
     make_recipe_folder: Callable[..., RecipeFolder],

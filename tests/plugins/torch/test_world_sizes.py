@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from runner import checkpoint
+from runner.storage import checkpoint
 
 pytest.importorskip("torch")
 
@@ -77,6 +77,7 @@ def compare(first: RecipeFolder, second: RecipeFolder) -> None:
     assert one.info.position.step == other.info.position.step == STEPS
 
 
+@pytest.mark.slow
 def test_two_passes_of_one_process_and_two_processes_have_the_same_loss_curve(
     make_folder: Callable[..., RecipeFolder],
 ) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
 
     from runner.contracts import Batch
-    from runner.data.transforms import Transform
+    from runner.data.transforms.options import Transform
     from runner.entries import LoaderRequest
 
 OPENED: list[AcmeLoader] = []

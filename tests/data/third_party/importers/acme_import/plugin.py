@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from runner import ImporterEntry, Translation, hookimpl
-from runner.command_line import Option, parse, split, starts
+from runner.migration.command_line import Option, parse, split, starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

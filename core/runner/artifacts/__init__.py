@@ -1,0 +1,1 @@
+"""Exported models: written, converted, checked, and used again."""

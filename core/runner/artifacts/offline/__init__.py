@@ -1,0 +1,1 @@
+"""Evaluation of exported models on other machines, by files."""

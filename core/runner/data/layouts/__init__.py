@@ -1,0 +1,1 @@
+"""How folders and lists of images become datasets."""

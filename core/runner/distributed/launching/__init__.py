@@ -1,0 +1,1 @@
+"""Starting one process for each device."""

@@ -1,0 +1,67 @@
+"""What a process does first when it is one of several."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.distributed.reporting import channel, orphan, stacks
+from runner.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runner.planning.plan import Plan
+
+
+def begin(plan: Plan) -> None:
+    """Tell which process of its machine this is, and keep it to its cores where the recipe says so.
+
+    From here on the process stops when who has started it is killed, and says where it is when it
+    is asked. The cores are chosen before the framework is imported, which counts them; threads that
+    there are already are kept to the same ones.
+
+    Raises:
+        DeviceError: The recipe says so, and it is not known which process this is, or of how many.
+    """
+    entry, recipe = plan.framework_entry, plan.recipe
+    if entry.launched_local_rank is None:
+        if recipe.distributed.bind_cores:
+            raise DeviceError(
+                f"distributed.bind_cores: {entry.name} does not tell which of the machine's "
+                "processes this is; remove it, and let the launcher bind them"
+            )
+        return
+    local_rank = entry.launched_local_rank()
+    if local_rank is None:  # it is alone, or helps the others to meet
+        return
+    channel.tell_begun(local_rank)
+    orphan.follow(recipe.distributed.timeout_s)
+    stacks.show_on_request()
+    if recipe.distributed.bind_cores:
+        processes = channel.local_count()
+        if processes is None:  # srun may have bound this one already, and a table may name any card
+            raise DeviceError(
+                "distributed.bind_cores is the work of runner as the one that starts the processes "
+                f"of a machine, and something else has started process {local_rank} of this one; "
+                "remove it, and bind with an option of what starts them: srun --cpu-bind=cores, "
+                "msrun --bind_core=True, or numactl --physcpubind before each command"
+            )
+        _bind(share(sorted(os.sched_getaffinity(0)), local_rank, processes))
+
+
+def _bind(cores: Sequence[int]) -> None:
+    """Keep this process to some cores."""
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
+
+
+def share(cores: Sequence[int], local_rank: int, processes: int) -> Sequence[int]:
+    """Return the cores of one of the processes that share them, at least one and neighbours.
+
+    Where there are more processes than cores, some have the same.
+    """
+    first = len(cores) * local_rank // processes
+    end = len(cores) * (local_rank + 1) // processes
+    return cores[first : max(end, first + 1)]

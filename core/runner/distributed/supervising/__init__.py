@@ -1,0 +1,1 @@
+"""Watching processes, and starting them again."""

@@ -1,0 +1,1 @@
+"""Finding plugins, checking what they promise, and guarding what they return."""

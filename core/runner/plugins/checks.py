@@ -1,0 +1,218 @@
+"""What a plugin must promise before any of its entries is used, and how a failure is explained."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from traceback import walk_tb
+from typing import TYPE_CHECKING, final
+
+import pluggy
+
+from runner import hooks
+from runner.entries import DeviceEntry, ExporterEntry, ModelEntry, OptimizerEntry
+from runner.plugins.registry import ANY_FRAMEWORK, ENTRY_TYPES, framework_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from runner.entries import Entry
+
+NAME = re.compile(r"[a-z0-9_]+")
+CALLABLES = frozenset(
+    {
+        *("open", "probe", "build", "export", "load", "read_weights"),
+        *("launch", "launched_world_size", "launched_local_rank", "join", "rank_environment"),
+        *("pod", "job"),
+        *("open_loader", "source_options", "convert", "recognises", "translate"),
+        *("recognises_weights", "translate_weights"),
+        "refuses",
+        "executes",
+    }
+)
+
+
+TEXTS = ("install", "source")
+TUPLES = {
+    "requires": "module names",
+    "formats": "formats",
+    "weight_suffixes": "file endings",
+    "interface_variables": "variables",
+    "address_variables": "variables",
+}
+SHARES = {"tolerance": "[0, inf)", "min_agreement": "[0, 1]"}
+
+
+@final
+class RejectedPluginError(Exception):
+    """The plugin broke a promise; the message says which."""
+
+
+def register(plugin: object, name: str) -> pluggy.PluginManager:
+    """Give a plugin a manager of its own, so that it can be called, and can fail, alone.
+
+    One shared manager would keep half the hooks of a plugin that fails to register, and its
+    ``subset_hook_caller`` overlooks implementations that use ``specname``.
+
+    Raises:
+        RejectedPluginError: A hook is unknown, has wrong arguments, or is not marked.
+    """
+    manager = pluggy.PluginManager("runner")
+    manager.add_hookspecs(hooks)
+    known = [caller for caller in dir(hooks) if manager.parse_hookspec_opts(hooks, caller)]
+    try:
+        manager.register(plugin, name)
+    except pluggy.PluginValidationError as error:
+        raise RejectedPluginError("; ".join(str(error).splitlines())) from error
+    for caller in manager.get_hookcallers(plugin) or ():
+        if not caller.has_spec():
+            raise RejectedPluginError(f"unknown hook '{caller.name}'{_closest(caller.name, known)}")
+        if any(impl.wrapper or impl.hookwrapper for impl in caller.get_hookimpls()):
+            raise RejectedPluginError(
+                f"'{caller.name}' is a hook wrapper; plugins are called one at a time, so there "
+                "is nothing to wrap: write a plain @hookimpl function"
+            )
+    for hook in known:
+        if _is_unmarked(manager, plugin, hook):
+            raise RejectedPluginError(f"'{hook}' is not marked; put @hookimpl above it")
+    if not manager.get_hookcallers(plugin):
+        raise RejectedPluginError(
+            "implements no hook; write functions marked @hookimpl, named as in runner/hooks.py"
+        )
+    return manager
+
+
+def requirements(plugin: object) -> tuple[tuple[str, ...], str]:
+    """Read RUNNER_REQUIRES and RUNNER_INSTALL of a plugin module.
+
+    Raises:
+        RejectedPluginError: They are not a tuple of strings and a string.
+    """
+    needs: object = getattr(plugin, "RUNNER_REQUIRES", ())
+    install: object = getattr(plugin, "RUNNER_INSTALL", "")
+    if not isinstance(needs, tuple) or not isinstance(install, str):
+        raise RejectedPluginError(
+            f"RUNNER_REQUIRES must be a tuple of module names and RUNNER_INSTALL a string, "
+            f"not {needs!r} and {install!r}"
+        )
+    if not _is_tuple_of_text(needs):
+        raise RejectedPluginError(f"RUNNER_REQUIRES must hold module names, not {needs!r}")
+    return tuple(str(name) for name in needs), install
+
+
+def check_entries(kind: str, results: Sequence[object]) -> tuple[Entry, ...]:
+    """Check what a registration hook returned, and return its entries.
+
+    Raises:
+        RejectedPluginError: At least one is not a valid entry of this kind; all are named.
+    """
+    entries: list[Entry] = []
+    problems: list[str] = []
+    if not results:  # pluggy leaves out None
+        raise RejectedPluginError(f"the {kind} hook must return or yield entries, not None")
+    for result in results:
+        if isinstance(result, str) or not isinstance(result, Iterable):
+            raise RejectedPluginError(
+                f"the {kind} hook must return or yield entries, not {result!r}"
+            )
+        for entry in result:
+            problems += _problems(kind, entry)
+            entries.append(entry)
+    if not problems:
+        problems = list(_duplicates(kind, entries))
+    if problems:
+        raise RejectedPluginError("; ".join(problems))
+    return tuple(entries)
+
+
+def explain(error: BaseException, module: str) -> str:
+    """Describe a failure on one line, with the innermost place inside the plugin's own files."""
+    text = " ".join(str(error).split())
+    if isinstance(error, RejectedPluginError):
+        return text
+    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} ({error.filename}:{error.lineno})"
+    # The package that holds the module, so that frames of helpers beside it count as well.
+    target = module.partition(":")[0]
+    package = target.rpartition(".")[0] or target
+    place = ""
+    for frame, line in walk_tb(error.__traceback__):
+        name = str(frame.f_globals.get("__name__", ""))
+        if name == package or name.startswith(f"{package}."):
+            place = f" ({frame.f_code.co_filename}:{line})"
+    return message + place
+
+
+def _problems(kind: str, entry: object) -> Iterator[str]:
+    """Yield what is wrong with one entry."""
+    wanted = ENTRY_TYPES[kind]
+    if not isinstance(entry, wanted):
+        names = " or ".join(item.__name__ for item in wanted)
+        yield f"the {kind} hook yielded {entry!r:.80} where a {names} is expected"
+        return
+    place = f"{kind} {entry.name!r}"
+    if not isinstance(entry.name, str) or not NAME.fullmatch(entry.name):
+        yield f"{place}: a name has lowercase letters, digits and underscores only"
+    framework = framework_of(entry)
+    if not isinstance(framework, str) or not isinstance(entry.summary, str):
+        yield f"{place}: framework and summary must be text, not {framework!r}, {entry.summary!r}"
+        return
+    needs_one = isinstance(entry, DeviceEntry | ModelEntry | OptimizerEntry | ExporterEntry)
+    if not NAME.fullmatch(framework) or (needs_one and framework == ANY_FRAMEWORK):
+        yield f"{place}: framework must name one framework, not {framework!r}"
+    if not entry.summary.strip() or "\n" in entry.summary:
+        yield f"{place}: summary must be one line, not {entry.summary!r}"
+    if not (isinstance(entry.config, type) and is_dataclass(entry.config)):
+        yield f"{place}: config must be a class made with runner.options, not {entry.config!r}"
+    yield from _field_problems(place, entry)
+
+
+def _field_problems(place: str, entry: Entry) -> Iterator[str]:
+    for item in fields(entry):
+        value = getattr(entry, item.name)
+        if item.name in TEXTS and not isinstance(value, str):
+            yield f"{place}: {item.name} must be text, not {value!r}"
+        if item.name in TUPLES and not _is_tuple_of_text(value):
+            yield f"{place}: {item.name} must be a tuple of {TUPLES[item.name]}, not {value!r}"
+        if item.name in SHARES and not _is_share(value, SHARES[item.name]):
+            yield f"{place}: {item.name} must be a number in {SHARES[item.name]}, not {value!r}"
+        if item.name in CALLABLES and value is not None and not callable(value):
+            yield f"{place}: {item.name} must be callable, not {value!r}"
+
+
+def _is_tuple_of_text(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
+
+
+def _is_share(value: object, bounds: str) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return False
+    return value >= 0 and (bounds != "[0, 1]" or value <= 1)
+
+
+def _duplicates(kind: str, entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield the names that one plugin registers twice, also as of one framework and of any."""
+    exact = Counter((entry.name, framework_of(entry)) for entry in entries)
+    names_for_any = {entry.name for entry in entries if framework_of(entry) == ANY_FRAMEWORK}
+    for (name, framework), count in exact.items():
+        if count > 1 or (framework != ANY_FRAMEWORK and name in names_for_any):
+            yield f"{kind} '{name}' is registered twice for framework {framework}"
+
+
+def _is_unmarked(manager: pluggy.PluginManager, plugin: object, hook: str) -> bool:
+    """Tell whether a plugin defines a hook but forgot the marker."""
+    function = getattr(plugin, hook, None)
+    is_spec = function is getattr(hooks, hook)
+    return callable(function) and not is_spec and not manager.parse_hookimpl_opts(plugin, hook)
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"{hint}; hooks: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Standard output, and text fit to be shown on it."""

@@ -1,0 +1,1 @@
+"""A run: training, checkpoints, resuming, and the result."""

@@ -1,0 +1,1 @@
+"""Weights from files of any kind, under the names of the model."""
