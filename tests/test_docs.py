@@ -298,7 +298,7 @@ def test_example_plugins_register(examples, module, registers):
 
 def test_every_example_is_tried(examples):
     [marker] = test_example_plugins_register.pytestmark
-    tried = {module for module, _ in marker.args[1]} | {"test_acme"}
+    tried = {module for module, _ in marker.args[1]} | {"test_acme", "test_acme_step"}
     assert {path.stem for path in examples.glob("*.py")} == tried
 
 
@@ -316,6 +316,14 @@ def test_the_example_test_passes(examples, tmp_path):
         tests.test_dataset(tmp_path)
     finally:
         del sys.modules["test_acme"]
+
+
+def test_the_example_of_a_step_passes(examples):
+    tests = importlib.import_module("test_acme_step")
+    try:
+        tests.test_steps()
+    finally:
+        del sys.modules["test_acme_step"]
 
 
 def test_the_entry_point_of_the_example_names_its_module():

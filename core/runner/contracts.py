@@ -148,7 +148,8 @@ class Engine(Protocol):
     def train_step(self, batch: Batch, learning_rate: float) -> Deferred[StepResult]:
         """Take one optimizer step on ``batch``, in passes of ``micro_batch_size`` images.
 
-        Return without waiting for the device.
+        Return without waiting for the device. ``docs/plugins.md`` has the formulas, under "What a
+        step means".
         """
         ...
 
@@ -161,7 +162,10 @@ class Engine(Protocol):
         ...
 
     def weights(self) -> Mapping[str, NDArray[Any]]:
-        """Copy the model's weights and buffers to the host, under canonical (torchvision) names."""
+        """Copy the model's weights and buffers to the host, under canonical (torchvision) names.
+
+        Here and elsewhere, arrays are in C order.
+        """
         ...
 
     def load_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
@@ -199,7 +203,10 @@ class Engine(Protocol):
         ...
 
     def synchronize(self) -> None:
-        """Wait until the device has done everything it was asked to do."""
+        """Wait until the device has done everything it was asked to do.
+
+        Results of steps and evaluations that nobody has read are part of it.
+        """
         ...
 
     def report(self) -> Mapping[str, Any]:

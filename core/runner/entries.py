@@ -137,8 +137,9 @@ class FrameworkEntry(Entry):
     heavy."""
     launch: Callable[[LaunchRequest], Sequence[Command]] | None = None
     """Return what starts ``runner`` on the devices of this machine: one command of the framework's
-    own launcher, or one for each process when the user starts them. Imports nothing. Core starts
-    it again when a process was lost, so the launcher itself restarts nothing."""
+    own launcher, or one for each process when the user starts them. It ends with ``runner`` and the
+    arguments of the request. Imports nothing. Core starts it again when a process was lost, so the
+    launcher itself restarts nothing."""
     launched_world_size: Callable[[], int | None] | None = None
     """Return how many processes a launcher has started this one with, as the environment tells;
     ``None`` when none has. Imports nothing."""

@@ -75,7 +75,7 @@ class OwnStatistics:
         ends = np.cumsum([parameter.size for parameter in self._parameters])
         parts = np.split(rows, ends[:-1], axis=1)
         return {
-            name: part.reshape(len(rows), *parameter.shape)
+            name: part.reshape(len(rows), *parameter.shape).copy()
             for name, part, parameter in zip(self._names, parts, self._parameters, strict=True)
         }
 

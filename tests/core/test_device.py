@@ -77,7 +77,7 @@ def test_explain_shows_the_plan_all_the_same(project, card_recipe):
     outcome = project.runner("explain", card_recipe)
     assert outcome.code == 0, outcome.err
     assert "global batch 8 = 8 fake_card x 1 image per pass x 1 accumulation" in outcome.out
-    assert "boot.py runner.testing.fake_group 8 run" in outcome.out
+    assert "boot.py runner.testing.fake_group 8 runner run" in outcome.out
     assert "REFUSED" not in outcome.out
 
 

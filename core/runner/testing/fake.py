@@ -95,6 +95,8 @@ class SgdOptions:
 
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     """Share of the previous update that is kept."""
+    nesterov: bool = False
+    """Take the gradient where the momentum leads."""
 
 
 @options
@@ -211,7 +213,7 @@ def build_sgd(groups: Sequence[Any], config: SgdOptions, learning_rate: float) -
     """Build the update rule."""
     from runner.testing.fake_engine import Sgd
 
-    return Sgd(groups=groups, momentum=config.momentum)
+    return Sgd(groups=groups, momentum=config.momentum, nesterov=config.nesterov)
 
 
 @hookimpl

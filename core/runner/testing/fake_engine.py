@@ -79,6 +79,7 @@ class Sgd:
     groups: Sequence[Mapping[str, Any]]
     """Groups of parameter ``names`` that share a ``weight_decay``."""
     momentum: float
+    nesterov: bool = False
     velocity: dict[str, Array] = field(default_factory=dict)
 
     def step(self, weights: dict[str, Array], gradients: Mapping[str, Array], rate: float) -> None:
@@ -87,9 +88,9 @@ class Sgd:
             for name in group["names"]:
                 gradient = gradients[name] + group["weight_decay"] * weights[name]
                 previous = self.velocity.get(name, np.zeros_like(gradient))
-                self.velocity[name] = self.momentum * previous + gradient
-                update = weights[name] - rate * self.velocity[name]
-                weights[name] = update.astype(np.float32)
+                velocity = self.velocity[name] = self.momentum * previous + gradient
+                step = gradient + self.momentum * velocity if self.nesterov else velocity
+                weights[name] = (weights[name] - rate * step).astype(np.float32)
 
 
 @final
@@ -123,6 +124,9 @@ class FakeEngine:
         self._optimizer: Sgd | None = None
         if spec.optimizer is not None:
             self._optimizer = spec.optimizer.build(self._groups(), spec.optimizer_options, 0.0)
+        precision = spec.precision
+        scaled = precision.effective_loss_scale != "none"  # a factor is not needed in float64
+        self._skips_overflow = scaled and precision.skip_overflow
         self._takes_signals = os.environ.get("RUNNER_FAKE_SIGNALS") == "1"
         self._own_mean: Array | None = None
         self._rows: Array | None = None
@@ -157,16 +161,18 @@ class FakeEngine:
         count = len(batch.labels)
         loss = sum(losses) / count
         mean = {name: sum(part[name] for part in gradients) / count for name in PARAMETERS}
-        self._update_buffers(batch)
+        for part in parts:
+            self._update_buffers(batch.images[part])
         step, self._steps, self._steps_here = self._steps, self._steps + 1, self._steps_here + 1
-        if step == self._options.overflow_at_step:
-            return Ready(StepResult(loss=loss, skipped=True))
         if misbehaves and step == self._options.non_finite_at_step:
             loss, mean = float("nan"), {name: part * np.nan for name, part in mean.items()}
         mean = {name: self._mean_over_ranks(part) for name, part in mean.items()}
-        self._optimizer.step(self._weights, self._clipped(mean), learning_rate)
+        overflows = self._skips_overflow and not all(np.isfinite(g).all() for g in mean.values())
+        skipped = overflows or step == self._options.overflow_at_step
+        if not skipped:
+            self._optimizer.step(self._weights, self._clipped(mean), learning_rate)
         self._average()
-        return Ready(StepResult(loss=loss))
+        return Ready(StepResult(loss=loss, skipped=skipped))
 
     def eval_step(self, batch: Batch) -> Deferred[EvalCounts]:
         """Count the images whose label is the first, or among the first five, of the logits."""
@@ -268,11 +274,11 @@ class FakeEngine:
         mean, std = np.array(self._spec.mean), np.array(self._spec.std)
         return self._model.pool((images / 255 - mean) / std)
 
-    def _update_buffers(self, batch: Batch) -> None:
-        own = (batch.images / 255 - self._spec.mean) / self._spec.std
+    def _update_buffers(self, images: NDArray[np.uint8]) -> None:
+        own = (images / 255 - self._spec.mean) / self._spec.std
         mean = 0.9 * self._weights[RUNNING_MEAN] + 0.1 * own.mean(axis=(0, 1, 2))
         self._weights[RUNNING_MEAN] = mean.astype(np.float32)
-        self._weights[BUFFER] = self._weights[BUFFER] + 1
+        self._weights[BUFFER] = np.array(self._weights[BUFFER] + 1)
 
     def _mean_over_ranks(self, array: Array) -> Array:
         group = self._spec.group
@@ -306,9 +312,9 @@ class FakeEngine:
     def _clipped(self, gradients: dict[str, Array]) -> dict[str, Array]:
         limit = self._spec.clip_grad_norm
         norm = float(np.sqrt(sum(float((part**2).sum()) for part in gradients.values())))
-        if limit is None or not norm > limit:
+        if limit is None or not norm + 1e-6 > limit:
             return gradients
-        return {name: part * (limit / norm) for name, part in gradients.items()}
+        return {name: part * (limit / (norm + 1e-6)) for name, part in gradients.items()}
 
     def _average(self) -> None:
         decay = self._spec.ema_decay

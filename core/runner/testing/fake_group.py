@@ -1,6 +1,6 @@
 """Several processes of the fake framework: a group over sockets, and the launcher that starts it.
 
-    python -m runner.testing.fake_group 2 run recipe.yaml --devices 2
+    python -m runner.testing.fake_group 2 runner run recipe.yaml --devices 2
 
 starts two processes, and as some frameworks do one more that helps them to meet: it runs the same
 program as far as ``join``, and ends there. The launchers of several machines, which may be one and
@@ -68,7 +68,7 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
             SOCKET: machines.endpoint,
         }
     name, count = "runner.testing.fake_group", str(request.local_count)
-    program = interpreter.module(name, count, *request.arguments)
+    program = interpreter.module(name, count, "runner", *request.arguments)
     # it kills its processes when it is interrupted
     return [replace(program, environment=environment, interrupted=False)]
 
@@ -241,7 +241,7 @@ def _start(
         places = [{RANK: HELPER}, *places]
     return [
         subprocess.Popen(
-            interpreter.module("runner", *arguments).arguments,
+            interpreter.module(*arguments).arguments,
             env={**common, **place},
             stdout=(output := _output(place[RANK], stack)),
             stderr=output,

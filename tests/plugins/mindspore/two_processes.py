@@ -18,6 +18,7 @@ import numpy as np
 from runner import Batch
 from runner.contracts import EngineState
 from runner.errors import OtherRankError
+from runner.testing import check_group
 from runner_mindspore.autoload import Tensor, ms, nn
 from runner_mindspore.device import open_cpu
 from runner_mindspore.engine import MindSporeEngine
@@ -245,6 +246,9 @@ def content(engine: MindSporeEngine) -> dict[str, Any]:
 def main() -> None:
     import conftest  # type: ignore[import-not-found]  # it lies beside this file
 
+    sys.path.append(str(Path(__file__).parents[2] / "contracts"))
+    import networks  # type: ignore[import-not-found]  # MindSpore imports it by its name
+
     device = open_cpu(CpuOptions())
     group = join(device, 600)
     found: dict[str, Any] = {
@@ -258,6 +262,7 @@ def main() -> None:
     for name, mode in (("graph", ms.GRAPH_MODE), ("pynative", ms.PYNATIVE_MODE)):
         ms.set_context(mode=mode)
         found[name] = exchange(group)
+    check_group(group=group, **{**networks.in_mindspore(), "device": device})
     found["losses"], arrays = train_all(group, device, conftest)
     np.savez(f"rank{group.rank}.npz", **arrays)
     if group.rank == 1:

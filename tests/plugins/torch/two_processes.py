@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import runpy
 import sys
 import time
 import warnings
@@ -22,6 +23,7 @@ import numpy as np
 from runner import Batch, ModelEntry
 from runner.errors import OtherRankError, PluginError
 from runner.recipe.schema import PrecisionSection
+from runner.testing import check_group
 from runner_torch.autoload import torch
 from runner_torch.device import open_cpu
 from runner_torch.engine import TorchEngine
@@ -244,6 +246,8 @@ def main() -> None:
         return
     make_spec = conftest._make_spec
     found = {"world_size": group.world_size, **exchange(group)}
+    arguments = runpy.run_path(str(Path(__file__).parents[2] / "contracts" / "networks.py"))
+    check_group(group=group, **{**arguments["in_torch"](), "device": device})
     arrays = train_with_batch_norm(conftest, device, group)
     batches = conftest._make_batches(4, images=8, size=8)
     noisy = {"ema_decay": 0.9, "optimizer": "adamw"}
