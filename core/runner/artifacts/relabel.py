@@ -31,7 +31,8 @@ def relabel(path: Path, names_file: Path) -> list[Path]:
         DataError: The file is not one name a line, each once, has another number of names, or a
             name with control characters.
         StorageError: A checkpoint or an artifact of the run is a link.
-        RunnerError: A record is damaged; nothing is written.
+        RunnerError: A record is damaged, and nothing is written; or the weights of a checkpoint
+            are, which stays as it was.
     """
     names = _names(names_file)
     found = _records(path)
@@ -44,7 +45,10 @@ def relabel(path: Path, names_file: Path) -> list[Path]:
             )
     with files.lock(path):
         for record, kind in found:
-            records.change(record, kind, classes=names)
+            if kind is checkpoint.INFO_KIND:
+                checkpoint.rename_classes(record.parent, names)
+            else:
+                records.change(record, kind, classes=names)
     return [record for record, _ in found]
 
 
@@ -73,6 +77,7 @@ def _records(path: Path) -> list[tuple[Path, records.Kind]]:
     ]
     if not found:
         raise UsageError(
-            f"{path} is neither a checkpoint, nor an exported artifact, nor a run that has one"
+            f"{path} is neither a checkpoint, nor an exported artifact, nor a run that has one; of "
+            "weights that were copied alone, relabel the checkpoint, and copy them anew"
         )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.data.image_files import ImageFiles
@@ -34,6 +35,32 @@ def only_one(dataset: Dataset, declared: int | None) -> str:
         "right; expected two or more"
     )
     return f"{found} (if one class is what you want, set dataset.num_classes: 1)"
+
+
+def same_inside(dataset: ImageFiles) -> str:
+    """Say that all class folders hold the same folders and nothing else: these may be the classes.
+
+    Args:
+        dataset: A split.
+
+    Returns:
+        "" if it is otherwise.
+    """
+    inside: dict[str, set[str]] = {}
+    for folder in dataset.paths.folders:
+        name, _, below = folder.partition("/")
+        inside.setdefault(name, set()).add(below.split("/", 1)[0])
+    first = next(iter(inside.values()), set())
+    few = min(len(inside), len(first)) < 2
+    if few or "" in first or set(inside) != set(dataset.classes):
+        return ""
+    if any(names != first for names in inside.values()):
+        return ""
+    return (
+        f"each folder in {dataset.folder} holds the same folders and no image of its own: "
+        f"{shown(sorted(first))}; if these are the classes, set dataset.train and dataset.val to "
+        f"a folder below, such as {Path(dataset.folder).name}/{next(iter(inside))}"
+    )
 
 
 def _folders_below(dataset: Dataset) -> tuple[str, list[str]] | None:

@@ -13,7 +13,7 @@ pickled, so that a checkpoint from a stranger is data.
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Le, Len
@@ -39,6 +39,8 @@ WEIGHTS, STATE, RECIPE, INFO = (
     "checkpoint.json",
 )
 BEST = "best.json"
+HEADER = "vision_runner"
+"""Key in the header of ``weights.safetensors``, of what a copy of it alone has to say."""
 ASIDE = ".old"
 """End of the name of a checkpoint that another one is about to replace."""
 Count = Annotated[int, Ge(0)]
@@ -73,6 +75,12 @@ class _InfoRecord(TypedDict):
     files: dict[Text, _FileRecord]
 
 
+@records.schema()
+class _HeaderRecord(TypedDict):
+    classes: Annotated[list[Text], Len(1)]
+    weights_kind: Literal["raw", "ema"]
+
+
 _Best = TypedDict("_Best", {"checkpoint": Text, "val.top1": Share})
 records.schema()(_Best)
 
@@ -82,6 +90,12 @@ INFO_KIND = records.Kind(
     error=CheckpointError,
     remedy="use another checkpoint",
     unchecked_format=1,
+)
+HEADER_KIND = records.Kind(
+    file=WEIGHTS,
+    schema=_HeaderRecord,
+    error=CheckpointError,
+    remedy="use the checkpoint that it was copied from",
 )
 BEST_KIND = records.Kind(
     file=BEST, schema=_Best, error=CheckpointError, remedy="remove it, or name a checkpoint"
@@ -192,7 +206,9 @@ def _write(
 
     files.remove_folder(temporary)
     temporary.mkdir(parents=True)
-    save_file(_contiguous(weights), temporary / WEIGHTS)
+    header = {"classes": info.classes, "weights_kind": info.weights_kind}
+    text = records.as_text(HEADER_KIND, records.seal(HEADER_KIND, header))
+    save_file(_contiguous(weights), temporary / WEIGHTS, metadata={HEADER: text})
     save_file(_contiguous(state.tensors), temporary / STATE)
     files.write_through(temporary / RECIPE, recipe_text.encode())
     listed = {name: _file_record(temporary / name) for name in (WEIGHTS, STATE, RECIPE)}
@@ -213,6 +229,25 @@ def complete(path: Path, position: Position, metrics: Mapping[str, float]) -> No
     content = read_info(path).content
     values = {"position": asdict(position), "metrics": dict(metrics)}
     records.write(path / INFO, INFO_KIND, {**content, **values})
+
+
+def rename_classes(path: Path, names: Sequence[str]) -> None:
+    """Give the classes of a checkpoint other names, in its record and with its weights.
+
+    Raises:
+        CheckpointError: It is damaged.
+        StorageError: It cannot be written; it is as it was.
+    """
+    saved, final = load(path), path.resolve()
+    temporary = final.with_name(f".{final.name}.tmp")
+    info = replace(saved.info, classes=tuple(names))
+    try:
+        _write(temporary, info, saved.weights, saved.state, (path / RECIPE).read_text("utf-8"))
+        _put_in_place(temporary, final)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
+    finally:
+        files.remove_folder(temporary)
 
 
 def is_complete(path: Path) -> bool:

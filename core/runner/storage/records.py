@@ -137,7 +137,22 @@ def read(path: Path, kind: Kind, *, remedy: Callable[[], str] | None = None) -> 
         OSError: It cannot be read.
     """
     try:
-        record = _parse(files.read_regular(path, LARGEST))
+        data = files.read_regular(path, LARGEST)
+    except ValueError as error:
+        raise _damaged(path, kind, error, remedy) from None
+    return parse(data, path, kind, remedy=remedy)
+
+
+def parse(
+    data: bytes, path: Path, kind: Kind, *, remedy: Callable[[], str] | None = None
+) -> Record:
+    """Return the record that a text is, which stands in a file; as ``read`` does.
+
+    Raises:
+        RunnerError: As ``read`` raises.
+    """
+    try:
+        record = _parse(data)
         version = record.get("format")
         _check_version(path, kind, version)
         checked = "checksum" in record
@@ -150,9 +165,14 @@ def read(path: Path, kind: Kind, *, remedy: Callable[[], str] | None = None) -> 
         if problems:
             raise ValueError(problems)
     except (ValueError, RecursionError) as error:
-        advice = remedy() if remedy else kind.remedy
-        raise kind.error(f"{path} is damaged: {error}; {advice}") from None
+        raise _damaged(path, kind, error, remedy) from None
     return Record(content=content, checked=checked)
+
+
+def _damaged(
+    path: Path, kind: Kind, error: Exception, remedy: Callable[[], str] | None
+) -> RunnerError:
+    return kind.error(f"{path} is damaged: {error}; {remedy() if remedy else kind.remedy}")
 
 
 def change(path: Path, kind: Kind, **values: Any) -> None:

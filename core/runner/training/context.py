@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 
 from runner.cli.console import RankConsole
 from runner.contracts import Group
+from runner.data.classes import same_inside
 from runner.data.duplicates import overlap, repeated, two_labels
 from runner.data.image_files import ImageFiles
 from runner.distributed.launching import start as launch
@@ -223,7 +224,7 @@ class Opened:
             next(batches, None)
 
     def _tell_overlap(self) -> int | None:
-        """Tell of images with two labels, and of validation images that are training images too.
+        """Tell of odd folders, images with two labels, and validation images that train.
 
         Returns:
             The number of the latter; ``None`` where nothing can be said, as of images that are not
@@ -236,6 +237,9 @@ class Opened:
                 if found.images:
                     count = {"images": found.images, "example": found.example}
                     self.events.emit("data.two_labels", split=split.name, **count)
+                odd = same_inside(split.dataset)
+                if odd:
+                    self.events.emit("warning", message=odd)
         if isinstance(val, ImageFiles):
             found = repeated(val)  # of training images, it may be meant: they weigh more
             if found.images:

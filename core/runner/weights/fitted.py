@@ -44,6 +44,8 @@ class Source:
     """False for a checkpoint whose record is older than checksums."""
     network: str = ""
     """Name of the model that they are of, where a recipe comes with them."""
+    notes: tuple[str, ...] = ()
+    """What to say of them wherever they are taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,7 @@ class _Fit:
     def __init__(self, source: Source, target: Target) -> None:
         self._source = source
         self._target = target
-        self._notes: list[str] = []
+        self._notes = list(source.notes)
         tensors = target.tensors
         self._fresh = set(target.classifiers()) if target.fresh_classifier else set()
         self._spare = set() if target.training else target.head_names(tensors)

@@ -58,7 +58,8 @@ def read(path: Path, framework: FrameworkEntry, registry: Registry) -> Source:
     path = _checkpoint_at(path)
     if path.is_dir():
         return of_checkpoint(checkpoint.load(path))
-    return Source(stored=_translated(_read_file(path, framework, registry), path, registry))
+    found = _read_file(path, framework, registry)
+    return replace(found, stored=_translated(found.stored, path, registry))
 
 
 def _translated(stored: StoredWeights, path: Path, registry: Registry) -> StoredWeights:
@@ -210,14 +211,14 @@ def _by_number(path: Path) -> tuple[list[int], str]:
     return [int(number) for number in re.findall(r"\d+", path.stem)], path.name
 
 
-def _read_file(path: Path, framework: FrameworkEntry, registry: Registry) -> StoredWeights:
+def _read_file(path: Path, framework: FrameworkEntry, registry: Registry) -> Source:
     if _is_safetensors(path):
-        return StoredWeights(sets={"": _read_safetensors(path)})
+        return _read_safetensors(path)
     reader = _reader(path, framework, registry)
     if reader is None:
         assert framework.read_weights is not None, "it was chosen because it reads weights"
-        return as_stored(framework.read_weights(path), framework.name)
-    return foreign.read(path, reader)
+        return Source(stored=as_stored(framework.read_weights(path), framework.name))
+    return Source(stored=foreign.read(path, reader))
 
 
 def as_stored(found: StoredWeights | Mapping[str, NDArray[Any]], framework: str) -> StoredWeights:
@@ -286,11 +287,13 @@ def _endings(framework: FrameworkEntry) -> tuple[str, ...]:
     return framework.weight_suffixes if framework.read_weights else ()
 
 
-def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
+def _read_safetensors(path: Path) -> Source:
+    """Read a file; a copy of a checkpoint's has its class names, and not the average beside it."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
+            header = (file.metadata() or {}).get(checkpoint.HEADER)
             kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
             short = {name: SHORT[kind] for name, kind in kinds.items() if kind in SHORT}
             found = {name: file.get_tensor(name) for name in kinds if name not in short}
@@ -305,7 +308,14 @@ def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
     odd = sorted({str(array.dtype) for array in found.values() if array.dtype.kind not in "biuf"})
     if odd:
         raise _unknown_type(path, ", ".join(odd))
-    return {**found, **_short_tensors(path, short)}
+    tensors = {**found, **_short_tensors(path, short)}
+    stored = StoredWeights(sets={"": tensors})
+    if header is None:
+        return Source(stored=stored)
+    said = records.parse(header.encode(), path, checkpoint.HEADER_KIND).content
+    raw = "these are not the average, which the checkpoint has that they were copied from"
+    notes = (raw,) if said["weights_kind"] == "ema" else ()
+    return Source(stored=stored, classes=tuple(said["classes"]), notes=notes)
 
 
 def _short_tensors(path: Path, kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:

@@ -60,6 +60,20 @@ class TestOneClass:
         deeper = ", train: train/images, val: val/images"
         assert project.run(*folders(data, deeper)).code == 0
 
+    def test_folders_of_the_same_folders_are_told(self, project):
+        names = ("images", "masks")
+        data = project.path / "data"
+        for name in names:
+            for split in ("train", "val"):
+                images = [f"{kind}/{split}{at}.png" for kind in COLOURS for at in range(4)]
+                make_images(data / split / name, images)
+        told = "holds the same folders and no image of its own: cat, dog; if these are the classes"
+        outcome = project.run(*folders(data))
+        assert outcome.code == 0
+        assert outcome.err.count(told) == len(names)
+        make_images(data / "train" / "images", ["cat.png"])
+        assert project.run(*folders(data)).err.count(told) == 1
+
     def test_one_class_is_refused_unless_it_is_declared(self, project):
         make_images(
             project.path, [f"{split}/cat/{at}.png" for split in ("train", "val") for at in range(8)]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from runner.storage import checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,6 +157,51 @@ def test_classes_in_another_order_are_followed_by_name(project: Project, trained
     outcome = project.runner("eval", trained, "--set", dataset, "--json")
     assert outcome.json[0]["metrics"]["val.top1"] == 1.0
     assert "the classes have another order, so the last layer is ordered by name" in outcome.err
+    recipe, copy = project.path / "evaluation.yaml", copied(project, trained)
+    recipe.write_text(EVALUATION)
+    outcome = project.runner("eval", copy, "--recipe", recipe, "--set", dataset, "--json")
+    assert outcome.json[0]["metrics"]["val.top1"] == 1.0
+    assert f"weights: {copy}: the classes have another order" in outcome.err
+
+
+def copied(project: Project, run: Path) -> Path:
+    """Copy the weights of a run's last checkpoint, and nothing else of it."""
+    copy = project.path / "copied.safetensors"
+    shutil.copy(checkpoint.latest(run / "checkpoints") / checkpoint.WEIGHTS, copy)
+    return copy
+
+
+def test_a_copy_of_weights_has_the_names_of_its_classes(project: Project, trained: Path) -> None:
+    write_images(project.path / "other", ("Blau", "Grün", "Rot"))
+    copy = copied(project, trained)
+    outcome = project.runner(*start_from(project, copy, project.path / "other"))
+    assert outcome.code == 6
+    assert "missing blue, green, red (3); unknown Blau, Grün, Rot (3)" in outcome.err
+    names = project.path / "names.txt"
+    names.write_text("Blau\nGrün\nRot\n")
+    assert "is neither a checkpoint" in project.runner("relabel", copy, names).err
+    before = checkpoint.load(checkpoint.latest(trained / "checkpoints"))
+    assert project.runner("relabel", trained, names).code == 0
+    after = checkpoint.load(checkpoint.latest(trained / "checkpoints"))
+    assert after.info == replace(before.info, classes=("Blau", "Grün", "Rot"))
+    assert after.state.tensors.keys() == before.state.tensors.keys()
+    outcome = project.runner(*start_from(project, copied(project, trained), project.path / "other"))
+    assert outcome.code == 0, outcome.err
+    copy.write_bytes(copy.read_bytes().replace(b"Blau", b"Grau", 1))
+    outcome = project.runner(*start_from(project, copy, project.path / "other"))
+    assert outcome.code == 6
+    assert "copied.safetensors is damaged: it was changed after it was written" in outcome.err
+
+
+def test_a_copy_of_weights_says_that_they_are_no_average(project: Project, averaged: Path) -> None:
+    recipe, copy = project.path / "evaluation.yaml", copied(project, averaged)
+    recipe.write_text(EVALUATION)
+    raw = loss_of(project, averaged, "--weights", "raw")
+    assert loss_of(project, copy, "--recipe", recipe) == raw
+    assert (
+        "copied.safetensors: these are not the average, which"
+        in project.runner("eval", copy, "--recipe", recipe).err
+    )
 
 
 def test_keys_that_need_weights(project: Project) -> None:
