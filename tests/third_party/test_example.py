@@ -61,7 +61,7 @@ def test_the_installed_example_is_listed(fresh_python: Path, tmp_path: Path) -> 
 
 def test_the_example_keeps_the_promises_of_the_kit(fresh_python: Path, tmp_path: Path) -> None:
     program = """
-from runner.plugins import load
+from runner.plugins.loading import load
 from runner.testing import check_dataset, check_framework, check_plugin
 check_plugin("runner_blobs.plugin")
 find = load().registry.find

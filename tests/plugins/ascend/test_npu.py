@@ -48,7 +48,7 @@ SWITCHES = (
 )
 IMAGES = "card/npu/*/exports/onnx/golden/0*"
 ON_THE_CARD = """
-from runner.plugins import load
+from runner.plugins.loading import load
 from runner.testing import check_framework
 from runner_torch.autoload import torch
 
