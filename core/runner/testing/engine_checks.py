@@ -64,7 +64,8 @@ def check_framework(
         device: One of its devices, which must be there.
         model: One of its models; a small one keeps the check fast.
         optimizer: One of its optimizers.
-        image_size: Height and width of the images, in pixels.
+        image_size: Height and width of the images, in pixels. An engine that does not wait is
+            noticed where four steps, or evaluations, take the device longer than 20 ms.
         learning_rate: A rate at which this model learns.
         framework_options: Options of each entry; the defaults when left out.
         device_options: See above.

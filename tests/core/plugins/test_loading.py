@@ -322,7 +322,7 @@ def test_a_dataset_for_any_framework_clashes_with_one_for_a_framework() -> None:
 def test_loading_imports_no_framework_and_no_heavy_package() -> None:
     program = (
         "import sys\n"
-        "from runner.plugins import load\n"
+        "from runner.plugins.loading import load\n"
         "from runner.cli.tables import plugins_table, entries_table\n"
         "from runner.plugins.registry import KINDS\n"
         "registry = load().registry\n"
