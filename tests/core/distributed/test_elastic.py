@@ -48,7 +48,7 @@ def test_a_batch_that_is_a_power_of_two_leaves_a_machine_out(choose):
     three = choose({0: 8, 2: 8, 3: 8})
     assert (three.ranks, three.devices) == ((0, 2), 8)
     assert three.why == (
-        "24 devices are left on 3 machines, of which 16 can share a batch of 4096 images evenly; "
+        "24 devices are left on 3 machines, of which 16 can share a batch of 4,096 images evenly; "
         "machines 0 and 2 go on with these"
     )
 
@@ -98,7 +98,7 @@ def test_a_last_batch_must_be_shared_as_well(choose):
             3,
             [],
             r"24 of 32 devices are left, and no number of them from 24 \(--nnodes 3:4\) on, the "
-            r"same on each machine, can share a batch of 4096 images evenly",
+            r"same on each machine, can share a batch of 4,096 images evenly",
         ),
         (
             {0: 8, 1: 8, 2: 8, 3: 4},
