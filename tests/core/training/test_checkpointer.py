@@ -230,7 +230,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_saving import Bench
+from test_checkpointer import Bench
 from runner.storage import checkpoint
 
 class Patch:
