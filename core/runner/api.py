@@ -155,6 +155,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         if not channel.to_continue():
             finished = _finished(folder, source, checked, registry)
             if finished is not None:
+                continuing.changed(folder, None, checked, overrides, registry)
                 return finished if _speaks(resolved) else None
         changed = continuing.changed(folder, source, checked, overrides, registry)
         _take_place(resolved, request)
@@ -479,7 +480,8 @@ def plan_for(
         document = recipe.compose(file, overrides, environ=os.environ, registry=registry)
         checked = recipe.validate(document, registry)
         resolved = plan.resolve(_name(file.parent), checked, registry)
-    for text in document.notes:
+    edited = "" if recipe_name else continuing.unused_edit(path / "recipe.yaml", file, registry)
+    for text in filter(None, (*document.notes, edited)):
         events.emit("warning", message=text)
     return resolved
 

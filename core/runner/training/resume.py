@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from runner import recipe
 from runner.distributed.reporting import channel
-from runner.errors import StorageError, UsageError
+from runner.errors import RecipeError, StorageError, UsageError
 from runner.storage import checkpoint, files, rundir
 from runner.storage.rundir import RunDir
 from runner.training import consistency
@@ -195,6 +195,38 @@ def _begun_with(
         return None if begun is None else consistency.flat_values(begun)
     document = recipe.compose(checkpoint.checked_recipe(saved), (), environ=os.environ)
     return consistency.values(recipe.validate(document, registry), ())
+
+
+def unused_edit(file: Path, carried: Path, registry: Registry) -> str:
+    """Say that a run's recipe was edited where that of its checkpoint is used.
+
+    Args:
+        file: The recipe of the run.
+        carried: That of the checkpoint.
+        registry: What is installed.
+
+    Returns:
+        "" if nothing differs that a model's results depend on.
+    """
+    if not file.is_file() or file.read_bytes() == carried.read_bytes():
+        return ""
+    try:
+        before, here = (
+            consistency.values(
+                recipe.validate(recipe.compose(item, (), environ=os.environ), registry), ()
+            )
+            for item in (carried, file)
+        )
+    except RecipeError:
+        return ""  # of a file that is not used
+    free = (*consistency.RESUMABLE, *consistency.ON_REQUEST)
+    found = [i for i in consistency.changes(before, here) if not f"{i[0]}=".startswith(free)]
+    if not found:
+        return ""
+    return (
+        f"{file} was changed since {carried.parent} was written, whose own recipe counts: "
+        f"{'; '.join(map(_change, found[:MOST_NAMED]))}; for other values use --set or --recipe"
+    )
 
 
 def _edited(folder: RunDir, found: Sequence[tuple[str, str, str]]) -> str:

@@ -184,6 +184,26 @@ def test_a_recipe_edited_by_hand_is_refused_and_the_key_named(project, steps):
     assert project.runner("resume", folder).code == 0
 
 
+def test_an_edited_recipe_of_a_finished_run_is_named(project):
+    project.run()
+    file = project.run_folder() / "recipe.yaml"
+    text = file.read_text()
+    saved = checkpoint.of_run(file.parent / "checkpoints")
+    file.write_text(text.replace("learning_rate: 0.05", "learning_rate: 0.5", 1))
+    edit = "optimizer.learning_rate: 0.05 -> 0.5"
+    outcome = project.runner("resume", file.parent)
+    assert outcome.code == 2
+    assert f"{file} was changed since the run's checkpoint was written: {edit}" in outcome.err
+    outcome = project.runner("eval", file.parent)
+    assert outcome.code == 0
+    told = f"warning: {file} was changed since {saved} was written, whose own recipe counts: {edit}"
+    assert told in outcome.err
+    assert "was changed" not in project.runner("eval", saved).err
+    for harmless in (text.replace("epochs: 3", "epochs: 5"), f"{text}# mine\n", f"{text}: : :"):
+        file.write_text(harmless)
+        assert "was changed" not in project.runner("eval", file.parent).err
+
+
 def test_what_changes_no_number_may_be_edited_and_is_told(project):
     with pytest.raises(RuntimeError, match="fake"):
         project.run("--set", "framework.fail_after_steps=17")
