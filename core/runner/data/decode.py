@@ -27,6 +27,7 @@ from runner.data import decoder_messages
 from runner.data.decode_options import AS_STORED
 from runner.data.size_limits import MAX_PIXELS
 from runner.errors import DataError
+from runner.storage import files
 from runner.terminal.display import counted
 
 if TYPE_CHECKING:
@@ -206,7 +207,8 @@ def _explained(data: bytes, description: str, use: Callable[[Image.Image], T]) -
         raise DamagedImageError(description, _too_large(str(error))) from error
     except UnidentifiedImageError as error:
         start = data[:12].decode("latin-1")
-        reason = (
+        found = files.stand_in(data[: files.STAND_IN_BYTES])
+        reason = found or (
             f"not an image ({counted(len(data), 'byte')}, beginning with {start!r}); "
             f"expected one of {', '.join(FORMATS)}"
         )

@@ -157,6 +157,24 @@ def replace_folder(new: Path, folder: Path, aside: Path) -> None:
     remove_folder(aside)
 
 
+STAND_IN_BYTES = 64
+"""Bytes at the beginning of a file that ``stand_in`` needs."""
+
+
+def stand_in(start: bytes) -> str:
+    """Say what has taken the place of a file on its way here; "" if that is not known.
+
+    Args:
+        start: How the file begins, with ``STAND_IN_BYTES`` bytes or all that it has.
+    """
+    text = start.lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS in the place of the file, which `git lfs pull` fetches"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page, as a download that was refused leaves; download the file anew"
+    return ""
+
+
 def read_regular(path: Path, limit: int) -> bytes:
     """Read a file of at most ``limit`` bytes; pipes and devices are refused, not waited for.
 

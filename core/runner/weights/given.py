@@ -14,7 +14,7 @@ from runner.errors import CheckpointError, PluginError, UsageError
 from runner.framework import short_floats
 from runner.framework.options import CHANGE_OUTPUT
 from runner.plugins.returns import arrays
-from runner.storage import checkpoint, paths, records
+from runner.storage import checkpoint, files, paths, records
 from runner.terminal import display
 from runner.weights import fitted as fitted_weights
 from runner.weights import foreign
@@ -212,6 +212,9 @@ def _by_number(path: Path) -> tuple[list[int], str]:
 
 
 def _read_file(path: Path, framework: FrameworkEntry, registry: Registry) -> Source:
+    found = files.stand_in(_start(path, files.STAND_IN_BYTES))
+    if found:
+        raise CheckpointError(f"{path} is {found}")
     if _is_safetensors(path):
         return _read_safetensors(path)
     reader = _reader(path, framework, registry)
@@ -236,13 +239,17 @@ def as_stored(found: StoredWeights | Mapping[str, NDArray[Any]], framework: str)
 def _is_safetensors(path: Path) -> bool:
     if path.suffix == ".safetensors":
         return True
-    try:
-        with path.open("rb") as file:
-            start = file.read(10)
-    except OSError as error:
-        raise _no_access(path, error) from error
+    start = _start(path, 10)
     length = int.from_bytes(start[:8], "little")
     return start[8:] == b'{"' and length <= min(path.stat().st_size, LARGEST_HEADER)
+
+
+def _start(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise _no_access(path, error) from error
 
 
 def _no_access(path: Path, error: OSError) -> CheckpointError:

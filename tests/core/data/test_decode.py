@@ -79,6 +79,7 @@ def test_exif_orientation_is_not_applied() -> None:
 
 JPEG = encode(photo(), "JPEG")
 PNG = encode(photo(), "PNG")
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 46827520\n"
 
 
 @pytest.mark.parametrize(
@@ -90,8 +91,13 @@ PNG = encode(photo(), "PNG")
         (PNG[: len(PNG) // 2], "cannot be decoded"),
         (PNG[:60] + b"\0" * 20 + PNG[80:], "cannot be decoded"),
         (JPEG[:3], "not an image"),
+        (POINTER, "a pointer of Git LFS in the place of the file, which `git lfs pull` fetches"),
+        (b"\n<!DOCTYPE html><p>404", "a web page, as a download that was refused leaves"),
     ],
-    ids=["empty", "text", "truncated jpeg", "truncated png", "corrupt png", "three bytes"],
+    ids=[
+        *("empty", "text", "truncated jpeg", "truncated png", "corrupt png", "three bytes"),
+        *("pointer", "web page"),
+    ],
 )
 def test_damaged_images_are_named_with_a_reason(data: bytes, reason: str) -> None:
     for use in (decode, check):

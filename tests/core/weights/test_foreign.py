@@ -67,6 +67,20 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
         given.read(tmp_path / "weights.safetensors", FAKE, NOTHING)
 
 
+@pytest.mark.parametrize("name", ["x.safetensors", "x.npz", "x.unknown"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
+        ("<html>\n", "a web page"),
+    ],
+)
+def test_what_lies_in_the_place_of_a_file_is_named(tmp_path, name, text, reason):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match=f"{name} is {reason}"):
+        given.read(tmp_path / name, FAKE, NOTHING)
+
+
 @pytest.fixture
 def npz(tmp_path: Path) -> Path:
     """A file of the fake framework."""
