@@ -7,6 +7,7 @@ Only typer is imported at start-up; what a command needs is imported inside it, 
 from __future__ import annotations
 
 import errno
+import faulthandler
 import sys
 import traceback
 from typing import Annotated, Any
@@ -90,6 +91,8 @@ def main() -> None:
     """Run the command line; expected errors end it with one message and their exit code."""
     streams.use_utf8()
     streams.take()
+    if streams.are_taken():
+        faulthandler.enable(file=2)  # of a library that crashes nothing else would tell
     channel.tell_begun()
     signals.hear_in_background()
     signals.end_as_first_process()

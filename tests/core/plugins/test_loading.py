@@ -344,6 +344,25 @@ def test_loading_imports_no_framework_and_no_heavy_package() -> None:
     assert "'ready'" in states
 
 
+def test_a_plugin_whose_library_crashes_is_told(tmp_path):
+    """A crash ends the process, and what the kernel says of it names nobody."""
+    (tmp_path / "crash.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    metadata = tmp_path / "crash-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: crash\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[runner.plugins]\ncrash = crash\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", "list-plugins"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "RUNNER_PLUGINS": "crash"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in done.stderr
+    assert f'"{tmp_path}/crash.py", line 2' in done.stderr
+
+
 def test_metadata_of_another_copy_of_the_product_hides_nothing(tmp_path, monkeypatch):
     left = tmp_path / "vision_runner-9.dist-info"
     left.mkdir()
