@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
 from runner.errors import DeviceError
-from runner.framework.cores import available_cores, visible_cores
+from runner.framework.cores import available_cores, threads_asked_for, visible_cores
 from runner.framework.memory import peak_host_memory_bytes
 from runner.terminal.display import counted
 from runner_mindspore.autoload import ms, nn
@@ -197,10 +197,10 @@ def _launched_threads() -> int | None:
     The launch sets it to a share of the cores. MindSpore does not look at it, so each process
     would take the whole machine.
     """
-    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if launched_world_size() is None or not first.isdecimal():
+    threads = threads_asked_for()
+    if launched_world_size() is None or threads is None:
         return None
-    return min(max(int(first), FEWEST_THREADS), max(available_cores(), FEWEST_THREADS))
+    return min(max(threads, FEWEST_THREADS), max(available_cores(), FEWEST_THREADS))
 
 
 def _allowed_threads() -> int | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, final
 
 from runner.errors import ArtifactError
-from runner.framework.cores import available_cores
+from runner.framework.cores import available_cores, threads_asked_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,8 +84,7 @@ def load_onnx(folder: Path, info: ArtifactInfo) -> OnnxPredictor:
     """
     # Left to itself the runtime starts a thread for each core of the machine, also for those
     # that this process may not use.
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    threads = (int(chosen) if chosen.isdecimal() else 0) or available_cores()
+    threads = threads_asked_for() or available_cores()
     return OnnxPredictor(folder / info.file, info, threads=threads)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
 from runner.errors import DeviceError
-from runner.framework.cores import available_cores, check_threads
+from runner.framework.cores import available_cores, check_threads, threads_asked_for
 from runner.framework.memory import peak_host_memory_bytes
 from runner_torch.autoload import torch
 from runner_torch.host_memory import keep_freed_memory
@@ -213,7 +213,7 @@ def open_cpu(options: CpuOptions) -> TorchDevice:
 
 def _configure_cpu(options: CpuOptions) -> Mapping[str, Any]:
     threads = options.threads
-    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+    if threads is None and threads_asked_for() is None:
         place = local_place()
         threads = max(1, available_cores() // (1 if place is None else place.processes))
     if threads is not None:

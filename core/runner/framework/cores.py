@@ -29,6 +29,12 @@ def available_cores() -> int:
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 
+def threads_asked_for() -> int | None:
+    """Return the threads that ``OMP_NUM_THREADS`` asks for; ``None`` if it asks for no number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) or None if first.isdecimal() else None
+
+
 def visible_cores() -> int:
     """Return how many cores this process may run on."""
     return len(os.sched_getaffinity(0))

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from runner.framework.cores import available_cores, cpu_quota, visible_cores
+from runner.framework.cores import available_cores, cpu_quota, threads_asked_for, visible_cores
 
 V1 = "30 25 0:26 {root} {place} rw,relatime - cgroup cgroup rw,cpu,cpuacct\n"
 V2 = "31 25 0:27 {root} {place} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -78,6 +78,14 @@ def test_a_group_of_another_container_is_not_looked_for(system, tmp_path):
 
 def test_where_nothing_is_told_there_is_no_quota(tmp_path):
     assert cpu_quota(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"), [("3", 3), (" 4,2", 4), ("0", None), ("auto", None), ("-1", None)]
+)
+def test_a_number_of_threads_is_one_that_openmp_takes(monkeypatch, text, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert threads_asked_for() == threads
 
 
 @pytest.mark.parametrize(("quota", "expected"), [(None, 4), (0.5, 1), (2.9, 2), (8.0, 4)])

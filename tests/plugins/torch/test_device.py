@@ -101,6 +101,8 @@ def test_threads(monkeypatch: pytest.MonkeyPatch, device: TorchDevice) -> None:
     torch.set_num_threads(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert open_cpu(CpuOptions()).describe()["threads"] == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "auto")  # which says nothing
+    assert open_cpu(CpuOptions()).describe()["threads"] == available_cores()
 
 
 def test_what_is_known_about_the_processor(device: TorchDevice) -> None:
