@@ -113,15 +113,17 @@ class _Normalize(nn.Cell):
         scale = ops.rsqrt(variance + self.eps)
         outer = gradient.astype(ms.float32)
         normalised = (images.astype(ms.float32) - mean.reshape(shape)) * scale.reshape(shape)
-        own = ops.stack(((outer * normalised).sum(axes), outer.sum(axes)))
-        slope_and_level = self.sum(own) / (self.world_size * (images.size // images.shape[1]))
-        inner = outer - slope_and_level[1].reshape(shape)
-        inner = inner - normalised * slope_and_level[0].reshape(shape)
+        own_slope, own_level = (outer * normalised).sum(axes), outer.sum(axes)
+        sums = self.sum(ops.stack((own_slope, own_level)))
+        # indexing a tensor with an integer fails here now and then, in PyNative mode
+        slope, level = ops.split(sums / (self.world_size * (images.size // images.shape[1])), 1)
+        inner = outer - level.reshape(shape)
+        inner = inner - normalised * slope.reshape(shape)
         inner = inner * (gamma.astype(ms.float32) * scale).reshape(shape)
         return (
             inner.astype(images.dtype),
-            own[0].astype(gamma.dtype),
-            own[1].astype(beta.dtype),
+            own_slope.astype(gamma.dtype),
+            own_level.astype(beta.dtype),
             ops.zeros_like(mean),
             ops.zeros_like(variance),
         )

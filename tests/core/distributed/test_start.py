@@ -78,7 +78,7 @@ def test_each_machine_starts_its_share_of_the_processes(plan):
     four = plan.with_devices(4)
     assert launch.is_needed(four, TWO)
     [command] = launch.commands(four, ["run", "r.yaml"], Path("logs"), TWO)
-    assert command.arguments[-3:] == ["2", "run", "r.yaml"]
+    assert command.arguments[-4:] == ["2", "runner", "run", "r.yaml"]
     assert command.environment[fake_group.FIRST_RANK] == "2"
     with pytest.raises(UsageError, match="counts those of all machines together: use 2"):
         carry_out(plan.with_devices(1), machines=TWO)
