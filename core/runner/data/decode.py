@@ -247,7 +247,8 @@ def _decode_small(image: Image.Image, notice: Callable[[str, str], None]) -> str
 def _decoded(
     image: Image.Image, decoding: Decoding, notice: Callable[[str, str], None]
 ) -> Image.Image:
-    is_deep = any("16" in str(tile.args) for tile in getattr(image, "tile", ()))
+    # tiles are plain tuples before Pillow 11
+    is_deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
     turn = _orientation(image, decoding, notice)
     if image.mode.startswith("I"):

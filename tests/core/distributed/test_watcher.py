@@ -236,6 +236,7 @@ def sight(rank, **changes):
 
 FORWARD = {"calls": [Call("model.py", "10", "forward")]}
 AGAIN = {"calls": [Call("group.py", "20", "sum")]}
+LEADS = {"calls": [Call("group.py", "10", "sum"), Call("run.py", "10", "_result")]}
 SILENT: dict[str, Any] = {"calls": []}
 
 
@@ -247,6 +248,7 @@ SILENT: dict[str, Any] = {"calls": []}
         (({}, {"place": "nanosleep"}, {}), 1),
         (({}, FORWARD, FORWARD, {}), None),
         (({}, AGAIN, FORWARD), 2),
+        ((LEADS, {}, FORWARD, {}), 2),
         (({}, {}, SILENT), None),  # who does not answer is nowhere
         ((SILENT, FORWARD, SILENT), None),
         (({}, FORWARD, SILENT), None),

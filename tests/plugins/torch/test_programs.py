@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -84,7 +85,7 @@ def test_a_pickle_is_found_and_not_read(program: Path, tmp_path: Path) -> None:
     )
     assert "the pickle data/sample_inputs/model.pt" in executes(changed)
     assert not victim.exists()
-    with quiet_torch(), pytest.raises(Exception):  # noqa: B017, PT011  what torch does with it
+    with quiet_torch(), contextlib.suppress(Exception):  # torch 2.11 takes it, later ones fail
         torch.export.load(changed)
     assert victim.exists(), "torch executes it, which is why it is looked for"
 
