@@ -171,13 +171,19 @@ def export_program(
 
 @contextlib.contextmanager
 def _no_graph_on_stdout() -> Iterator[None]:
-    """Keep torch from printing the whole graph where it fails, which its own switches do not."""
-    print_graph = torch._C._jit_onnx_log
-    setattr(torch._C, "_jit_onnx_log", lambda *_: None)  # noqa: B010  mypy
+    """Keep torch from printing the whole graph where it fails, which its own switches do not.
+
+    From torch 2.15 on C++ prints it, which cannot be silenced, but sent to standard error.
+    """
+    native: Any = torch._C
+    print_graph = native._jit_onnx_log
+    native._jit_onnx_log = lambda *_: None
+    native._jit_set_onnx_log_output_stream("stderr")
     try:
         yield
     finally:
-        setattr(torch._C, "_jit_onnx_log", print_graph)  # noqa: B010
+        native._jit_onnx_log = print_graph
+        native._jit_set_onnx_log_output_stream("stdout")
 
 
 @contextlib.contextmanager
