@@ -17,6 +17,8 @@ $(if $(VERSION),,$(error $(PYTHON) does not run here; choose another interpreter
 # MindSpore's wheels stop at Python 3.12
 LOCK ?= $(firstword $(wildcard $(if $(filter yes,$(MINDSPORE)),requirements/python$(VERSION)-mindspore.txt)) requirements/python$(VERSION).txt)
 EXTRAS := torch,onnx,digits,tensorboard,dev$(if $(findstring mindspore,$(LOCK)),$(comma)mindspore)
+# Many tests wait for processes, so three workers keep two cores busy; a whole file goes to one of them,
+# which sets its fixtures up once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -rs
 
 .PHONY: demo test test-slow test-core test-lowest test-newest upgrade check format clean
