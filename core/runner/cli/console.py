@@ -186,7 +186,7 @@ _LINES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"{fields['seconds']:.1f} s" + (f" ({fields['reason']})" if fields["reason"] else "")
     ),
     "data.ignored": lambda fields: (
-        f"{fields['split']}: ignored {display.counted(fields['count'], 'other file')}"
+        f"{fields['split']}: skipped {display.counted(fields['count'], 'non-image file')}"
     ),
     "data.smoke": lambda fields: (
         f"{fields['split']}: synthetic images, because the recipe's own cannot be used: "

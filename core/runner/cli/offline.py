@@ -192,7 +192,7 @@ def layout(
     from runner.artifacts.offline import commands
 
     count = commands.lay_out(recipe, set_ or [], output=output, flat=to is Layout.flat)
-    streams.show(f"{count} links in {output / 'val'}")
+    streams.show(f"{display.counted(count, 'link')} in {output / 'val'}")
 
 
 @app.command(cls=Diverted)

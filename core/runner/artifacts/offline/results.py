@@ -156,7 +156,7 @@ def _check_counts(files: Sequence[Path], rows: Sequence[NDArray[np.float32]], cl
     if wrong:
         raise DataError(
             f"expected {counted(classes, 'logit')} in each file of {files[0].parent}, found "
-            f"others in {counted(len(wrong), 'file')}: "
+            f"another number in {counted(len(wrong), 'file')}: "
             f"{shown(wrong)}; run the inference again"
         )
 
@@ -172,8 +172,9 @@ def _check_sizes(results: Results, dtype: str, classes: int) -> None:
     if len(wrong) == len(sizes) and len(set(wrong.values())) == 1:
         fix = _fix(next(iter(wrong.values())), classes)
     raise DataError(
-        f"{len(wrong)} of {counted(len(sizes), 'file')} in {results.folder} not of the "
-        f"{counted(expected, 'byte')} of {counted(classes, 'logit')} in {dtype}: {listed}; {fix}"
+        f"expected {counted(expected, 'byte')} in each file of {results.folder}, for "
+        f"{counted(classes, 'logit')} in {dtype}, found another size in {len(wrong)} of "
+        f"{counted(len(sizes), 'file')}: {listed}; {fix}"
     )
 
 

@@ -167,8 +167,9 @@ def test_a_file_of_another_size(project, results):
     (results / "result_Files" / "b_0.bin").write_bytes(b"123")
     outcome = project.runner("offline", "score", results)
     assert outcome.code == 5
-    assert "1 of 3 files" in outcome.err
-    assert "the 12 bytes of 6 logits in float16: b_0.bin 3" in outcome.err
+    assert f"expected 12 bytes in each file of {results / 'result_Files'}" in outcome.err
+    found = "for 6 logits in float16, found another size in 1 of 3 files: b_0.bin 3; run the"
+    assert found in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,8 @@ def test_the_type_of_text_cannot_be_chosen(project, theirs):
     [
         (
             "1 2 3",
-            "8 logits in each file of {folder}, found others in 1 file: val_00000004_0.txt 3",
+            "expected 8 logits in each file of {folder}, found another number in 1 file: "
+            "val_00000004_0.txt 3",
         ),
         ("", "val_00000004_0.txt 0"),
         ("1 2 3 4 5 6 7 x", "val_00000004_0.txt is damaged: could not convert string"),
