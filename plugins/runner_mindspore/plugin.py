@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner.contracts import Availability
-from runner.data.plugin import ClassFoldersOptions
+from runner.data.layouts.options import ClassFoldersOptions
 from runner.entries import (
     DatasetEntry,
     DeviceEntry,

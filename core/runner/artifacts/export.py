@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runner.artifacts.artifact import Artifact, ArtifactModel
-    from runner.artifacts.conversion import Source
     from runner.artifacts.verification import Comparison, Verification
     from runner.contracts import ArtifactInfo, Engine
     from runner.entries import ConverterEntry, ExporterEntry
     from runner.planning.plan import Plan
+    from runner.planning.sources import Source
     from runner.plugins.registry import Registered, Registry
     from runner.session.opening import Split
     from runner.storage.events import EventLog

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from runner.contracts import RunInfo, StepRecord
-    from runner.loggers.plugin import DlloggerOptions
+    from runner.loggers.options import DlloggerOptions
 
 PERCENT = {"unit": "%", "format": ":.2f"}
 LOSS = {"format": ":.5f"}

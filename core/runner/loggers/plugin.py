@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-from annotated_types import Gt, MaxLen, MinLen
+from typing import TYPE_CHECKING
 
 from runner.entries import LoggerEntry
 from runner.hooks import hookimpl
-from runner.options import options
+from runner.loggers.options import DlloggerOptions, StepCsvOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from runner.contracts import RunInfo, RunLogger
-
-
-@options
-class DlloggerOptions:
-    """The form of NVIDIA's DLLogger, one JSON object behind `DLLL` on each line."""
-
-    file: str = "experiment_raport.json"
-    """Where to write, below the run folder unless absolute."""
-    every_steps: Annotated[int, Gt(0)] = 1
-    """Steps between two lines; a line holds the means over its steps."""
-
-
-@options
-class StepCsvOptions:
-    """One line for each training step, under a header."""
-
-    file: str = "steps.csv"
-    """Where to write, below the run folder unless absolute."""
-    delimiter: Annotated[str, MinLen(1), MaxLen(1)] = ","
-    """What stands between two values."""
 
 
 def _open_dllogger(run: RunInfo, options: DlloggerOptions) -> RunLogger:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from runner.contracts import RunInfo, StepRecord
-    from runner.loggers.plugin import StepCsvOptions
+    from runner.loggers.options import StepCsvOptions
 
 HEADER = (
     "epoch",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, cast
 
-from runner.artifacts.conversion import find_source
 from runner.contracts import EngineSpec
 from runner.data.decode_options import AS_STORED
 from runner.data.size_limits import check_batches, check_threads
@@ -21,6 +20,7 @@ from runner.errors import (
     UsageError,
 )
 from runner.planning.schedules import learning_rate
+from runner.planning.sources import find_source
 from runner.plugins.guards import with_checked_images
 from runner.plugins.returns import building, calling, checked_dataset, origin
 from runner.recipe.schema import DistributedSection
@@ -29,7 +29,6 @@ from runner.terminal.display import counted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from runner.artifacts.conversion import Source
     from runner.contracts import Dataset, Group
     from runner.data.decode_options import Decoding
     from runner.entries import (
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
         OptimizerEntry,
     )
     from runner.errors import Problem
+    from runner.planning.sources import Source
     from runner.plugins.registry import Registered, Registry
     from runner.recipe.schema import Recipe, TrainSection, TransformsSection
 

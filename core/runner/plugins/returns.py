@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from runner.contracts import ArtifactInfo, Dataset
+from runner.contracts import ArtifactInfo, Dataset, StoredWeights
 from runner.errors import ArtifactError, PluginError, RunnerError
 from runner.plugins.checks import explain
 from runner.terminal.display import counted
@@ -343,3 +343,15 @@ def kind_of(value: object) -> str:
     kind = type(value)
     name = kind.__qualname__
     return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
+
+
+def as_stored(found: StoredWeights | Mapping[str, NDArray[Any]], framework: str) -> StoredWeights:
+    """Return what ``FrameworkEntry.read_weights`` found, in its longer form.
+
+    Raises:
+        PluginError: It is something else than arrays by name.
+    """
+    source = f"read_weights() of framework {framework!r}"
+    if not isinstance(found, StoredWeights):
+        return StoredWeights(sets={"": arrays(found, source)})
+    return replace(found, sets={key: arrays(item, source) for key, item in found.sets.items()})

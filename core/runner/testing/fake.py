@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Union, final
+from typing import TYPE_CHECKING, Annotated, final
 
 from annotated_types import Ge, Gt, Lt
 
@@ -43,6 +43,7 @@ from runner.testing.fake_exports import (
     read_npz,
     source_options,
 )
+from runner.testing.fake_options import FakeOptions, Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,29 +55,6 @@ if TYPE_CHECKING:
 
     from runner.contracts import Device, Engine, EngineSpec
     from runner.testing.fake_engine import Linear, Sgd
-
-Step = Union[Annotated[int, Ge(0)], None]  # noqa: UP007  evaluated by pydantic on Python 3.10
-
-
-@options
-class FakeOptions:
-    """How the framework misbehaves; steps count from 0 at the start of training.
-
-    Where the environment has ``RUNNER_FAKE_SOUND=1``, as for a run that continues, nothing breaks.
-    """
-
-    non_finite_at_step: Step = None
-    """Step whose loss, and the weights after it, are not a number."""
-    overflow_at_step: Step = None
-    """Step that is skipped, as after an overflow under a loss scale."""
-    fail_after_steps: Step = None
-    """Steps that this process takes before one raises; a resumed run counts from 0 again."""
-    hang_at_step: Step = None
-    """Step that takes an hour, and says so on standard error."""
-    on_rank: Step = None
-    """The only process that fails, hangs or loses its loss; all when left out."""
-    seconds_per_step: Annotated[float, Ge(0)] = 0.0
-    """Time that each step waits."""
 
 
 @options

@@ -17,7 +17,7 @@ import numpy as np
 from runner.contracts import EngineState, StepResult
 from runner.errors import CheckpointError, DeviceError
 from runner.session.metrics import count_correct
-from runner.testing.fake import FakeOptions
+from runner.testing.fake_options import FakeOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

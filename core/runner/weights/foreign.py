@@ -67,7 +67,7 @@ def read(path: Path, framework: str) -> StoredWeights:
 
 def main() -> None:
     """Read the file named on the command line, and write it as safetensors."""
-    from runner.weights.given import as_stored
+    from runner.plugins.returns import as_stored
 
     framework, path, target = sys.argv[1:]
     entry = cast("FrameworkEntry", loading.load().registry.find("framework", framework).entry)

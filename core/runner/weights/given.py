@@ -13,7 +13,7 @@ from runner.contracts import StoredWeights
 from runner.errors import CheckpointError, PluginError, UsageError
 from runner.framework import short_floats
 from runner.framework.options import CHANGE_OUTPUT
-from runner.plugins.returns import arrays
+from runner.plugins.returns import as_stored
 from runner.storage import checkpoint, files, paths, records
 from runner.terminal import display
 from runner.weights import fitted as fitted_weights
@@ -222,18 +222,6 @@ def _read_file(path: Path, framework: FrameworkEntry, registry: Registry) -> Sou
         assert framework.read_weights is not None, "it was chosen because it reads weights"
         return Source(stored=as_stored(framework.read_weights(path), framework.name))
     return Source(stored=foreign.read(path, reader))
-
-
-def as_stored(found: StoredWeights | Mapping[str, NDArray[Any]], framework: str) -> StoredWeights:
-    """Return what ``FrameworkEntry.read_weights`` found, in its longer form.
-
-    Raises:
-        PluginError: It is something else than arrays by name.
-    """
-    source = f"read_weights() of framework {framework!r}"
-    if not isinstance(found, StoredWeights):
-        return StoredWeights(sets={"": arrays(found, source)})
-    return replace(found, sets={key: arrays(item, source) for key, item in found.sets.items()})
 
 
 def _is_safetensors(path: Path) -> bool:

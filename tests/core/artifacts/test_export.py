@@ -14,9 +14,9 @@ from runner import ArtifactInfo, ConverterEntry, ExporterEntry
 from runner.artifacts import artifact as artifacts
 from runner.artifacts.artifact import Artifact, ArtifactModel
 from runner.artifacts.calibration import spread
-from runner.artifacts.conversion import find_source
 from runner.artifacts.verification import declared_tolerance
 from runner.errors import MissingRuntimeError, UsageError
+from runner.planning.sources import find_source
 from runner.plugins.registry import PluginInfo, Registered, Registry
 from runner.recipe.schema import PrecisionSection
 from runner.testing import fake

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from runner.data.plugin import (
+from runner.data.layouts.options import (
     ClassFoldersWithListsOptions,
     FlatValLabelOptions,
     ListFileOptions,
-    runner_register_datasets,
 )
+from runner.data.plugin import runner_register_datasets
 from runner.errors import DataError
 
 if TYPE_CHECKING:

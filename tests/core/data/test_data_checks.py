@@ -13,7 +13,8 @@ from PIL import Image
 
 from runner.data import duplicates, file_states
 from runner.data.image_files import ImageFiles
-from runner.data.plugin import ClassFoldersOptions, runner_register_datasets
+from runner.data.layouts.options import ClassFoldersOptions
+from runner.data.plugin import runner_register_datasets
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from PIL import Image
 
 from runner.data.decode import FORMATS, DamagedImageError, check, decode, to_array
 from runner.data.layouts.images import IMAGE_ENDINGS
-from runner.data.plugin import ClassFoldersOptions
+from runner.data.layouts.options import ClassFoldersOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

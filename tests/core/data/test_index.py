@@ -21,13 +21,13 @@ from runner.data.index import file as index_file
 from runner.data.index import listing, sources
 from runner.data.index.file import IndexFile, Key
 from runner.data.index.paths import path_table
-from runner.data.plugin import (
+from runner.data.layouts.options import (
     ClassFoldersOptions,
     ClassFoldersWithListsOptions,
     FlatValLabelOptions,
     ListFileOptions,
-    runner_register_datasets,
 )
+from runner.data.plugin import runner_register_datasets
 from runner.errors import DataError
 
 if TYPE_CHECKING:

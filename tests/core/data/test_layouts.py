@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from runner.data.image_files import ImageFiles
-from runner.data.plugin import (
+from runner.data.layouts.options import (
     ClassFoldersOptions,
     ClassFoldersWithListsOptions,
     DigitsOptions,
     FlatValLabelOptions,
     ListFileOptions,
     SyntheticOptions,
-    runner_register_datasets,
 )
+from runner.data.plugin import runner_register_datasets
 from runner.errors import DataError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from runner.data.decode import DamagedImageError
-from runner.data.plugin import SyntheticOptions
+from runner.data.layouts.options import SyntheticOptions
 from runner.data.samples import preprocess
 from runner.data.size_limits import MAX_SIDE, check_batches, check_threads
 from runner.data.transforms.apply import TooLargeError, apply

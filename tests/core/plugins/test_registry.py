@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runner import ConverterEntry, ExporterEntry, FrameworkEntry, ModelEntry, PredictorEntry
-from runner.artifacts.conversion import find_source
 from runner.errors import UsageError
 from runner.options import NoOptions
+from runner.planning.sources import find_source
 from runner.plugins.registry import KINDS, PluginInfo, Registered, Registry, UnknownEntryError
 
 if TYPE_CHECKING:

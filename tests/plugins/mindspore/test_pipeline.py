@@ -21,8 +21,8 @@ pytest.importorskip("mindspore")
 
 from runner.data import decode
 from runner.data.layouts.class_folders import open_class_folders
+from runner.data.layouts.options import ClassFoldersOptions
 from runner.data.loader import ImageLoader
-from runner.data.plugin import ClassFoldersOptions
 from runner.data.transforms.options import (
     CenterCrop,
     ColorJitter,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from runner.data.image_files import ImageFiles
     from runner.data.index.sources import Sources
-    from runner.data.plugin import ClassFoldersOptions
+    from runner.data.layouts.options import ClassFoldersOptions
 
 
 def open_class_folders(config: ClassFoldersOptions, split: str) -> ImageFiles:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from runner.data.plugin import DigitsOptions, SyntheticOptions
+    from runner.data.layouts.options import DigitsOptions, SyntheticOptions
 
 _SPLITS = ("train", "val")
 _GRID = 8

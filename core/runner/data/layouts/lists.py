@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from runner.data.image_files import ImageFiles
     from runner.data.index.sources import Sources
     from runner.data.layouts.label_file import Labelled
-    from runner.data.plugin import (
+    from runner.data.layouts.options import (
         ClassFoldersWithListsOptions,
         FlatValLabelOptions,
         ListFileOptions,
