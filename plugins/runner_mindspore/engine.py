@@ -155,9 +155,7 @@ class MindSporeEngine:
         quick = self._device.traits.is_host and self._spec.precision.compute == "fp32"
         images, height, width = self._spec.smallest_pass or (0, 0, 0)
         exchanges = self._group is not None and self._spec.sync_batch_norm
-        trains = (
-            self._training is not None and not exchanges and (images == 1 or (quick and images))
-        )
+        trains = self._training is not None and not exchanges
         ms.set_context(mode=ms.PYNATIVE_MODE)
         try:
             if quick:

@@ -331,7 +331,7 @@ class _Fit:
             )
         if counters and any(name.endswith("running_mean") for name in chosen.names):
             lacked = counted(counters, "counter")
-            self._notes.append(f"it lacks {lacked} ({COUNTER}), from 0 on")
+            self._notes.append(f"counting begins at 0 for {lacked} that it lacks ({COUNTER})")
         lacking = self._spare - chosen.names.keys()
         if lacking:
             self._notes.append(

@@ -65,7 +65,7 @@ def test_where_all_processes_only_wait_the_machine_that_is_behind_is_named(proje
 
 
 def test_a_signal_to_either_saves_one_checkpoint_on_both(project, launched):
-    first, second = launched.on_machines(*SLOW)
+    first, second = launched.on_machines(*SLOW, "--set", "train.epochs=100")
     project.wait_for(project.checkpoints)
     second.send_signal(signal.SIGUSR1)  # as batch systems warn
     ended, other = launched.finish(first), launched.finish(second)

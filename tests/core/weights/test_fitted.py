@@ -90,7 +90,9 @@ def test_counters_that_older_programs_do_not_keep() -> None:
     found = {name: array for name, array in tensors().items() if "num_batches" not in name}
     fitted = fit(source({"": found}), TARGET, None)
     assert fitted.weights["bn1.num_batches_tracked"] == 0
-    assert fitted.notes == ("it lacks 1 counter (num_batches_tracked), from 0 on",)
+    assert fitted.notes == (
+        "counting begins at 0 for 1 counter that it lacks (num_batches_tracked)",
+    )
 
 
 def test_short_numbers_become_fp32() -> None:
