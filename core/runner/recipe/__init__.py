@@ -5,10 +5,12 @@ document = compose(path, ["train.epochs=2"], environ=os.environ)
 recipe = validate(document, registry)
 """
 
-from runner.recipe.catalog import RecipeListing, find, list_recipes
-from runner.recipe.compose import Document, compose
+from runner.recipe.catalog import find
+from runner.recipe.compose import compose
+from runner.recipe.document import Document
 from runner.recipe.editor import json_schema
 from runner.recipe.environment import UnsetVariable
+from runner.recipe.listing import RecipeListing, list_recipes
 from runner.recipe.resolve import as_yaml, dump, origins, resolved
 from runner.recipe.schema import Recipe
 from runner.recipe.source import Origin

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 import runner
-from runner.errors import RecipeError, UsageError
+from runner.errors import UsageError
 from runner.recipe.phrasing import did_you_mean, one_of, shown_path
 from runner.storage import paths
 
@@ -20,20 +19,6 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".yaml", ".yml")
 _PROJECT = 'name = "vision-runner"'
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecipeListing:
-    """A recipe that can be started by its name."""
-
-    name: str
-    """Path below its folder, without the suffix."""
-    path: Path
-    summary: str
-    """The recipe's summary, or what is wrong with the file."""
-    source: str
-    """``checkout``, ``runner``, or the plugin's distribution."""
 
 
 def find(name_or_path: str, registry: Registry | None = None) -> Path:
@@ -55,11 +40,10 @@ def find(name_or_path: str, registry: Registry | None = None) -> Path:
         raise UsageError(f"'{name_or_path}' is {kind}; expected a recipe, which is one YAML file")
     name = _stem(name_or_path)
     known: dict[str, list[tuple[str, Path]]] = {}
-    for source, folder in _folders(registry):
-        for file in _files(folder):
-            found = known.setdefault(_name(file, folder), [])
-            if not found or _is_plugin(found[0][0]):
-                found.append((source, file))
+    for source, title, file in recipes(registry):
+        found = known.setdefault(title, [])
+        if not found or _is_plugin(found[0][0]):
+            found.append((source, file))
     if name in known:
         if len(known[name]) > 1:
             places = one_of([f"{file} ({source})" for source, file in known[name]])
@@ -68,15 +52,14 @@ def find(name_or_path: str, registry: Registry | None = None) -> Path:
     raise UsageError(_not_found(name_or_path, path, name, sorted(known)))
 
 
-def list_recipes(registry: Registry | None = None) -> tuple[RecipeListing, ...]:
-    """Return all recipes that can be started by name, sorted by source and name."""
-    return tuple(
-        RecipeListing(
-            name=_name(file, folder), path=file, summary=_summary(file, registry), source=source
-        )
-        for source, folder in _folders(registry)
-        for file in _files(folder)
-    )
+def recipes(registry: Registry | None = None) -> Iterator[tuple[str, str, Path]]:
+    """Yield source, name and file of each recipe that has a name.
+
+    The source is ``checkout``, ``runner``, or the distribution of a plugin.
+    """
+    for source, folder in _folders(registry):
+        for file in _files(folder):
+            yield source, _stem(file.relative_to(folder).as_posix()), file
 
 
 def _not_found(given: str, path: Path, name: str, known: list[str]) -> str:
@@ -94,10 +77,6 @@ def _stem(name: str) -> str:
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
     return name
-
-
-def _name(file: Path, folder: Path) -> str:
-    return _stem(file.relative_to(folder).as_posix())
 
 
 def _files(folder: Path, *, deep: bool = True) -> list[Path]:
@@ -134,14 +113,3 @@ def _folders(registry: Registry | None) -> Iterator[tuple[str, Path]]:
         for location in (spec.submodule_search_locations or ()) if spec else ():
             if (Path(location) / "recipes").is_dir():
                 yield plugin.distribution, Path(location) / "recipes"
-
-
-def _summary(file: Path, registry: Registry | None) -> str:
-    from runner.recipe.compose import compose
-
-    try:
-        document = compose(file, environ={}, allow_unset=True, registry=registry)
-    except RecipeError as error:
-        return f"broken: {error.problems[0]}"
-    summary = document.root.get("summary")
-    return summary.value if summary and isinstance(summary.value, str) else ""

@@ -8,16 +8,17 @@ that the options of another component never linger.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 from runner.errors import Problem, RecipeError, UsageError
 from runner.recipe.catalog import find
+from runner.recipe.document import Document
 from runner.recipe.environment import UnsetVariable, expand, expand_text
 from runner.recipe.framework_change import adapt
 from runner.recipe.overrides import Override, apply, parse_override
 from runner.recipe.phrasing import show, shown_path
-from runner.recipe.source import DEFAULT, Node, Origin, read
+from runner.recipe.source import Node, read
 from runner.recipe.tree import long_form, merge, precision_long_form
 from runner.terminal import display
 
@@ -26,30 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runner.plugins.registry import Registry
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """A recipe before its keys and values are checked, with the origin of every value."""
-
-    path: Path
-    """The file that was asked for."""
-    files: tuple[Path, ...]
-    """All files that were read, bases first."""
-    root: Node
-    """The merged sections, without ``extends`` and shorthands."""
-    unset: tuple[UnsetVariable, ...] = ()
-    """Environment variables without a value; their values still read ``${NAME}``."""
-    problems: tuple[Problem, ...] = ()
-    """What is already known to be wrong; ``validate`` reports it with everything else."""
-    notes: tuple[str, ...] = ()
-    """What was left out, and why."""
-
-    def origin(self, path: Sequence[str | int]) -> Origin:
-        """Return where the value at a path of the resolved recipe comes from."""
-        node = self.root.find(path)
-        return node.origin if node else DEFAULT
 
 
 def compose(

@@ -17,7 +17,7 @@ from runner.recipe.validate import KINDS, draft_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from runner.recipe.compose import Document
+    from runner.recipe.document import Document
     from runner.recipe.source import Json, KeyPath, Origin
 
 _WIDTH = 96

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runner.entries import Entry
     from runner.errors import Problem
     from runner.plugins.registry import Registered, Registry
-    from runner.recipe.compose import Document
+    from runner.recipe.document import Document
     from runner.recipe.source import Json, KeyPath, Node
 
 KINDS = {
