@@ -85,6 +85,8 @@ IMPORTS = {
 RANKS = ("RANK", "RANK_ID", "RUNNER_FAKE_RANK")
 SECONDS = 900
 """A run that takes longer hangs."""
+SHOWN = 4000
+"""Characters of the output of a run that could not be resumed."""
 
 
 def environments(framework: str, processes: int, folder: Path) -> list[dict[str, str]]:
@@ -256,7 +258,8 @@ def try_kill(
     again = ["resume", str(runs[0])] if runs else command
     codes = carry_out(framework, processes, folder, again)
     if any(codes):
-        return f"{' '.join(again)} has ended with {codes}", {}
+        said = (folder / "output").read_text(encoding="utf-8", errors="replace")
+        return f"{' '.join(again)} has ended with {codes}:\n{said[-SHOWN:]}", {}
     return "", content(folder)
 
 
