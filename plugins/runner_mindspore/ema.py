@@ -36,8 +36,8 @@ class WeightAverage:
     """
 
     def __init__(self, net: nn.Cell, decay: float) -> None:
-        self.net: nn.Cell = copy.deepcopy(net)
-        pairs = list(zip(self.net.get_parameters(), net.get_parameters(), strict=True))
+        self.model: nn.Cell = copy.deepcopy(net)
+        pairs = list(zip(self.model.get_parameters(), net.get_parameters(), strict=True))
         trained = [pair for pair in pairs if pair[1].requires_grad]
         buffers = [pair for pair in pairs if not pair[1].requires_grad]
         for average, parameter in pairs:

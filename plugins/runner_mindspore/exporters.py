@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from runner.errors import ArtifactError, StorageError
-from runner.framework.engine import BATCH, INPUT, OUTPUT, artifact_info
+from runner.framework.graphs import BATCH, INPUT, OUTPUT, artifact_info
 from runner_mindspore.autoload import Tensor, ms, nn
 from runner_mindspore.messages import quiet, reason
 from runner_mindspore.traits import by_target
-from runner_mindspore.weights import evaluation_cell
+from runner_mindspore.weights import evaluation_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -86,7 +86,7 @@ def _export(
     path = folder / f"model.{file_format.lower()}"
     path.unlink(missing_ok=True)
     before = set(folder.iterdir())
-    net = _Named(evaluation_cell(spec, engine.evaluation_weights()))
+    net = _Named(evaluation_model(spec, engine.evaluation_weights()))
     syntax = ms.get_context("jit_syntax_level")
     with _plain_name(folder) as plain:
         try:
@@ -148,7 +148,7 @@ def _onnx_model(engine: Engine, spec: EngineSpec, folder: Path) -> Any:
 
     example = Tensor(np.zeros((2, 3, *spec.image_size), np.float32))
     raw = folder / RAW
-    net = _Named(evaluation_cell(spec, engine.evaluation_weights()))
+    net = _Named(evaluation_model(spec, engine.evaluation_weights()))
     with _plain_name(folder) as plain, quiet() as messages:
         try:
             ms.onnx.export(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner.framework.engine import check_logits
 from runner.framework.loss import smoothing_over_all
 from runner_mindspore.autoload import Tensor, ms, nn, ops
 
@@ -15,17 +14,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runner.recipe.schema import LossSection
-
-
-def check_output(output: Any, model: str, images: int, num_classes: int) -> None:
-    """Check what a model returned; looks at shapes only, so does not wait for the device.
-
-    Raises:
-        PluginError: It is not logits ``[B, K]``, nor a tuple of such.
-    """
-    for logits in output if isinstance(output, tuple) and output else (output,):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else logits
-        check_logits(found, model, images, num_classes)
 
 
 class TrainingLoss(nn.Cell):

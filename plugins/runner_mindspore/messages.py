@@ -13,20 +13,6 @@ from runner.framework.failures import Wording
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OUT_OF_MEMORY = ("out of memory", "memory not enough", "malloc", "allocate memory failed")
-"""What the messages of the different allocators have in common."""
-WORDING = Wording(
-    framework="MindSpore",
-    memory=re.compile(
-        "out of memory|memory not enough|malloc|allocate memory failed", re.IGNORECASE
-    ),
-    kernel=re.compile(
-        r"not support|unsupported|select.{0,40}kernel.{0,40}fail|kernel.{0,40}not (found|exist)",
-        re.IGNORECASE,
-    ),
-    shape=re.compile(r"\b(size|shape|dimension|height|width|channel)s?\b", re.IGNORECASE),
-)
-
 
 def reason(error: BaseException) -> str:
     """Return the class and first line of an error, with its heading where it has one.
@@ -39,10 +25,18 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error of MindSpore's means that a device has no memory left."""
-    text = str(error).lower()
-    return any(words in text for words in OUT_OF_MEMORY)
+WORDING = Wording(
+    framework="MindSpore",
+    memory=re.compile(
+        "out of memory|memory not enough|malloc|allocate memory failed", re.IGNORECASE
+    ),
+    kernel=re.compile(
+        r"not support|unsupported|select.{0,40}kernel.{0,40}fail|kernel.{0,40}not (found|exist)",
+        re.IGNORECASE,
+    ),
+    shape=re.compile(r"\b(size|shape|dimension|height|width|channel)s?\b", re.IGNORECASE),
+    reason=reason,
+)
 
 
 @contextlib.contextmanager

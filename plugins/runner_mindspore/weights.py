@@ -121,7 +121,7 @@ def _with_counters(
     return merged
 
 
-def evaluation_cell(spec: EngineSpec, weights: Mapping[str, NDArray[Any]]) -> nn.Cell:
+def evaluation_model(spec: EngineSpec, weights: Mapping[str, NDArray[Any]]) -> nn.Cell:
     """Build the model once more, in fp32 and in evaluation mode."""
     net = fresh_net(spec)
     load_weights(net, weights, BatchCounters(net))

@@ -10,11 +10,11 @@ import io
 from typing import TYPE_CHECKING, Any, final
 
 from runner.errors import ArtifactError
-from runner.framework.engine import artifact_info
+from runner.framework.graphs import artifact_info
 from runner_torch.autoload import torch
 from runner_torch.exporters import dynamic_shapes, example_images, quiet_torch, with_batch_size
 from runner_torch.messages import reason
-from runner_torch.weights import array_of, evaluation_module, tensor_of
+from runner_torch.weights import array_of, evaluation_model, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ def export_compiled(
         ArtifactError: The model cannot be traced or compiled, or there is no C++ compiler.
         OSError: The file cannot be written.
     """
-    module = evaluation_module(spec, engine.evaluation_weights())
+    module = evaluation_model(spec, engine.evaluation_weights())
     shapes = dynamic_shapes(options.batch_size)
     buffer = io.BytesIO()
     try:

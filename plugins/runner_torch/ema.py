@@ -21,12 +21,12 @@ class WeightAverage:
     """
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(module).eval().requires_grad_(requires_grad=False)
+        self.model = copy.deepcopy(module).eval().requires_grad_(requires_grad=False)
         make = torch.optim.swa_utils.get_ema_multi_avg_fn
         self._average = make(decay)  # type: ignore[no-untyped-call]  # torch
-        self._averages = list(self.module.parameters())
+        self._averages = list(self.model.parameters())
         self._weights = list(module.parameters())
-        self._buffers = list(zip(self.module.buffers(), module.buffers(), strict=True))
+        self._buffers = list(zip(self.model.buffers(), module.buffers(), strict=True))
 
     def update(self) -> None:
         """Move the average towards the weights."""

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 from runner.errors import ArtifactError
-from runner.framework.engine import BATCH, artifact_info
+from runner.framework.graphs import BATCH, artifact_info
 from runner_torch.autoload import torch
 from runner_torch.messages import reason
-from runner_torch.weights import array_of, evaluation_module, tensor_of
+from runner_torch.weights import array_of, evaluation_model, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ def export_onnx(
     """
     import onnx
 
-    module = evaluation_module(spec, engine.evaluation_weights())
+    module = evaluation_model(spec, engine.evaluation_weights())
     path = folder / options.file
     dynamo = options.opset >= FIRST_DYNAMO_OPSET
     try:
@@ -149,7 +149,7 @@ def export_program(
         ArtifactError: The model cannot be traced.
         OSError: The file cannot be written.
     """
-    module = evaluation_module(spec, engine.evaluation_weights())
+    module = evaluation_model(spec, engine.evaluation_weights())
     path = folder / "model.pt2"
     buffer = io.BytesIO()
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from runner.framework.engine import check_logits
 from runner.framework.loss import smoothing_over_all
 from runner_torch.autoload import torch
 
@@ -22,17 +21,6 @@ def main_logits(output: Any) -> torch.Tensor:
     """Return the logits ``[B, K]`` of a model that may have auxiliary heads behind them."""
     logits: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return logits
-
-
-def check_output(output: Any, model: str, images: int, num_classes: int) -> None:
-    """Check what a model returned; looks at shapes only, so does not wait for the device.
-
-    Raises:
-        PluginError: It is not logits ``[B, K]``, nor a tuple of such.
-    """
-    for logits in output if isinstance(output, tuple) and output else (output,):
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else logits
-        check_logits(found, model, images, num_classes)
 
 
 @final

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from runner.framework.engine import INPUT, OUTPUT
+from runner.framework.graphs import INPUT, OUTPUT
 from runner.framework.options import Probability
 from runner.options import options
 from runner.storage.paths import check_name

@@ -48,7 +48,7 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, NDArray[Any]]) -
             tensor.copy_(tensor_of(weights[name]))
 
 
-def evaluation_module(spec: EngineSpec, weights: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
+def evaluation_model(spec: EngineSpec, weights: Mapping[str, NDArray[Any]]) -> torch.nn.Module:
     """Build the model once more, in fp32 on the CPU and in evaluation mode.
 
     Torch's random state is left as it was, so a training run can go on afterwards.

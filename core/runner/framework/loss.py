@@ -1,13 +1,18 @@
-"""Softmax cross-entropy: what does not depend on the framework."""
+"""Softmax cross-entropy: what does not depend on the framework.
+
+Shapes: B images, K classes.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner.errors import DataError, UsageError
+from runner.errors import DataError, PluginError, UsageError
 from runner.terminal.display import counted
 
 if TYPE_CHECKING:
+    from typing import Any
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -47,4 +52,29 @@ def check_labels(labels: NDArray[np.int64], num_classes: int) -> None:
         raise DataError(
             f"found label {wrong[0]} in a batch, expected 0 to {num_classes - 1} as the model has "
             f"{counted(num_classes, 'class')}; set dataset.num_classes to what the labels need"
+        )
+
+
+def check_output(output: Any, tensor_type: type, model: str, images: int, num_classes: int) -> None:
+    """Check what a model returned; looks at shapes only, so does not wait for the device.
+
+    Args:
+        output: What the model returned.
+        tensor_type: The framework's tensors.
+        model: Name of the model.
+        images: Images that it was given.
+        num_classes: Classes that it was built with.
+
+    Raises:
+        PluginError: It is not logits ``[B, K]``, nor a tuple of such.
+    """
+    for logits in output if isinstance(output, tuple) and output else (output,):
+        is_tensor = isinstance(logits, tensor_type)
+        if is_tensor and tuple(logits.shape) == (images, num_classes):
+            continue
+        what = f"shape {list(logits.shape)}" if is_tensor else f"a {type(logits).__name__}"
+        raise PluginError(
+            f"model {model} returned {what} for {counted(images, 'image')}, expected logits of "
+            f"shape {[images, num_classes]}; the entry's build must make as many outputs as the "
+            f"num_classes it is given, {num_classes}"
         )

@@ -270,7 +270,7 @@ def test_layers_compute_in_the_formats_asked_for(
     engine = make_engine(precision=section)
     seen: dict[str, str] = {}
     for name in ("conv", "bn"):
-        cell = getattr(engine._net, name)
+        cell = getattr(engine._model, name)
         cell.register_forward_hook(
             lambda _cell, _inputs, output, name=name: seen.update({name: str(output.dtype)})
         )
@@ -543,7 +543,7 @@ def failing(engine: MindSporeEngine, monkeypatch: pytest.MonkeyPatch, error: Exc
     def construct(self: Any, images: Tensor) -> Tensor:
         raise error
 
-    monkeypatch.setattr(type(engine._net), "construct", construct)
+    monkeypatch.setattr(type(engine._model), "construct", construct)
 
 
 def test_out_of_memory_names_the_key_to_lower(

@@ -160,7 +160,7 @@ def test_a_model_that_cannot_be_exported(make_spec, make_engine, folder, monkeyp
             return ops.erfinv(images).mean((2, 3)) * images.unknown
 
     engine = make_engine(optimizer=None)
-    monkeypatch.setattr("runner_mindspore.exporters.evaluation_cell", lambda *given: Unusual())
+    monkeypatch.setattr("runner_mindspore.exporters.evaluation_model", lambda *given: Unusual())
     syntax = mindspore.get_context("jit_syntax_level")
     for name, other in (("mindir", "onnx"), ("onnx", "mindir")):
         with pytest.raises(ArtifactError) as caught:

@@ -85,6 +85,6 @@ def test_a_missing_kernel_names_the_device(
         raise TypeError("Unsupported op [Foo] on CPU")
 
     engine = make_engine()
-    monkeypatch.setattr(type(engine._net), "construct", construct)
+    monkeypatch.setattr(type(engine._model), "construct", construct)
     with pytest.raises(DeviceError, match=r"(?s)cpu cannot compute model tiny in fp32.*op .Foo"):
         engine.predict(make_batches(1)[0].images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner_mindspore.messages import is_out_of_memory, reason
+from runner_mindspore.messages import WORDING, reason
 
 RULE = "-" * 52
 NOT_ENOUGH = f"""{RULE}
@@ -46,4 +46,4 @@ def test_reasons_are_one_line(error: Exception, expected: str | None) -> None:
     ],
 )
 def test_running_out_of_memory_is_recognised(text: str, expected: bool) -> None:
-    assert is_out_of_memory(RuntimeError(text)) is expected
+    assert WORDING.is_out_of_memory(RuntimeError(text)) is expected

@@ -144,7 +144,7 @@ def statistics(engine: MindSporeEngine) -> dict[str, Any]:
 
 
 def batch_mean(engine: MindSporeEngine, batch: Batch) -> Any:
-    return engine._net.conv(engine._pixels.tensor(batch.images)).asnumpy().mean(axis=(0, 2, 3))
+    return engine._model.conv(engine._pixels.tensor(batch.images)).asnumpy().mean(axis=(0, 2, 3))
 
 
 def test_a_step_moves_running_statistics_once_and_an_evaluation_does_not(

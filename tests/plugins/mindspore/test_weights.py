@@ -23,7 +23,7 @@ from runner_mindspore.plugin import runner_register_frameworks, runner_register_
 from runner_mindspore.weights import (
     BatchCounters,
     copy_weights,
-    evaluation_cell,
+    evaluation_model,
     load_weights,
     read_weights,
 )
@@ -141,13 +141,13 @@ def test_another_number_of_classes_is_recognised() -> None:
         load_weights(net, values(TinyNet(7)), BatchCounters(net))
 
 
-def test_the_evaluation_cell_leaves_random_state_alone(make_spec: Any) -> None:
+def test_the_evaluation_model_leaves_random_state_alone(make_spec: Any) -> None:
     spec = make_spec(model="resnet18")
     weights = values(build_resnet("resnet18", spec.model_options, spec.num_classes))
     np.random.seed(3)  # as ms.set_seed does
     expected = np.random.random()
     np.random.seed(3)
-    net = evaluation_cell(spec, weights)
+    net = evaluation_model(spec, weights)
     assert np.random.random() == expected
     assert not net.training
     assert_equal(values(net), weights)

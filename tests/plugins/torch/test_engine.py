@@ -290,7 +290,7 @@ def test_weights_are_contiguous_copies_in_fp32(
 
 
 def convolution_of(engine: TorchEngine) -> torch.Tensor:
-    return engine._module.get_parameter("conv.weight")
+    return engine._model.get_parameter("conv.weight")
 
 
 def test_memory_format_survives_loading(make_engine: MakeEngine) -> None:
@@ -394,7 +394,7 @@ def test_out_of_memory_names_the_key_to_lower(
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 
     engine = make_engine(micro_batch_size=3)
-    monkeypatch.setattr(type(engine._module), "forward", forward)
+    monkeypatch.setattr(type(engine._model), "forward", forward)
     (batch,) = make_batches(1)
     with pytest.raises(DeviceError, match=r"cpu .* 3 images .*9 GiB.*train\.micro_batch_size=1"):
         engine.train_step(batch, 0.1)
@@ -410,7 +410,7 @@ def test_other_errors_pass_unchanged(
         raise ValueError("of the model's own")
 
     engine = make_engine()
-    monkeypatch.setattr(type(engine._module), "forward", forward)
+    monkeypatch.setattr(type(engine._model), "forward", forward)
     with pytest.raises(ValueError, match=r"^of the model's own$"):
         engine.train_step(make_batches(1)[0], 0.1)
 

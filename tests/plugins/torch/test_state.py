@@ -93,7 +93,7 @@ def test_optimizer_state_keeps_the_memory_format(
     other = make_engine()
     other.load_state(engine.state())
     assert other._optimizer is not None
-    parameter = other._module.get_parameter("conv.weight")
+    parameter = other._model.get_parameter("conv.weight")
     buffer = other._optimizer.state[parameter]["momentum_buffer"]
     assert buffer.stride() == parameter.stride()
 
@@ -127,7 +127,7 @@ def test_state_of_another_model_is_refused(
 def test_state_that_no_checkpoint_can_hold_is_refused(make_engine: MakeEngine) -> None:
     engine = make_engine()
     assert engine._optimizer is not None
-    parameter = engine._module.get_parameter("fc.weight")
+    parameter = engine._model.get_parameter("fc.weight")
     engine._optimizer.state[parameter]["history"] = [1, 2]
     with pytest.raises(PluginError, match="keeps a list as 'history'"):
         engine.state()

@@ -138,7 +138,7 @@ def overflow_on_one(
     """Let the gradients of rank 1 alone overflow."""
     precision = PrecisionSection(loss_scale="dynamic")
     engine = TorchEngine(make_spec(model=model, group=group, precision=precision), device)
-    fc = dict(engine._module.named_parameters())["fc.weight"]
+    fc = dict(engine._model.named_parameters())["fc.weight"]
     handle = fc.register_hook(lambda gradient: gradient * math.inf) if group.rank else None
     result = engine.train_step(share(batch, group), RATE).read()
     if handle is not None:
