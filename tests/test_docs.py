@@ -18,11 +18,11 @@ import pytest
 import typer
 
 import runner
-from runner import hooks
-from runner.cli import Kind, app
+from runner.cli import app
 from runner.errors import RecipeError
-from runner.plugins.loading import KIND_OF_HOOK, load
-from runner.plugins.registry import ENTRY_TYPES, Registry
+from runner.plugins.kinds import KINDS
+from runner.plugins.loading import load
+from runner.plugins.observers import OBSERVER_HOOKS
 from runner.recipe import compose, validate
 from runner.recipe.validate import sections
 from runner.testing import check_plugin
@@ -30,6 +30,8 @@ from runner_torch.traits import DeviceTraits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from runner.plugins.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -112,7 +114,7 @@ def test_the_reference_of_recipes_is_current(reference):
 
 def test_the_reference_has_every_section_and_entry(reference, registry):
     text = reference.reference()
-    names = [item.entry.name for kind in ENTRY_TYPES for item in registry.entries(kind)]
+    names = [item.entry.name for kind in KINDS for item in registry.entries(kind.entry)]
     assert len(names) > 30
     assert [name for name in [*sections(), *names] if f"`{name}`" not in text] == []
 
@@ -162,7 +164,7 @@ def test_commands_and_options_exist(line):
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
     assert [option for option in given if option not in known] == []
     if first == "list" and words:
-        assert set(words[0].split("|")) <= {kind.value for kind in Kind}
+        assert set(words[0].split("|")) <= {*(kind.plural for kind in KINDS), "recipes"}
 
 
 def test_options_that_stand_alone_exist():
@@ -209,21 +211,17 @@ def test_every_recipe_that_ships_is_described():
 
 
 def test_the_table_of_hooks_is_complete():
-    specs = [name for name in vars(hooks) if name.startswith("runner_")]
+    types = {kind.hook: ", ".join(f"`{entry.__name__}`" for entry in kind.types) for kind in KINDS}
+    specs = [*types, *OBSERVER_HOOKS]
     rows = table_under(PLUGINS, "| hook | entry | called |")
     assert [row[0].strip("`") for row in rows] == specs
-    entries = [
-        ", ".join(f"`{entry.__name__}`" for entry in ENTRY_TYPES[KIND_OF_HOOK[name]])
-        if name in KIND_OF_HOOK
-        else ""
-        for name in specs
-    ]
-    assert [row[1] for row in rows] == entries
+    assert [row[1] for row in rows] == [types.get(name, "") for name in specs]
 
 
 def test_the_readme_names_every_hook():
     text = PAGES[0].read_text(encoding="utf-8")
-    assert [name for name in vars(hooks) if name.startswith("runner_") and name not in text] == []
+    assert [kind.hook for kind in KINDS if kind.hook not in text] == []
+    assert [name for name in OBSERVER_HOOKS if name not in text] == []
 
 
 def test_the_table_of_entries_is_complete():
@@ -234,7 +232,7 @@ def test_the_table_of_entries_is_complete():
         for row in table_under(PLUGINS, "| entry | fields |")
     }
     common = {row[0].strip("`") for row in table_under(PLUGINS, "| field | meaning |")}
-    for entry in (entry for entries in ENTRY_TYPES.values() for entry in entries):
+    for entry in (entry for kind in KINDS for entry in kind.types):
         assert {item.name for item in fields(entry)} - common == shown[entry.__name__] - {"any"}
 
 
@@ -363,10 +361,11 @@ driver_version = lambda: "1.0"
 """
 OPEN_ACME = """
 import sys, acme_device
+from runner import DeviceEntry
 from runner.errors import DeviceError
 from runner.plugins.loading import load
 loaded = load(extra=[("acme", acme_device)], environ={"RUNNER_PLUGINS": ""})
-entry = loaded.registry.find("device", "acme", "torch").entry
+entry = loaded.registry.find(DeviceEntry, "acme", "torch").entry
 assert "torch" not in sys.modules
 assert entry.probe().available, entry.probe()
 device = entry.open(entry.config())

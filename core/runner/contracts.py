@@ -370,14 +370,6 @@ class Predictor(Protocol):
         ...
 
 
-class PredictorLoader(Protocol):
-    """Opens an artifact."""
-
-    def __call__(self, folder: Path, info: ArtifactInfo) -> Predictor:
-        """Load ``info.file`` from ``folder``."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
     """What observers learn about a run when it starts."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         EngineSpec,
         Group,
         Loader,
-        PredictorLoader,
+        Predictor,
         RunInfo,
         RunLogger,
         StoredWeights,
@@ -286,18 +286,17 @@ class ExportPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExporterEntry(Entry):
-    """A way to write a model to a file, named under ``export:``."""
+class ExportEntry(Entry):
+    """A way to make a file of a model, named under ``export:``; an exporter or a converter."""
 
     framework: str
-    export: Callable[[Engine, EngineSpec, Any, Path], ArtifactInfo]
-    """Write the engine's evaluation model into a folder, given the spec and the options."""
     tolerance: float = 1e-4
     """Largest difference to the logits of a live model that computes in fp32, relative to their
     largest magnitude, where the recipe does not say."""
     min_agreement: float = 0.0
     """Smallest share of images for which the file must choose the class that the live model
-    chooses, where the recipe does not say; 0 where the tolerance alone decides."""
+    chooses, where the recipe does not say; 0 where the tolerance alone decides. Over the whole
+    validation split, a conversion is compared with its source."""
     refuses: Callable[[ExportPlan], str] | None = None
     """Return why it cannot work as asked, or an empty text. Called before training, so that a run
     does not end with what was known at its start, and again once the data is open; imports no
@@ -305,8 +304,16 @@ class ExporterEntry(Entry):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConverterEntry(Entry):
-    """A way to make another file from what an exporter writes, named under ``export:`` as well."""
+class ExporterEntry(ExportEntry):
+    """A way to write a model to a file."""
+
+    export: Callable[[Engine, EngineSpec, Any, Path], ArtifactInfo]
+    """Write the engine's evaluation model into a folder, given the spec and the options."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConverterEntry(ExportEntry):
+    """A way to make another file from what an exporter writes."""
 
     framework: str = "any"
     """``any``, or the one framework whose exports it converts."""
@@ -317,12 +324,6 @@ class ConverterEntry(Entry):
     defaults when ``None``."""
     convert: Callable[[ConversionRequest], ArtifactInfo]
     """Write the other artifact."""
-    tolerance: float = 1e-4
-    """As for exporters."""
-    min_agreement: float = 0.0
-    """As for exporters; over the whole validation split the class of its source counts."""
-    refuses: Callable[[ExportPlan], str] | None = None
-    """As for exporters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,7 +332,8 @@ class PredictorEntry(Entry):
 
     formats: tuple[str, ...]
     """Artifact formats that it runs."""
-    load: PredictorLoader
+    load: Callable[[Path, ArtifactInfo], Predictor]
+    """Open the file of an artifact that is in a folder."""
     executes: Callable[[Path, ArtifactInfo], str] | None = None
     """Return what in the artifact ``load`` or ``predict`` would execute, such as ``a shared
     library``, or an empty text; it is asked first and reads the file as data. The user must then

@@ -1,4 +1,4 @@
-"""The hooks that a plugin implements. This file is the contract.
+"""The hooks that a plugin implements.
 
 A plugin is a module with functions of these names, marked ``@hookimpl``, and an entry point in
 the group ``runner.plugins``:
@@ -13,9 +13,11 @@ the group ``runner.plugins``:
     def runner_register_models():
         yield ModelEntry(name="my_net", framework="torch", summary="My network", build=build)
 
-Registration hooks take nothing, return entries, and do no work: they are called before any
-framework is imported, also for ``runner list-plugins``. An entry's name is unique within its kind
-and framework; a clash is reported with both plugins and neither is used.
+There is a registration hook for each kind of entry, named in ``runner.plugins.kinds``; the hooks
+that observe runs are below. Registration hooks take nothing, return or yield entries, and do no
+work: they are called before any framework is imported, also for ``runner list-plugins``. An entry's
+name is unique within its kind and framework; a clash is reported with both plugins and neither is
+used.
 
 An entry says what it needs in ``requires`` and ``install``. Observers have no entry, so a plugin
 with observers says it at module level; where a module is missing, ``runner list-plugins`` shows
@@ -32,78 +34,10 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from runner.contracts import EpochMetrics, RunInfo
-    from runner.entries import (
-        ConverterEntry,
-        DatasetEntry,
-        DeviceEntry,
-        ExporterEntry,
-        FrameworkEntry,
-        ImporterEntry,
-        LoggerEntry,
-        ModelEntry,
-        OptimizerEntry,
-        PredictorEntry,
-    )
 
 hookspec = pluggy.HookspecMarker("runner")
 hookimpl = pluggy.HookimplMarker("runner")
-
-
-@hookspec
-def runner_register_frameworks() -> Iterable[FrameworkEntry]:
-    """Offer frameworks that a recipe can name under ``framework:``."""
-    return ()
-
-
-@hookspec
-def runner_register_devices() -> Iterable[DeviceEntry]:
-    """Offer devices of a framework that a recipe can name under ``device:``."""
-    return ()
-
-
-@hookspec
-def runner_register_datasets() -> Iterable[DatasetEntry]:
-    """Offer sources of images that a recipe can name under ``dataset:``."""
-    return ()
-
-
-@hookspec
-def runner_register_models() -> Iterable[ModelEntry]:
-    """Offer image classifiers that a recipe can name under ``model:``."""
-    return ()
-
-
-@hookspec
-def runner_register_optimizers() -> Iterable[OptimizerEntry]:
-    """Offer update rules that a recipe can name under ``optimizer:``."""
-    return ()
-
-
-@hookspec
-def runner_register_exporters() -> Iterable[ExporterEntry | ConverterEntry]:
-    """Offer ways to write a model to a file that a recipe can name under ``export:``."""
-    return ()
-
-
-@hookspec
-def runner_register_predictors() -> Iterable[PredictorEntry]:
-    """Offer runtimes that execute exported models; the first that lists a format runs it."""
-    return ()
-
-
-@hookspec
-def runner_register_loggers() -> Iterable[LoggerEntry]:
-    """Offer other forms of log that a recipe can name under ``loggers:``."""
-    return ()
-
-
-@hookspec
-def runner_register_importers() -> Iterable[ImporterEntry]:
-    """Offer translations of other programs' command lines, for ``runner import-args``."""
-    return ()
 
 
 @hookspec

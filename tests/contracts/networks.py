@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runner import ModelEntry
+from runner.entries import DeviceEntry, FrameworkEntry, OptimizerEntry
 from runner.plugins.loading import load
 from runner.testing import fake
 
@@ -30,9 +31,9 @@ def registry_of(module: str) -> Registry:
 def entries(module: str, framework: str, device: str, optimizer: str) -> dict[str, Any]:
     registry = registry_of(module)
     return {
-        "framework": registry.find("framework", framework).entry,
-        "device": registry.find("device", device, framework).entry,
-        "optimizer": registry.find("optimizer", optimizer, framework).entry,
+        "framework": registry.find(FrameworkEntry, framework).entry,
+        "device": registry.find(DeviceEntry, device, framework).entry,
+        "optimizer": registry.find(OptimizerEntry, optimizer, framework).entry,
     }
 
 
@@ -52,7 +53,7 @@ def linear(
 
 def in_fake() -> dict[str, Any]:
     found = entries("runner.testing.fake", "fake", "fake_cpu", "fake_sgd")
-    network = registry_of("runner.testing.fake").find("model", "linear", "fake").entry
+    network = registry_of("runner.testing.fake").find(ModelEntry, "linear", "fake").entry
     options = fake.LinearOptions(grid=2)
     return {**found, "network": network, "model_options": options, "function": linear}
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tests.contracts import networks
 
+from runner import DatasetEntry, ModelEntry, OptimizerEntry
 from runner.testing import (
     check_dataset,
     check_framework,
@@ -72,7 +73,7 @@ def test_the_torch_framework_conforms() -> None:
 def test_the_torch_framework_conforms_with_a_resnet_and_adamw() -> None:
     pytest.importorskip("torch")
     found = networks.entries("runner_torch.plugin", "torch", "cpu", "adamw")
-    model: Any = networks.registry_of("runner_torch.plugin").find("model", "resnet18", "torch")
+    model: Any = networks.registry_of("runner_torch.plugin").find(ModelEntry, "resnet18", "torch")
     check_framework(model=model.entry, **found, learning_rate=1e-3, image_size=16)
 
 
@@ -92,7 +93,7 @@ def test_the_mindspore_framework_conforms(
 
     monkeypatch.chdir(tmp_path)  # MindSpore leaves files there when something fails
     found = networks.registry_of("runner_mindspore.plugin").find(
-        "optimizer", optimizer, "mindspore"
+        OptimizerEntry, optimizer, "mindspore"
     )
     check_engine(
         {**networks.in_mindspore(), "framework_options": MindSporeOptions(mode=mode)},
@@ -118,7 +119,7 @@ def test_two_processes_conform(framework: str) -> None:
 )
 def test_datasets_conform(module: str, name: str, needs: str) -> None:
     pytest.importorskip(needs)
-    entry: Any = networks.registry_of(module).find("dataset", name).entry
+    entry: Any = networks.registry_of(module).find(DatasetEntry, name).entry
     check_dataset(entry, entry.config())
 
 
@@ -172,7 +173,9 @@ def runner_register_models():
     ],
 )
 def test_the_kit_notices_a_flawed_dataset(changes: dict[str, Any], message: str) -> None:
-    entry: Any = networks.registry_of("runner.testing.fake").find("dataset", "fake_colours").entry
+    entry: Any = (
+        networks.registry_of("runner.testing.fake").find(DatasetEntry, "fake_colours").entry
+    )
 
     def open_flawed(config: fake.ColoursOptions, split: str) -> Any:
         good = fake.Colours(config, split)

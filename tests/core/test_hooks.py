@@ -23,12 +23,13 @@ from runner import (
     hooks,
 )
 from runner.contracts import EpochMetrics, RunInfo
-from runner.plugins.loading import KIND_OF_HOOK, Plugins, load
-from runner.plugins.registry import ENTRY_TYPES
+from runner.plugins.kinds import KINDS, Kind, registration_hooks
+from runner.plugins.loading import Plugins, load
 
 RUN = RunInfo(name="quickstart", folder=Path("runs/quickstart"), recipe={})
 METRICS = EpochMetrics(epoch=1, step=10, values={"train.loss": 0.5})
-SPECS = {name for name in vars(hooks) if name.startswith("runner_")}
+REGISTRATION = {kind.hook for kind in KINDS}
+OBSERVER = {name for name in vars(hooks) if name.startswith("runner_")}
 
 
 class Recorder:
@@ -116,19 +117,18 @@ def never(plugin: str, hook: str, error: Exception) -> None:
 
 
 def test_the_recorder_knows_every_hook() -> None:
-    assert SPECS
-    assert {name for name in vars(Recorder) if name.startswith("runner_")} == SPECS
-    assert {name for name in SPECS if "_register_" in name} == set(KIND_OF_HOOK)
+    assert OBSERVER
+    names = {name for name in vars(Recorder) if name.startswith("runner_")}
+    assert names == REGISTRATION | OBSERVER
 
 
-@pytest.mark.parametrize("hook", sorted(KIND_OF_HOOK))
-def test_registration_hooks_offer_entries(hook: str) -> None:
-    kind = KIND_OF_HOOK[hook]
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.hook)
+def test_registration_hooks_offer_entries(kind: Kind) -> None:
     registry = load_only(recorder=Recorder()).registry
     assert registry.plugins[-1].reason == ""
-    (item,) = registry.entries(kind)
-    assert isinstance(item.entry, ENTRY_TYPES[kind])
-    assert not inspect.signature(getattr(hooks, hook)).parameters
+    (item,) = registry.entries(kind.entry)
+    assert type(item.entry) in kind.types
+    assert not inspect.signature(getattr(registration_hooks(), kind.hook)).parameters
 
 
 def test_observer_hooks_are_called_in_order() -> None:
@@ -214,6 +214,6 @@ def _module(**attributes: object) -> SimpleNamespace:
 
 def _observer_only(recorder: Recorder, **attributes: object) -> SimpleNamespace:
     return SimpleNamespace(
-        **{name: getattr(recorder, name) for name in SPECS if "_register_" not in name},
+        **{name: getattr(recorder, name) for name in OBSERVER},
         **attributes,
     )

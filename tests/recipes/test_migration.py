@@ -15,7 +15,8 @@ import typer
 from runner import api
 from runner.cli import app
 from runner.cli.options import overrides
-from runner.recipe.validate import KINDS, sections
+from runner.plugins import kinds
+from runner.recipe.validate import sections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -222,8 +223,8 @@ def keys_of_recipes(registry: Registry) -> set[str]:
         found.add(section.name)
         if section.cls:
             found |= {f"{section.name}.{item.name}" for item in fields(section.cls)}
-        kind = KINDS.get(section.name)
-        for entry in registry.entries(kind) if kind else ():
+        kind = kinds.of_section(section.name)
+        for entry in registry.entries(kind.entry) if kind else ():
             found |= {f"{section.name}.{option.name}" for option in fields(entry.entry.config)}
     return found
 

@@ -61,15 +61,16 @@ def test_the_installed_example_is_listed(fresh_python: Path, tmp_path: Path) -> 
 
 def test_the_example_keeps_the_promises_of_the_kit(fresh_python: Path, tmp_path: Path) -> None:
     program = """
+from runner import DatasetEntry, DeviceEntry, FrameworkEntry, ModelEntry, OptimizerEntry
 from runner.plugins.loading import load
 from runner.testing import check_dataset, check_framework, check_plugin
 check_plugin("runner_blobs.plugin")
 find = load().registry.find
-dataset = find("dataset", "blobs").entry
+dataset = find(DatasetEntry, "blobs").entry
 check_dataset(dataset, dataset.config())
 check_framework(
-    find("framework", "torch").entry, find("device", "cpu", "torch").entry,
-    find("model", "tiny_cnn", "torch").entry, find("optimizer", "sgd", "torch").entry,
+    find(FrameworkEntry, "torch").entry, find(DeviceEntry, "cpu", "torch").entry,
+    find(ModelEntry, "tiny_cnn", "torch").entry, find(OptimizerEntry, "sgd", "torch").entry,
     learning_rate=0.1,
 )
 """

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, final
 
 from annotated_types import Ge, Gt, Le, Len
 from typing_extensions import NotRequired, TypedDict
@@ -348,7 +348,6 @@ def open_predictor(artifact: Artifact, registry: Registry) -> ArtifactModel:
         raise MissingRuntimeError(str(error)) from None
     if registered.reason:
         raise MissingRuntimeError(f"nothing here runs the format {wanted!r}: {registered.reason}")
-    entry = cast("PredictorEntry", registered.entry)
     try:
         file = paths.inside(artifact.folder, artifact.info.file)
         if file.is_file():
@@ -358,11 +357,11 @@ def open_predictor(artifact: Artifact, registry: Registry) -> ArtifactModel:
     if not artifact.trusted:
         _check_harmless(artifact, file, registered)
     with calling(registered, "load()", ArtifactError):
-        predictor = entry.load(artifact.folder, artifact.info)
+        predictor = registered.entry.load(artifact.folder, artifact.info)
     return ArtifactModel(artifact, CheckedPredictor(predictor, registered, len(artifact.classes)))
 
 
-def _check_harmless(artifact: Artifact, file: Path, registered: Registered) -> None:
+def _check_harmless(artifact: Artifact, file: Path, registered: Registered[PredictorEntry]) -> None:
     """Refuse an artifact that would execute something of its own, or was added to.
 
     Raises:
@@ -373,7 +372,7 @@ def _check_harmless(artifact: Artifact, file: Path, registered: Registered) -> N
             f"{file} is not among the files that {INFO} lists, so nobody knows where it comes "
             f"from; {TRUST}"
         )
-    executes = cast("PredictorEntry", registered.entry).executes
+    executes = registered.entry.executes
     if executes is None:
         return
     with calling(registered, "executes()", ArtifactError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from runner.entries import ConversionRequest, ConverterEntry
 
@@ -29,7 +29,8 @@ def convert(
     Raises:
         ArtifactError: The conversion failed.
     """
-    entry = cast("ConverterEntry", plan.exporter_entries[position])
+    entry = plan.exporter_entries[position]
+    assert isinstance(entry, ConverterEntry), "an exporter has no source"
     return entry.convert(
         ConversionRequest(
             source=original.folder,

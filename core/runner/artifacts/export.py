@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast, final
+from typing import TYPE_CHECKING, final
 
 from runner.artifacts import golden
 from runner.artifacts.artifact import INFO, KIND, is_artifact, open_predictor, read
@@ -22,6 +22,7 @@ from runner.artifacts.verification import (
     declared_tolerance,
     verify,
 )
+from runner.entries import ExporterEntry
 from runner.errors import (
     ArtifactError,
     MissingRuntimeError,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from runner.artifacts.artifact import Artifact, ArtifactModel
     from runner.artifacts.verification import Comparison, Verification
     from runner.contracts import ArtifactInfo, Engine
-    from runner.entries import ConverterEntry, ExporterEntry
+    from runner.entries import ExportEntry
     from runner.planning.plan import Plan
     from runner.planning.sources import Source
     from runner.plugins.registry import Registered, Registry
@@ -121,7 +122,7 @@ class _Job:
             ArtifactError: It failed, disagrees with the live model, or cannot be run here.
         """
         section = self.plan.recipe.export[self.position]
-        entry = cast("ExporterEntry", self.plan.exporter_entries[self.position])
+        entry = self.plan.exporter_entries[self.position]
         artifact = self._write(
             target,
             self._exporter(self.plan.exporters[self.position], section.options),
@@ -180,9 +181,7 @@ class _Job:
             check_comparison(artifact, compared, source.entry.name)
         _check_drop(artifact, record, section.max_top1_drop)
 
-    def _source_tolerance(
-        self, source: ExporterEntry, converter: ExporterEntry | ConverterEntry
-    ) -> float:
+    def _source_tolerance(self, source: ExporterEntry, converter: ExportEntry) -> float:
         """Return the exporter's tolerance, or the conversion's where it would be too strict.
 
         That is with a live model that computes in a reduced precision itself, or where the recipe
@@ -193,18 +192,21 @@ class _Job:
             return source.tolerance
         return max(self._declared(source), stated or converter.tolerance)
 
-    def _tolerance(self, entry: ExporterEntry | ConverterEntry) -> float:
+    def _tolerance(self, entry: ExportEntry) -> float:
         return self.plan.recipe.export[self.position].tolerance or self._declared(entry)
 
-    def _declared(self, entry: ExporterEntry | ConverterEntry) -> float:
+    def _declared(self, entry: ExportEntry) -> float:
         return declared_tolerance(entry, self.plan.recipe.precision.compute)
 
-    def _min_agreement(self, entry: ExporterEntry | ConverterEntry) -> float:
+    def _min_agreement(self, entry: ExportEntry) -> float:
         stated = self.plan.recipe.export[self.position].min_agreement
         return entry.min_agreement if stated is None else stated
 
-    def _exporter(self, item: Registered, options: object) -> Callable[[Path], ArtifactInfo]:
-        entry = cast("ExporterEntry", item.entry)
+    def _exporter(
+        self, item: Registered[ExportEntry], options: object
+    ) -> Callable[[Path], ArtifactInfo]:
+        entry = item.entry
+        assert isinstance(entry, ExporterEntry), "a converter has a source"
         spec = self.plan.engine_spec(len(self.val.classes), training=False)
         engine = own_engine(self.engine)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from runner.artifacts.artifact import GOLDEN, INFO
 from runner.data.transforms.options import fixed_size
-from runner.entries import ConverterEntry
+from runner.entries import ConverterEntry, ExportEntry
 from runner.errors import ArtifactError
 from runner.plugins.registry import ANY_FRAMEWORK
 from runner.session import metrics
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from runner.artifacts.artifact import Artifact, ArtifactModel
     from runner.contracts import Loader
-    from runner.entries import ExporterEntry
     from runner.plugins.registry import Registry
     from runner.session.metrics import Evaluation
 
@@ -174,12 +173,9 @@ def _declared(artifact: Artifact, registry: Registry) -> float:
 
     It names the one that did; older ones tell a conversion from an export at least.
     """
-    entries = [
-        cast("ExporterEntry | ConverterEntry", item.entry) for item in registry.entries("exporter")
-    ]
     candidates = [
         entry
-        for entry in entries
+        for entry in (item.entry for item in registry.entries(ExportEntry))
         if entry.framework in {artifact.framework, ANY_FRAMEWORK}
         and (entry.name == artifact.exporter or not artifact.exporter)
         and isinstance(entry, ConverterEntry) == bool(artifact.source)
@@ -230,7 +226,7 @@ def check_comparison(artifact: Artifact, result: Comparison, source: str) -> Non
         )
 
 
-def declared_tolerance(entry: ExporterEntry | ConverterEntry, compute: str) -> float:
+def declared_tolerance(entry: ExportEntry, compute: str) -> float:
     """Return the largest difference of logits that an entry declares.
 
     Args:

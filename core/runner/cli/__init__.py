@@ -16,7 +16,6 @@ import typer
 
 from runner import __version__
 from runner.cli import inspect, launch, models, offline, run
-from runner.cli.inspect import Kind
 from runner.cli.stdout import Diverted
 from runner.distributed import signals
 from runner.distributed.reporting import channel
@@ -25,7 +24,7 @@ from runner.storage import paths
 from runner.system import limits
 from runner.terminal import display, streams
 
-__all__ = ["Kind", "app", "main"]
+__all__ = ["app", "main"]
 
 ClickError: Any = typer.BadParameter.__mro__[2]
 """What is wrong with arguments; click's own class, of which some versions of typer have a copy."""

@@ -12,6 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.distributed.meeting import network
+from runner.entries import (
+    DeviceEntry,
+    ExportEntry,
+    FrameworkEntry,
+    LoggerEntry,
+    PredictorEntry,
+)
 from runner.plugins.loading import own_distributions
 from runner.plugins.probe import probe
 from runner.training import manifest
@@ -41,7 +48,7 @@ def examine(registry: Registry, runs_dir: Path) -> Iterator[Finding]:
     """Look at the interpreter, the machine, the plugins, and every device (in a child process)."""
     modules = {
         name
-        for kind in ("framework", "exporter", "predictor", "logger")
+        for kind in (FrameworkEntry, ExportEntry, PredictorEntry, LoggerEntry)
         for item in registry.entries(kind)
         for name in item.entry.requires
     }
@@ -64,7 +71,7 @@ def examine(registry: Registry, runs_dir: Path) -> Iterator[Finding]:
         yield Finding(
             topic="plugin", ok=ok, text=f"{info.name}: {info.state}{_because(info.reason)}"
         )
-    for item in registry.entries("device"):
+    for item in registry.entries(DeviceEntry):
         found = probe(item.framework, item.entry.name)
         word = "available" if found.available else "not available"
         yield Finding(

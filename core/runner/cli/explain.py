@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner import recipe
 from runner.distributed.launching.shell import Start, launch_lines
+from runner.entries import ExportEntry, LoggerEntry
 from runner.errors import DataError, RunnerError
 from runner.framework.cores import cpu_quota, visible_cores
 from runner.planning.notes import notes
@@ -20,6 +21,7 @@ from runner.weights import given
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from runner.entries import Entry
     from runner.planning.plan import Plan
     from runner.plugins.registry import Registered
     from runner.recipe import Document
@@ -117,7 +119,7 @@ def as_data(plan: Plan, document: Document, start: Start) -> dict[str, Any]:
     }
 
 
-def _used(plan: Plan) -> tuple[Registered, ...]:
+def _used(plan: Plan) -> tuple[Registered[Entry], ...]:
     return plan.entries(training=plan.recipe.train is not None, exporting=True)
 
 
@@ -247,16 +249,16 @@ def _plugins(plan: Plan, document: Document) -> Iterator[str]:
     exports, loggers = iter(range(len(plan.exporters))), iter(range(len(plan.loggers)))
     for item in _used(plan):
         keys: tuple[str | int, ...] | None = (item.kind, "name")
-        if item.kind == "exporter":
+        if isinstance(item.entry, ExportEntry):
             position = next(exports, None)
             keys = None if position is None else ("export", position, "name")
-        elif item.kind == "logger":
+        elif isinstance(item.entry, LoggerEntry):
             keys = ("loggers", next(loggers), "name")
         why = f"chosen at {_origin(plan, document, keys)}" if keys else _converted(plan, item)
         yield f"{item.kind:<10} {item.entry.name:<16} from {item.plugin}, {why}"
 
 
-def _converted(plan: Plan, exporter: Registered) -> str:
+def _converted(plan: Plan, exporter: Registered[Entry]) -> str:
     """Name the converters that start from an exporter."""
     pairs = zip(plan.exporters, plan.sources, strict=True)
     names = {item.entry.name for item, source in pairs if source and source.exporter == exporter}

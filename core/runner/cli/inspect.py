@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path  # noqa: TC003  typer evaluates the annotations
 from typing import Annotated, Optional
 
@@ -26,22 +25,24 @@ from runner.cli.options import (
     machines,
     overrides,
 )
+from runner.plugins import kinds
 from runner.terminal import display, streams
 
 
-class Kind(str, Enum):
-    """What ``runner list`` can list."""
+def _listable() -> tuple[str, ...]:
+    return (*(kind.plural for kind in kinds.KINDS), "recipes")
 
-    frameworks = "frameworks"
-    devices = "devices"
-    datasets = "datasets"
-    models = "models"
-    optimizers = "optimizers"
-    exporters = "exporters"
-    predictors = "predictors"
-    loggers = "loggers"
-    importers = "importers"
-    recipes = "recipes"
+
+def _listed(name: str) -> str:
+    if name not in _listable():
+        choices = ", ".join(repr(choice) for choice in _listable())
+        raise typer.BadParameter(f"{name!r} is not one of {choices}.")
+    return name
+
+
+KindArgument = Annotated[
+    str, typer.Argument(help=f"One of {', '.join(_listable())}.", callback=_listed)
+]
 
 
 def explain(
@@ -95,13 +96,13 @@ def list_plugins(as_json: JsonOption = False) -> None:
         streams.deliver_text(tables.plugins_table(registry))
 
 
-def list_(kind: Kind, as_json: JsonOption = False) -> None:
+def list_(kind: KindArgument, as_json: JsonOption = False) -> None:
     """List the models, datasets, devices, ... that recipes can name, or the recipes."""
     from runner.cli import tables
     from runner.plugins import loading
 
     registry = loading.load().registry
-    if kind is Kind.recipes:
+    if kind == "recipes":
         from runner.recipe import list_recipes
 
         found = list_recipes(registry)
@@ -117,11 +118,11 @@ def list_(kind: Kind, as_json: JsonOption = False) -> None:
                     f"{display.line(item.name):<28} {display.joined(item.summary)}"
                 )
         return
-    name = kind.value.removesuffix("s")
+    row = next(row for row in kinds.KINDS if row.plural == kind)
     if as_json:
-        streams.deliver_json(tables.entries_data(registry, name))
+        streams.deliver_json(tables.entries_data(registry, row))
     else:
-        streams.deliver_text(tables.entries_table(registry, name))
+        streams.deliver_text(tables.entries_table(registry, row))
 
 
 def doctor(runs_dir: RunsDirOption = RUNS, as_json: JsonOption = False) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runner.plugins.registry import ANY_FRAMEWORK, KINDS
+from runner.plugins import kinds
+from runner.plugins.registry import ANY_FRAMEWORK
 from runner.terminal import display
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from runner.entries import Entry
+    from runner.plugins.kinds import Kind
     from runner.plugins.registry import PluginInfo, Registered, Registry
 
 
@@ -40,10 +43,10 @@ def plugins_table(registry: Registry) -> str:
     return "\n".join([table, *([""] if notes else []), *map(display.line, notes)])
 
 
-def entries_data(registry: Registry, kind: str) -> list[dict[str, object]]:
+def entries_data(registry: Registry, kind: Kind) -> list[dict[str, object]]:
     """Return the entries of a kind, ready for JSON; those that clash are marked."""
-    rows = [(item, item.reason) for item in registry.entries(kind)]
-    for group in registry.clashes(kind):
+    rows = [(item, item.reason) for item in registry.entries(kind.entry)]
+    for group in registry.clashes(kind.entry):
         names = ", ".join(item.plugin.name for item in group)
         rows += [(item, f"registered by several plugins: {names}") for item in group]
     return [
@@ -59,11 +62,11 @@ def entries_data(registry: Registry, kind: str) -> list[dict[str, object]]:
     ]
 
 
-def entries_table(registry: Registry, kind: str) -> str:
+def entries_table(registry: Registry, kind: Kind) -> str:
     """Return a table of the entries of a kind: name, framework, plugin, availability, summary."""
     data = entries_data(registry, kind)
     if not data:
-        return f"no {kind} is registered; see: runner list-plugins"
+        return f"no {kind.name} is registered; see: runner list-plugins"
     rows = [
         (
             str(row["name"]),
@@ -88,9 +91,9 @@ def _plugin_data(registry: Registry, info: PluginInfo) -> dict[str, object]:
         "state": info.state,
         "reason": info.reason,
         "entries": {
-            kind: [row for row in entries_data(registry, kind) if row["plugin"] == info.name]
-            for kind in KINDS
-            if info.entries.get(kind)
+            kind.name: [row for row in entries_data(registry, kind) if row["plugin"] == info.name]
+            for kind in kinds.KINDS
+            if info.entries.get(kind.name)
         },
         "observes": list(info.observes),
     }
@@ -105,7 +108,7 @@ def _what_it_registers(info: PluginInfo) -> str:
     return ", ".join(counts) or "-"
 
 
-def _label(item: Registered) -> str:
+def _label(item: Registered[Entry]) -> str:
     owner = "" if item.framework == ANY_FRAMEWORK else f" for {item.framework}"
     return f"{item.kind} '{item.entry.name}'{owner}"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from runner import api, recipe
 from runner.cli.hints import TAKE_RECIPES
-from runner.entries import Translation
+from runner.entries import ImporterEntry, Translation
 from runner.errors import UsageError
 from runner.migration.command_line import split, split_text
 from runner.plugins.returns import calling, check_instance, origin
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from runner.entries import ImporterEntry
     from runner.plugins.registry import Registered, Registry
     from runner.recipe import Document
     from runner.recipe.source import Json
@@ -70,9 +69,11 @@ def carry_out(words: Sequence[str], *, importer: str, output: Path | None) -> Im
     return _translate(_choose(words, importer, loading.load().registry), words, output)
 
 
-def _translate(chosen: Registered, words: Sequence[str], output: Path | None) -> Imported:
+def _translate(
+    chosen: Registered[ImporterEntry], words: Sequence[str], output: Path | None
+) -> Imported:
     with calling(chosen, "translate()"):
-        translation = cast("ImporterEntry", chosen.entry).translate(words)
+        translation = chosen.entry.translate(words)
     check_instance(translation, Translation, f"{origin(chosen)}, translate()")
     base = api.load(translation.recipe, allow_unset=True)
     overrides = _differences(
@@ -106,10 +107,10 @@ def as_text(imported: Imported) -> str:
     return "\n\n".join([imported.text.rstrip(), indent("\n".join(comments), "# ")])
 
 
-def _choose(words: Sequence[str], name: str, registry: Registry) -> Registered:
+def _choose(words: Sequence[str], name: str, registry: Registry) -> Registered[ImporterEntry]:
     if name:
-        return registry.find("importer", name)
-    known = registry.entries("importer")
+        return registry.find(ImporterEntry, name)
+    known = registry.entries(ImporterEntry)
     found = [item for item in known if _recognises(item, words)]
     if len(found) == 1:
         return found[0]
@@ -130,9 +131,9 @@ def _choose(words: Sequence[str], name: str, registry: Registry) -> Registered:
     )
 
 
-def _recognises(item: Registered, words: Sequence[str]) -> bool:
+def _recognises(item: Registered[ImporterEntry], words: Sequence[str]) -> bool:
     with calling(item, "recognises()"):
-        return cast("ImporterEntry", item.entry).recognises(words)
+        return item.entry.recognises(words)
 
 
 def _differences(

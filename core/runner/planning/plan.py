@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from runner.contracts import EngineSpec
 from runner.data.decode_options import AS_STORED
 from runner.data.size_limits import check_batches, check_threads
 from runner.data.transforms.options import fixed_size, largest_size, output_size
-from runner.entries import ConverterEntry, ExportPlan
+from runner.entries import (
+    ConverterEntry,
+    DatasetEntry,
+    DeviceEntry,
+    ExportEntry,
+    ExportPlan,
+    FrameworkEntry,
+    LoggerEntry,
+    ModelEntry,
+    OptimizerEntry,
+)
 from runner.errors import (
     DataError,
     DeviceError,
@@ -28,17 +38,11 @@ from runner.terminal.display import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
     from runner.contracts import Dataset, Group
     from runner.data.decode_options import Decoding
-    from runner.entries import (
-        DatasetEntry,
-        DeviceEntry,
-        ExporterEntry,
-        FrameworkEntry,
-        ModelEntry,
-        OptimizerEntry,
-    )
+    from runner.entries import Entry
     from runner.errors import Problem
     from runner.planning.sources import Source
     from runner.plugins.registry import Registered, Registry
@@ -52,13 +56,13 @@ class Plan:
     name: str
     """Name of the recipe; the run folder carries it."""
     recipe: Recipe
-    framework: Registered
-    device: Registered
-    dataset: Registered
-    model: Registered
-    optimizer: Registered | None
-    exporters: tuple[Registered, ...]
-    loggers: tuple[Registered, ...]
+    framework: Registered[FrameworkEntry]
+    device: Registered[DeviceEntry]
+    dataset: Registered[DatasetEntry]
+    model: Registered[ModelEntry]
+    optimizer: Registered[OptimizerEntry] | None
+    exporters: tuple[Registered[ExportEntry], ...]
+    loggers: tuple[Registered[LoggerEntry], ...]
     sources: tuple[Source | None, ...]
     """What each of them converts; ``None`` for those that export the model itself."""
     image_size: tuple[int, int]
@@ -76,9 +80,15 @@ class Plan:
     remarks: tuple[str, ...] = ()
     """What is worth knowing of how the recipe was written; ``notes`` has it with the rest."""
 
-    def entries(self, *, training: bool, exporting: bool) -> tuple[Registered, ...]:
+    def entries(self, *, training: bool, exporting: bool) -> tuple[Registered[Entry], ...]:
         """Return what the plan uses, with the optimizer and the exporters where they are used."""
-        used = [self.framework, self.device, self.dataset, self.model, *self.loggers]
+        used: list[Registered[Entry]] = [
+            self.framework,
+            self.device,
+            self.dataset,
+            self.model,
+            *self.loggers,
+        ]
         if training and self.optimizer:
             used.append(self.optimizer)
         if exporting:
@@ -91,32 +101,32 @@ class Plan:
     @property
     def framework_entry(self) -> FrameworkEntry:
         """The framework."""
-        return cast("FrameworkEntry", self.framework.entry)
+        return self.framework.entry
 
     @property
     def device_entry(self) -> DeviceEntry:
         """The device."""
-        return cast("DeviceEntry", self.device.entry)
+        return self.device.entry
 
     @property
     def dataset_entry(self) -> DatasetEntry:
         """The dataset."""
-        return cast("DatasetEntry", self.dataset.entry)
+        return self.dataset.entry
 
     @property
     def model_entry(self) -> ModelEntry:
         """The model."""
-        return cast("ModelEntry", self.model.entry)
+        return self.model.entry
 
     @property
     def optimizer_entry(self) -> OptimizerEntry | None:
         """The optimizer, if the recipe trains."""
-        return cast("OptimizerEntry", self.optimizer.entry) if self.optimizer else None
+        return self.optimizer.entry if self.optimizer else None
 
     @property
-    def exporter_entries(self) -> tuple[ExporterEntry | ConverterEntry, ...]:
+    def exporter_entries(self) -> tuple[ExportEntry, ...]:
         """One exporter or converter for each item under ``export:``."""
-        return tuple(cast("ExporterEntry | ConverterEntry", item.entry) for item in self.exporters)
+        return tuple(item.entry for item in self.exporters)
 
     @property
     def train(self) -> TrainSection:
@@ -383,16 +393,16 @@ def resolve(
         RunnerError: An entry does not exist, or the batch cannot be split.
     """
     framework = recipe.framework.name
-    exporters = tuple(registry.find("exporter", item.name, framework) for item in recipe.export)
+    exporters = tuple(registry.find(ExportEntry, item.name, framework) for item in recipe.export)
     return Plan(
         name=name,
         recipe=recipe,
-        framework=registry.find("framework", framework),
-        device=registry.find("device", recipe.device.name, framework),
-        dataset=registry.find("dataset", recipe.dataset.name, framework),
-        model=registry.find("model", recipe.model.name, framework),
+        framework=registry.find(FrameworkEntry, framework),
+        device=registry.find(DeviceEntry, recipe.device.name, framework),
+        dataset=registry.find(DatasetEntry, recipe.dataset.name, framework),
+        model=registry.find(ModelEntry, recipe.model.name, framework),
         optimizer=(
-            registry.find("optimizer", recipe.optimizer.name, framework)
+            registry.find(OptimizerEntry, recipe.optimizer.name, framework)
             if recipe.optimizer
             else None
         ),
@@ -403,7 +413,7 @@ def resolve(
             else None
             for item, found in zip(recipe.export, exporters, strict=True)
         ),
-        loggers=tuple(registry.find("logger", item.name, framework) for item in recipe.loggers),
+        loggers=tuple(registry.find(LoggerEntry, item.name, framework) for item in recipe.loggers),
         image_size=image_size(recipe.transforms),
         train_batch=_split_batch(recipe),
         smoke=smoke or {},
@@ -434,7 +444,7 @@ def unusable(
         if not item.reason or item.reason in told:
             continue
         told.add(item.reason)
-        is_device = item.kind == "device"
+        is_device = isinstance(item.entry, DeviceEntry)
         yield missing_device(plan, item.reason) if is_device else _unusable(item)
     wrong = undecodable(plan.dataset_entry, plan.recipe.dataset.decoding)
     if wrong:
@@ -446,11 +456,11 @@ def unusable(
 def refused_exports(plan: Plan, val_images: int | None = None) -> Iterator[UsageError]:
     """Yield why exports, or what they are made from, cannot work as the recipe asks for them."""
     for item, section, source in zip(plan.exporters, plan.recipe.export, plan.sources, strict=True):
-        asked = [(item, section.options)]
+        asked: list[tuple[Registered[ExportEntry], Any]] = [(item, section.options)]
         if source:
             asked.append((source.exporter, source.options))
         for exporter, options in asked:
-            refuses = cast("ExporterEntry | ConverterEntry", exporter.entry).refuses
+            refuses = exporter.entry.refuses
             if refuses is None:
                 continue
             with calling(exporter, "refuses()"):
@@ -554,19 +564,19 @@ def _twins(dataset: Dataset) -> str:
     return f"two classes have names that look the same: {found}" if found else ""
 
 
-def _check_installed(item: Registered) -> None:
+def _check_installed(item: Registered[Entry]) -> None:
     if item.reason:
         raise _unusable(item)
 
 
-def _unusable(item: Registered) -> PluginError:
+def _unusable(item: Registered[Entry]) -> PluginError:
     return PluginError(f"{item.kind} {item.entry.name!r} cannot be used: {item.reason}")
 
 
 def _host_device(recipe: Recipe, registry: Registry) -> str | None:
     """Return the name of a device that is there on every machine, unless the recipe has it."""
-    for item in registry.entries("device", recipe.framework.name):
-        entry = cast("DeviceEntry", item.entry)
+    for item in registry.entries(DeviceEntry, recipe.framework.name):
+        entry = item.entry
         if entry.is_host and not item.reason:
             return None if entry.name == recipe.device.name else entry.name
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from runner.entries import DatasetEntry
 from runner.errors import RunnerError
 from runner.planning.plan import image_size, resolve
 from runner.recipe.schema import DatasetSection, EvalSection
@@ -31,7 +32,7 @@ def plan_of(name: str, recipe: Recipe, registry: Registry) -> Plan:
     if not reason:
         return own
     height, width = image_size(recipe.transforms)
-    options = registry.find("dataset", "synthetic").entry.config(
+    options = registry.find(DatasetEntry, "synthetic").entry.config(
         train_count=IMAGES["train"],
         val_count=IMAGES["val"],
         size=(height, width),

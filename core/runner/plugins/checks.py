@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from traceback import walk_tb
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import pluggy
 
 from runner import hooks
-from runner.entries import DeviceEntry, ExporterEntry, ModelEntry, OptimizerEntry
-from runner.plugins.registry import ANY_FRAMEWORK, ENTRY_TYPES, framework_of
+from runner.plugins import kinds
+from runner.plugins.registry import ANY_FRAMEWORK, framework_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from dataclasses import Field
+    from types import ModuleType
 
     from runner.entries import Entry
+    from runner.plugins.kinds import Kind
 
 NAME = re.compile(r"[a-z0-9_]+")
-CALLABLES = frozenset(
-    {
-        *("open", "probe", "build", "export", "load", "read_weights"),
-        *("launch", "launched_world_size", "launched_local_rank", "join", "rank_environment"),
-        *("pod", "job"),
-        *("open_loader", "source_options", "convert", "recognises", "translate"),
-        *("recognises_weights", "translate_weights"),
-        "refuses",
-        "executes",
-    }
-)
-
-
-TEXTS = ("install", "source")
-TUPLES = {
+ITEMS = {
     "requires": "module names",
     "formats": "formats",
     "weight_suffixes": "file endings",
     "interface_variables": "variables",
     "address_variables": "variables",
 }
+"""What tuples of texts hold."""
 SHARES = {"tolerance": "[0, inf)", "min_agreement": "[0, 1]"}
 
 
@@ -61,8 +52,15 @@ def register(plugin: object, name: str) -> pluggy.PluginManager:
         RejectedPluginError: A hook is unknown, has wrong arguments, or is not marked.
     """
     manager = pluggy.PluginManager("runner")
-    manager.add_hookspecs(hooks)
-    known = [caller for caller in dir(hooks) if manager.parse_hookspec_opts(hooks, caller)]
+    specifications: tuple[type | ModuleType, ...] = (kinds.registration_hooks(), hooks)
+    for namespace in specifications:
+        manager.add_hookspecs(namespace)
+    known = [
+        caller
+        for namespace in specifications
+        for caller in vars(namespace)
+        if manager.parse_hookspec_opts(namespace, caller)
+    ]
     try:
         manager.register(plugin, name)
     except pluggy.PluginValidationError as error:
@@ -80,7 +78,7 @@ def register(plugin: object, name: str) -> pluggy.PluginManager:
             raise RejectedPluginError(f"'{hook}' is not marked; put @hookimpl above it")
     if not manager.get_hookcallers(plugin):
         raise RejectedPluginError(
-            "implements no hook; write functions marked @hookimpl, named as in runner/hooks.py"
+            f"implements no hook; write functions marked @hookimpl; hooks: {', '.join(known)}"
         )
     return manager
 
@@ -103,7 +101,7 @@ def requirements(plugin: object) -> tuple[tuple[str, ...], str]:
     return tuple(str(name) for name in needs), install
 
 
-def check_entries(kind: str, results: Sequence[object]) -> tuple[Entry, ...]:
+def check_entries(kind: Kind, results: Sequence[object]) -> tuple[Entry, ...]:
     """Check what a registration hook returned, and return its entries.
 
     Raises:
@@ -112,11 +110,11 @@ def check_entries(kind: str, results: Sequence[object]) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     problems: list[str] = []
     if not results:  # pluggy leaves out None
-        raise RejectedPluginError(f"the {kind} hook must return or yield entries, not None")
+        raise RejectedPluginError(f"the {kind.name} hook must return or yield entries, not None")
     for result in results:
         if isinstance(result, str) or not isinstance(result, Iterable):
             raise RejectedPluginError(
-                f"the {kind} hook must return or yield entries, not {result!r}"
+                f"the {kind.name} hook must return or yield entries, not {result!r}"
             )
         for entry in result:
             problems += _problems(kind, entry)
@@ -147,21 +145,20 @@ def explain(error: BaseException, module: str) -> str:
     return message + place
 
 
-def _problems(kind: str, entry: object) -> Iterator[str]:
+def _problems(kind: Kind, entry: object) -> Iterator[str]:
     """Yield what is wrong with one entry."""
-    wanted = ENTRY_TYPES[kind]
-    if not isinstance(entry, wanted):
-        names = " or ".join(item.__name__ for item in wanted)
-        yield f"the {kind} hook yielded {entry!r:.80} where a {names} is expected"
+    if not isinstance(entry, kind.types):
+        names = " or ".join(item.__name__ for item in kind.types)
+        yield f"the {kind.name} hook yielded {entry!r:.80} where a {names} is expected"
         return
-    place = f"{kind} {entry.name!r}"
-    if not isinstance(entry.name, str) or not NAME.fullmatch(entry.name):
+    place = f"{kind.name} {entry.name!r}"
+    if isinstance(entry.name, str) and not NAME.fullmatch(entry.name):
         yield f"{place}: a name has lowercase letters, digits and underscores only"
     framework = framework_of(entry)
     if not isinstance(framework, str) or not isinstance(entry.summary, str):
         yield f"{place}: framework and summary must be text, not {framework!r}, {entry.summary!r}"
         return
-    needs_one = isinstance(entry, DeviceEntry | ModelEntry | OptimizerEntry | ExporterEntry)
+    needs_one = any(item.name == "framework" and item.default is MISSING for item in fields(entry))
     if not NAME.fullmatch(framework) or (needs_one and framework == ANY_FRAMEWORK):
         yield f"{place}: framework must name one framework, not {framework!r}"
     if not entry.summary.strip() or "\n" in entry.summary:
@@ -174,14 +171,31 @@ def _problems(kind: str, entry: object) -> Iterator[str]:
 def _field_problems(place: str, entry: Entry) -> Iterator[str]:
     for item in fields(entry):
         value = getattr(entry, item.name)
-        if item.name in TEXTS and not isinstance(value, str):
+        if item.type == "str" and not isinstance(value, str):
             yield f"{place}: {item.name} must be text, not {value!r}"
-        if item.name in TUPLES and not _is_tuple_of_text(value):
-            yield f"{place}: {item.name} must be a tuple of {TUPLES[item.name]}, not {value!r}"
+        if item.type == "tuple[str, ...]" and not _is_tuple_of_text(value):
+            what = ITEMS.get(item.name, "texts")
+            yield f"{place}: {item.name} must be a tuple of {what}, not {value!r}"
         if item.name in SHARES and not _is_share(value, SHARES[item.name]):
             yield f"{place}: {item.name} must be a number in {SHARES[item.name]}, not {value!r}"
-        if item.name in CALLABLES and value is not None and not callable(value):
+        if argument_count(item) is not None and value is not None and not callable(value):
             yield f"{place}: {item.name} must be callable, not {value!r}"
+
+
+def argument_count(item: Field[Any]) -> int | None:
+    """Return with how many arguments core calls what a field of an entry holds.
+
+    Its annotation says so: ``Callable[[Any, int], Any]``. ``None`` if the field holds a value.
+    """
+    if "Callable[" not in str(item.type):
+        return None
+    for node in ast.walk(ast.parse(str(item.type), mode="eval")):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Callable":
+            assert isinstance(node.slice, ast.Tuple), f"Callable without arguments: {item}"
+            arguments = node.slice.elts[0]
+            assert isinstance(arguments, ast.List), f"Callable without arguments: {item}"
+            return len(arguments.elts)
+    return None
 
 
 def _is_tuple_of_text(value: object) -> bool:
@@ -194,19 +208,19 @@ def _is_share(value: object, bounds: str) -> bool:
     return value >= 0 and (bounds != "[0, 1]" or value <= 1)
 
 
-def _duplicates(kind: str, entries: Sequence[Entry]) -> Iterator[str]:
+def _duplicates(kind: Kind, entries: Sequence[Entry]) -> Iterator[str]:
     """Yield the names that one plugin registers twice, also as of one framework and of any."""
     exact = Counter((entry.name, framework_of(entry)) for entry in entries)
     names_for_any = {entry.name for entry in entries if framework_of(entry) == ANY_FRAMEWORK}
     for (name, framework), count in exact.items():
         if count > 1 or (framework != ANY_FRAMEWORK and name in names_for_any):
-            yield f"{kind} '{name}' is registered twice for framework {framework}"
+            yield f"{kind.name} '{name}' is registered twice for framework {framework}"
 
 
 def _is_unmarked(manager: pluggy.PluginManager, plugin: object, hook: str) -> bool:
     """Tell whether a plugin defines a hook but forgot the marker."""
     function = getattr(plugin, hook, None)
-    is_spec = function is getattr(hooks, hook)
+    is_spec = function is getattr(hooks, hook, None)
     return callable(function) and not is_spec and not manager.parse_hookimpl_opts(plugin, hook)
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from runner.contracts import Deferred
     from runner.data.transforms.options import Transform
+    from runner.entries import PredictorEntry
     from runner.plugins.registry import Registered
 
 
@@ -116,7 +117,7 @@ class CheckedEngine:
 class CheckedPredictor:
     """A predictor of a plugin; its logits are checked."""
 
-    def __init__(self, predictor: object, item: Registered, classes: int) -> None:
+    def __init__(self, predictor: object, item: Registered[PredictorEntry], classes: int) -> None:
         """Take a predictor.
 
         Raises:

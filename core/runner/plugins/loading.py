@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from runner import __version__
+from runner.entries import ImporterEntry
 from runner.errors import PluginError
+from runner.plugins import kinds
 from runner.plugins.checks import (
     RejectedPluginError,
     check_entries,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     import pluggy
 
+    from runner.entries import Entry
     from runner.plugins.observers import ObserverReport
     from runner.plugins.registry import State
 
@@ -47,17 +50,6 @@ __all__ = ["PluginInfo", "Plugins", "load"]
 GROUP = "runner.plugins"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 OWN_DISTRIBUTION = "vision-runner"
-KIND_OF_HOOK = {
-    "runner_register_frameworks": "framework",
-    "runner_register_devices": "device",
-    "runner_register_datasets": "dataset",
-    "runner_register_models": "model",
-    "runner_register_optimizers": "optimizer",
-    "runner_register_exporters": "exporter",
-    "runner_register_predictors": "predictor",
-    "runner_register_loggers": "logger",
-    "runner_register_importers": "importer",
-}
 
 
 @final
@@ -140,7 +132,7 @@ class _Outcome:
     """A plugin after an attempt to open it."""
 
     info: PluginInfo
-    registered: tuple[Registered, ...] = ()
+    registered: tuple[Registered[Entry], ...] = ()
     manager: pluggy.PluginManager | None = None
 
 
@@ -253,9 +245,9 @@ def _open(candidate: _Candidate, trace: Callable[[str], object] | None) -> _Outc
         implemented = {caller.name for caller in manager.get_hookcallers(plugin) or ()}
         needs, install = requirements(plugin)
         entries = {
-            kind: check_entries(kind, _call(manager, hook, {}))
-            for hook, kind in KIND_OF_HOOK.items()
-            if hook in implemented
+            kind.name: check_entries(kind, _call(manager, kind.hook, {}))
+            for kind in kinds.KINDS
+            if kind.hook in implemented
         }
     except KeyboardInterrupt:
         raise
@@ -330,32 +322,31 @@ def _availability(info: PluginInfo, needs: Sequence[str], install: str) -> _Outc
     """Find out which requirements of a plugin and its entries are not installed."""
     reason = missing_reason(_missing(needs), install)
     rows = [
-        (kind, entry, _missing((*needs, *entry.requires)))
-        for kind, entries in info.entries.items()
+        (entry, _missing((*needs, *entry.requires)))
+        for entries in info.entries.values()
         for entry in entries
     ]
     # An importer only reads command lines: it says nothing about the framework being there.
-    used = [row for row in rows if row[0] != "importer"] or rows
-    lacking = [row for row in used if row[2]]
+    used = [row for row in rows if not isinstance(row[0], ImporterEntry)] or rows
+    lacking = [row for row in used if row[1]]
     if not reason and lacking and not info.observes and len(lacking) == len(used):
-        _, entry, missing = lacking[0]
+        entry, missing = lacking[0]
         reason = missing_reason(missing, entry.install or install)
     if reason:
         info = replace(info, state="unavailable", reason=reason)
     elif lacking:
-        names = ", ".join(dict.fromkeys(name for *_, missing in lacking for name in missing))
+        names = ", ".join(dict.fromkeys(name for _, missing in lacking for name in missing))
         verb = "lacks" if len(lacking) == 1 else "lack"
         text = f"{len(lacking)} of {len(used)} entries {verb} what is not installed: {names}"
         info = replace(info, reason=text)
     registered = tuple(
         Registered(
-            kind=kind,
             entry=entry,
             plugin=info,
             missing=missing,
             reason=missing_reason(missing, entry.install or install),
         )
-        for kind, entry, missing in rows
+        for entry, missing in rows
     )
     return _Outcome(info=info, registered=registered)
 

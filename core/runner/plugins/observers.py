@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, cast, final
+from typing import TYPE_CHECKING, Protocol, final
 
 from runner.contracts import RunLogger
 from runner.errors import PluginError, RunnerError, StorageError
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runner.contracts import EpochMetrics, RunInfo, StepRecord
-    from runner.entries import LoggerEntry
     from runner.planning.plan import Plan
 
     HookCall = Callable[[str, str, Mapping[str, object]], object]
@@ -102,8 +101,7 @@ class Loggers:
         for item, section in zip(plan.loggers, plan.recipe.loggers, strict=True):
             name = section.name
             try:
-                entry = cast("LoggerEntry", item.entry)
-                logger = entry.open(run, section.options)
+                logger = item.entry.open(run, section.options)
                 check_members(logger, RunLogger, f"{origin(item)}, open()")
                 self._open.append((name, logger))
             except RunnerError:

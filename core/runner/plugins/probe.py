@@ -11,15 +11,12 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, cast
 
 from runner.contracts import Availability
+from runner.entries import DeviceEntry
 from runner.plugins import loading
 from runner.plugins.returns import check_instance, origin
 from runner.system import interpreter
-
-if TYPE_CHECKING:
-    from runner.entries import DeviceEntry
 
 TIMEOUT_S = 120
 MARKER = "runner-probe: "
@@ -55,15 +52,15 @@ def probe(framework: str, device: str) -> Availability:
 def main() -> None:
     """Probe the device named on the command line and print the answer as JSON."""
     framework, device = sys.argv[1:]
-    registered = loading.load().registry.find("device", device, framework)
-    entry = cast("DeviceEntry", registered.entry)
+    registered = loading.load().registry.find(DeviceEntry, device, framework)
     found = (
         Availability(available=False, reason=registered.reason)
         if registered.reason
-        else check_instance(entry.probe(), Availability, f"{origin(registered)}, probe()")
+        else check_instance(
+            registered.entry.probe(), Availability, f"{origin(registered)}, probe()"
+        )
     )
-    answer = json.dumps(asdict(found))
-    sys.stdout.write(f"\n{MARKER}{answer}\n")
+    sys.stdout.write(f"\n{MARKER}{json.dumps(asdict(found))}\n")
     sys.stdout.flush()  # before anything that a library prints when the process ends
 
 

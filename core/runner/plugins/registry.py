@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, final
 
-from runner.entries import (
-    ConverterEntry,
-    DatasetEntry,
-    DeviceEntry,
-    ExporterEntry,
-    FrameworkEntry,
-    ImporterEntry,
-    LoggerEntry,
-    ModelEntry,
-    OptimizerEntry,
-    PredictorEntry,
-)
+from runner.entries import ConverterEntry, Entry, ExporterEntry, PredictorEntry
 from runner.errors import UsageError
+from runner.plugins import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import TypeGuard
 
-    from runner.entries import Entry
+E = TypeVar("E", bound=Entry)
+E_co = TypeVar("E_co", bound=Entry, covariant=True)
 
-ENTRY_TYPES: Mapping[str, tuple[type[Entry], ...]] = {
-    "framework": (FrameworkEntry,),
-    "device": (DeviceEntry,),
-    "dataset": (DatasetEntry,),
-    "model": (ModelEntry,),
-    "optimizer": (OptimizerEntry,),
-    "exporter": (ExporterEntry, ConverterEntry),
-    "predictor": (PredictorEntry,),
-    "logger": (LoggerEntry,),
-    "importer": (ImporterEntry,),
-}
-KINDS = tuple(ENTRY_TYPES)
 ANY_FRAMEWORK = "any"
 
 State = Literal["ready", "unavailable", "failed", "disabled", "clash"]
@@ -73,16 +53,20 @@ class PluginInfo:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Registered:
+class Registered(Generic[E_co]):
     """An entry, and the plugin that it comes from."""
 
-    kind: str
-    entry: Entry
+    entry: E_co
     plugin: PluginInfo
     missing: tuple[str, ...] = ()
     """Modules that the entry needs and that are not installed."""
     reason: str = ""
     """Why the entry cannot be used here, and the command that helps; empty when it can."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the entry's kind."""
+        return kinds.of(type(self.entry)).name
 
     @property
     def framework(self) -> str:
@@ -107,38 +91,41 @@ def missing_reason(missing: Sequence[str], install: str) -> str:
 class Registry:
     """Everything that plugins registered, and the plugins themselves."""
 
-    def __init__(self, plugins: Iterable[PluginInfo], registered: Iterable[Registered]) -> None:
+    def __init__(
+        self, plugins: Iterable[PluginInfo], registered: Iterable[Registered[Entry]]
+    ) -> None:
         self.plugins = tuple(plugins)
-        groups: dict[tuple[str, str, str], list[Registered]] = {}
+        groups: dict[tuple[str, str, str], list[Registered[Entry]]] = {}
         for item in registered:
             groups.setdefault((item.kind, item.framework, item.entry.name), []).append(item)
         self._usable = tuple(group[0] for group in groups.values() if len(group) == 1)
         self._clashes = tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
-    def find(self, kind: str, name: str, framework: str | None = None) -> Registered:
-        """Return the one entry of a kind that has this name.
+    def find(self, entry: type[E], name: str, framework: str | None = None) -> Registered[E]:
+        """Return the one entry of a type that has this name.
 
         The entry may lack modules that it needs: see ``Registered.missing``.
 
         Args:
-            kind: One of ``KINDS``.
+            entry: The type, such as ``ModelEntry``.
             name: The name in the recipe.
             framework: Consider only entries of this framework and those that fit any.
 
         Raises:
             UnknownEntryError: Nothing has this name, or several plugins or frameworks have it.
         """
-        matches = [item for item in self.entries(kind, framework) if item.entry.name == name]
+        kind = kinds.of(entry).name
+        matches = [item for item in self.entries(entry, framework) if item.entry.name == name]
         clashing = [
             item
-            for group in self._clashes
+            for group in self.clashes(entry)
             for item in group
-            if item.kind == kind and item.entry.name == name and _fits(item, framework)
+            if item.entry.name == name and _fits(item, framework)
         ]
         if clashing or (framework and len(matches) > 1):
             raise UnknownEntryError(_clash(kind, name, [*clashing, *matches]))
         if not matches:
-            raise UnknownEntryError(self._unknown(kind, name, framework))
+            raise UnknownEntryError(self._unknown(entry, name, framework))
         if len(matches) > 1:
             frameworks = ", ".join(sorted(item.framework for item in matches))
             raise UnknownEntryError(
@@ -146,18 +133,20 @@ class Registry:
             )
         return matches[0]
 
-    def entries(self, kind: str, framework: str | None = None) -> tuple[Registered, ...]:
-        """Return the usable entries of a kind, in the order of their plugins.
+    def entries(self, entry: type[E], framework: str | None = None) -> tuple[Registered[E], ...]:
+        """Return the usable entries of a type, in the order of their plugins.
 
         Entries that clash are left out; entries whose requirements are missing are not.
         """
-        return tuple(item for item in self._usable if item.kind == kind and _fits(item, framework))
+        return tuple(
+            item for item in self._usable if _holds(item, entry) and _fits(item, framework)
+        )
 
-    def clashes(self, kind: str | None = None) -> tuple[tuple[Registered, ...], ...]:
+    def clashes(self, entry: type[Entry] = Entry) -> tuple[tuple[Registered[Entry], ...], ...]:
         """Return the groups of entries that share kind, framework and name."""
-        return tuple(group for group in self._clashes if kind is None or group[0].kind == kind)
+        return tuple(group for group in self._clashes if _holds(group[0], entry))
 
-    def predictor(self, artifact_format: str) -> Registered:
+    def predictor(self, artifact_format: str) -> Registered[PredictorEntry]:
         """Return the runtime that executes artifacts of a format.
 
         That is the first whose requirements are installed, or else the first.
@@ -165,45 +154,39 @@ class Registry:
         Raises:
             UnknownEntryError: No runtime lists the format.
         """
-        formats: set[str] = set()
-        matches: list[Registered] = []
-        for item in self.entries("predictor"):
-            if isinstance(item.entry, PredictorEntry):
-                formats.update(item.entry.formats)
-                if artifact_format in item.entry.formats:
-                    matches.append(item)
+        known = self.entries(PredictorEntry)
+        matches = [item for item in known if artifact_format in item.entry.formats]
         if not matches:
+            formats = sorted({name for item in known for name in item.entry.formats})
             raise UnknownEntryError(
                 f"no predictor runs artifacts of the format '{artifact_format}'; formats that "
-                f"can be run: {', '.join(sorted(formats)) or 'none'}" + self._unusable_plugins()
+                f"can be run: {', '.join(formats) or 'none'}" + self._unusable_plugins()
             )
         return next((item for item in matches if not item.missing), matches[0])
 
-    def _unknown(self, kind: str, name: str, framework: str | None) -> str:
+    def _unknown(self, entry: type[Entry], name: str, framework: str | None) -> str:
         from difflib import get_close_matches
 
+        kind = kinds.of(entry).name
         names = sorted(
-            {i.entry.name for i in self.entries(kind, framework) if self._works(i, framework)}
+            {i.entry.name for i in self.entries(entry, framework) if self._works(i, framework)}
         )
         message = f"unknown {kind} '{name}'" + (f" for {framework}" if framework else "")
         close = get_close_matches(name, names, n=1)
         if close:
             message += f"; did you mean '{close[0]}'?"
         message += f"; choices: {', '.join(names)}" if names else f"; no {kind} is registered"
-        others = sorted({i.framework for i in self.entries(kind) if i.entry.name == name})
+        others = sorted({i.framework for i in self.entries(entry) if i.entry.name == name})
         if others:
             message += f"; '{name}' exists for {', '.join(others)}"
         return message + self._unusable_plugins()
 
-    def _works(self, item: Registered, framework: str | None) -> bool:
+    def _works(self, item: Registered[Entry], framework: str | None) -> bool:
         """Return whether an entry can be used with a framework: what it converts is there."""
         if item.reason or not isinstance(item.entry, ConverterEntry) or framework is None:
             return not item.reason
-        sources = self.entries("exporter", framework)
-        return any(
-            source.entry.name == item.entry.source and isinstance(source.entry, ExporterEntry)
-            for source in sources
-        )
+        sources = self.entries(ExporterEntry, framework)
+        return any(source.entry.name == item.entry.source for source in sources)
 
     def _unusable_plugins(self) -> str:
         """Name the plugins whose entries are unknown because they were not loaded."""
@@ -214,11 +197,15 @@ class Registry:
         )
 
 
-def _fits(item: Registered, framework: str | None) -> bool:
+def _holds(item: Registered[Entry], entry: type[E]) -> TypeGuard[Registered[E]]:
+    return isinstance(item.entry, entry)
+
+
+def _fits(item: Registered[Entry], framework: str | None) -> bool:
     return framework is None or item.framework in {framework, ANY_FRAMEWORK}
 
 
-def _clash(kind: str, name: str, items: Sequence[Registered]) -> str:
+def _clash(kind: str, name: str, items: Sequence[Registered[Entry]]) -> str:
     plugins = " and ".join(str(item.plugin) for item in items)
     return (
         f"{kind} '{name}' is registered by {plugins}, so neither is used; uninstall one of them, "

@@ -11,7 +11,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runner.contracts import ArtifactInfo, Dataset, StoredWeights
 from runner.errors import ArtifactError, PluginError, RunnerError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.entries import ModelEntry, OptimizerEntry
+    from runner.entries import Entry, ModelEntry, OptimizerEntry
     from runner.plugins.registry import Registered
 
 T = TypeVar("T")
@@ -35,14 +35,14 @@ EVENT_KEYS = ("event", "time", "elapsed_s")
 INPUT_TYPES = ("float32", "float16", "uint8")
 
 
-def origin(item: Registered) -> str:
+def origin(item: Registered[Entry]) -> str:
     """Name an entry and its plugin."""
     return f"{item.kind} {item.entry.name!r} of {item.plugin}"
 
 
 @contextmanager
 def calling(
-    item: Registered,
+    item: Registered[Entry],
     what: str,
     error: type[RunnerError] = PluginError,
     *,
@@ -67,13 +67,12 @@ def calling(
         raise error(f"{origin(item)} failed in {what}: {text}") from problem
 
 
-def building(item: Registered) -> Callable[..., Any]:
+def building(item: Registered[ModelEntry] | Registered[OptimizerEntry]) -> Callable[..., Any]:
     """Return ``build`` of a model or an optimizer, with its failures named."""
-    build = cast("ModelEntry | OptimizerEntry", item.entry).build
 
     def build_named(*arguments: Any) -> Any:
         with calling(item, "build()"):
-            built = build(*arguments)
+            built = item.entry.build(*arguments)
         if built is None:
             raise PluginError(f"{origin(item)}, build() returned None")
         return built

@@ -11,6 +11,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
+from runner.entries import FrameworkEntry
 from runner.errors import Problem, RecipeError, UsageError
 from runner.recipe.catalog import find
 from runner.recipe.document import Document
@@ -96,7 +97,7 @@ def _without_foreign_exports(
             kept.append(item)
         elif registry is not None:
             try:
-                registry.find("framework", str(marked.value))
+                registry.find(FrameworkEntry, str(marked.value))
             except UsageError as error:
                 problems.append(marked.origin.problem(str(error)))
     return replace(root, value={**root.value, "export": replace(exports, value=tuple(kept))})

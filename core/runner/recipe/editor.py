@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, final
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 
+from runner.plugins import kinds
 from runner.recipe.schema import Recipe
-from runner.recipe.tree import NAMED_LISTS, NAMED_SECTIONS
-from runner.recipe.validate import KINDS, section_keys, sections
+from runner.recipe.tree import has_short_form
+from runner.recipe.validate import section_keys, sections
 
 if TYPE_CHECKING:
+    from runner.entries import Entry
     from runner.plugins.registry import Registered, Registry
     from runner.recipe.source import Json
 
@@ -84,27 +86,28 @@ class _Builder:
         schema.pop("required", None)  # the base may give it
         schema.pop("title", None)
         properties = schema["properties"]
-        short = dict(properties["name"]) if _has_short(name) else None
+        short = dict(properties["name"]) if has_short_form(name) else None
         if name == "precision":
             short = dict(properties["compute"])
         for key in set(properties) - {"name"}:
             properties[key] = _or_null(properties[key])
-        if name in KINDS:
-            self._add_entries(schema, cls, self.registry.entries(KINDS[name]))
+        kind = kinds.of_section(name)
+        if kind:
+            self._add_entries(schema, cls, self.registry.entries(kind.entry))
             if short:
                 short = dict(properties["name"])
-        kinds: list[dict[str, Any]] = [schema]
+        forms: list[dict[str, Any]] = [schema]
         if short:
             short.pop("title", None)
             short.pop("default", None)
-            kinds.insert(0, short)
+            forms.insert(0, short)
         if name in {"optimizer", "train"} or name not in _required():
-            kinds.append({"type": "null"})
+            forms.append({"type": "null"})
         about = schema.pop("description", "")
-        return {"description": about, "anyOf": kinds}
+        return {"description": about, "anyOf": forms}
 
     def _add_entries(
-        self, schema: dict[str, Any], cls: type, entries: tuple[Registered, ...]
+        self, schema: dict[str, Any], cls: type, entries: tuple[Registered[Entry], ...]
     ) -> None:
         """Let a section hold the options of the entry that it names."""
         properties = schema["properties"]
@@ -155,10 +158,6 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
         return {**schema, "type": [schema["type"], "null"]}
     kinds = schema.get("anyOf", [])
     return schema if {"type": "null"} in kinds else {**schema, "anyOf": [*kinds, {"type": "null"}]}
-
-
-def _has_short(name: str) -> bool:
-    return name in (*NAMED_SECTIONS, *NAMED_LISTS)
 
 
 def _required() -> set[str]:

@@ -11,12 +11,14 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from runner.errors import RunnerError
+from runner.plugins import kinds
 from runner.recipe.phrasing import dotted
-from runner.recipe.validate import KINDS, section_keys, sections
+from runner.recipe.validate import section_keys, sections
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from runner.entries import Entry
     from runner.plugins.registry import Registry
     from runner.recipe.source import KeyPath, Node
 
@@ -51,7 +53,7 @@ def adapt(
         ("framework", key) for key in _chosen(was, gone, "framework", old, registry)
     ]
     members = dict(_members(root))
-    for section in [name for name in members if name in KINDS and name != "framework"]:
+    for section in [name for name in members if kinds.of_section(name) and name != "framework"]:
         node = members[section]
         nodes: dict[KeyPath, Node] = {(section,): node}
         if isinstance(node.value, tuple):
@@ -80,12 +82,18 @@ def _chosen(
     """Return those of some keys whose values are not the defaults of the section's entry."""
     name = item.get("name") if item else None
     try:
-        entry = registry.find(KINDS[section], str(name.value if name else ""), framework).entry
+        entry = _entry(section, str(name.value if name else ""), framework, registry)
         defaults = {f.name: f.default for f in fields(entry.config)}
     except (RunnerError, TypeError):
         return list(keys)
     values = {key: node.data() for key, node in _members(item).items()}
     return [key for key in keys if key not in defaults or values[key] != defaults[key]]
+
+
+def _entry(section: str, name: str, framework: str, registry: Registry) -> Entry:
+    kind = kinds.of_section(section)
+    assert kind is not None, section
+    return registry.find(kind.entry, name, framework).entry
 
 
 def _without(item: Node, keys: Collection[str]) -> Node:
@@ -105,7 +113,7 @@ def _unknown(item: Node, section: str, framework: str, registry: Registry) -> li
     if name is None or not isinstance(name.value, str) or cls is None:
         return []
     try:
-        entry = registry.find(KINDS[section], name.value, framework).entry
+        entry = _entry(section, name.value, framework, registry)
         own = {f.name for f in fields(entry.config)} if section != "device" else set()
     except (RunnerError, TypeError):
         return []  # the check of the recipe explains it

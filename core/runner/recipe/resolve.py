@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, final
 import yaml
 from pydantic_core import to_jsonable_python
 
+from runner.plugins import kinds
 from runner.recipe.environment import escape
 from runner.recipe.rules import ineffective
 from runner.recipe.schema import Recipe
 from runner.recipe.source import DEFAULT, typed
-from runner.recipe.validate import KINDS, draft_of
+from runner.recipe.validate import draft_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +35,7 @@ def resolved(recipe: Recipe) -> dict[str, Json]:
         if value is None:
             continue
         plain = to_jsonable_python(value)
-        if item.name in KINDS:
+        if kinds.of_section(item.name):
             is_list = isinstance(plain, list)
             plain = [_inline(part) for part in plain] if is_list else _inline(plain)
         data[item.name] = plain

@@ -5,15 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from runner.plugins import kinds
 from runner.recipe.source import Node
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NAMED_SECTIONS = ("framework", "device", "dataset", "model", "optimizer", "schedule")
-"""Sections that a name alone can stand for: ``framework: torch``."""
-NAMED_LISTS = ("export", "loggers")
-"""Sections with such items: ``export: [onnx]``."""
+
+def has_short_form(section: str) -> bool:
+    """Return whether a name alone can stand for a section, or for an item of one.
+
+    ``framework: torch`` is one. A schedule has a name, too, though it is no entry.
+    """
+    return section == "schedule" or kinds.of_section(section) is not None
+
+
+def is_list(section: str) -> bool:
+    """Return whether a section is a list of entries: ``export: [onnx]``."""
+    kind = kinds.of_section(section)
+    return kind is not None and kind.several
 
 
 def _wrap(node: Node, key: str) -> Node:
@@ -25,11 +35,10 @@ def _wrap(node: Node, key: str) -> Node:
 
 def long_form(path: Sequence[str | int], node: Node) -> Node:
     """Write out ``framework: torch`` as ``framework: {name: torch}``, also in lists of sections."""
-    if len(path) == 1 and path[0] in NAMED_SECTIONS:
-        return _wrap(node, "name")
-    if len(path) == 1 and path[0] in NAMED_LISTS and isinstance(node.value, tuple):
+    section = str(path[0]) if path else ""
+    if len(path) == 1 and is_list(section) and isinstance(node.value, tuple):
         return replace(node, value=tuple(_wrap(item, "name") for item in node.value))
-    if len(path) == 2 and path[0] in NAMED_LISTS:
+    if len(path) == (2 if is_list(section) else 1) and has_short_form(section):
         return _wrap(node, "name")
     return node
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Union, final, get_args, get_origin, get_t
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from runner.data.transforms import options as transforms
-from runner.entries import ConverterEntry
+from runner.entries import ConverterEntry, FrameworkEntry
 from runner.errors import PluginError, RecipeError, RunnerError
+from runner.plugins import kinds
 from runner.recipe import log_files, raw_bytes
 from runner.recipe.key_errors import Checked, Finding, explain, help_text, lowered, without_echoes
 from runner.recipe.phrasing import did_you_mean, dotted, show, shown_path
@@ -27,20 +28,10 @@ if TYPE_CHECKING:
 
     from runner.entries import Entry
     from runner.errors import Problem
+    from runner.plugins.kinds import Kind
     from runner.plugins.registry import Registered, Registry
     from runner.recipe.document import Document
     from runner.recipe.source import Json, KeyPath, Node
-
-KINDS = {
-    "framework": "framework",
-    "device": "device",
-    "dataset": "dataset",
-    "model": "model",
-    "optimizer": "optimizer",
-    "export": "exporter",
-    "loggers": "logger",
-}
-"""Sections whose ``name`` chooses an entry, and the kind of the entry."""
 
 VARIANTS: dict[str, type] = {
     get_args(get_type_hints(cls)["name"])[0]: cls
@@ -187,12 +178,12 @@ class _Check:
         if section.cls is None:
             return self._value(section, node)
         if not section.is_list:
-            return self._mapping(section.cls, path, node, KINDS.get(section.name))
+            return self._mapping(section.cls, path, node, kinds.of_section(section.name))
         if not isinstance(node.value, tuple):
             message = f"{section.name}: expected a list, got {show(node.data())}"
             self.found.append(Finding(path, message))
             return None
-        kind = KINDS.get(section.name)
+        kind = kinds.of_section(section.name)
         return [
             self._mapping(section.cls, (*path, index), item, kind)
             for index, item in enumerate(node.value)
@@ -203,7 +194,7 @@ class _Check:
         part = Checked(path=(section.name,), cls=Recipe, keys=())
         return self._run(adapter, node.data(), part)
 
-    def _mapping(self, cls: type, path: KeyPath, node: Node, kind: str | None) -> Any:
+    def _mapping(self, cls: type, path: KeyPath, node: Node, kind: Kind | None) -> Any:
         if not isinstance(node.value, dict):
             message = f"{dotted(path)}: expected a mapping of keys, got {show(node.data())}"
             self.found.append(Finding(path, message))
@@ -227,16 +218,18 @@ class _Check:
         options = self._options(entry, path, rest, own)
         return replace(section, options=options) if section is not None else None
 
-    def _entry(self, kind: str, path: KeyPath, name: Json) -> Registered | None:
+    def _entry(self, kind: Kind, path: KeyPath, name: Json) -> Registered[Entry] | None:
         """Find the entry that a section names; without a framework, none can be found."""
-        if not isinstance(name, str) or (kind != "framework" and self.framework is None):
+        if not isinstance(name, str) or (
+            kind.entry is not FrameworkEntry and self.framework is None
+        ):
             return None
         try:
-            found = self.registry.find(kind, name, self.framework)
+            found = self.registry.find(kind.entry, name, self.framework)
         except RunnerError as error:
             self.found.append(Finding((*path, "name"), str(error)))
             return None
-        if kind == "framework":
+        if kind.entry is FrameworkEntry:
             self.framework = name
         return found
 
@@ -254,7 +247,7 @@ class _Check:
         self.found.append(Finding(key, f"{dotted(key)} has no effect {reason}; remove it", "rule"))
 
     def _options(
-        self, entry: Registered, path: KeyPath, data: dict[str, Json], own: tuple[str, ...]
+        self, entry: Registered[Entry], path: KeyPath, data: dict[str, Json], own: tuple[str, ...]
     ) -> Any:
         cls = entry.entry.config
         owner = f"{path[0]} '{entry.entry.name}'"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.contracts import Availability
 from runner.entries import DeviceEntry
-from runner.plugins.checks import CALLABLES
+from runner.plugins.checks import argument_count
 from runner.plugins.loading import load
 from runner.system import interpreter
 
@@ -25,34 +25,6 @@ if TYPE_CHECKING:
     from runner.entries import DatasetEntry, Entry
     from runner.plugins.registry import PluginInfo
 
-ARGUMENTS = {
-    ("framework", "open"): 2,
-    ("framework", "read_weights"): 1,
-    ("framework", "recognises_weights"): 1,
-    ("framework", "translate_weights"): 1,
-    ("framework", "launch"): 1,
-    ("framework", "launched_world_size"): 0,
-    ("framework", "launched_local_rank"): 0,
-    ("framework", "join"): 2,
-    ("framework", "rank_environment"): 1,
-    ("framework", "pod"): 0,
-    ("framework", "job"): 0,
-    ("device", "probe"): 0,
-    ("device", "open"): 1,
-    ("dataset", "open"): 2,
-    ("dataset", "open_loader"): 1,
-    ("model", "build"): 2,
-    ("optimizer", "build"): 3,
-    ("exporter", "export"): 4,
-    ("exporter", "source_options"): 1,
-    ("exporter", "convert"): 1,
-    ("exporter", "refuses"): 1,
-    ("predictor", "load"): 2,
-    ("predictor", "executes"): 2,
-    ("logger", "open"): 2,
-    ("importer", "recognises"): 1,
-    ("importer", "translate"): 1,
-}
 FRAMEWORKS = ("torch", "torchvision", "tensorflow", "jax", "mindspore", "onnx", "onnxruntime")
 HEAVY = (*FRAMEWORKS, "sklearn", "numpy", "PIL", "pydantic", "rich", "yaml")
 
@@ -114,9 +86,9 @@ def check_dataset(entry: DatasetEntry, options: object, *, samples: int = 16) ->
 def _check_signatures(kind: str, entry: Entry) -> None:
     for item in fields(entry):
         function = getattr(entry, item.name)
-        if item.name not in CALLABLES or function is None:
+        count = argument_count(item)
+        if count is None or function is None:
             continue
-        count = ARGUMENTS[kind, item.name]
         signature = inspect.signature(function)
         try:
             signature.bind(*[None] * count)

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from runner.contracts import StoredWeights
+from runner.entries import FrameworkEntry
 from runner.errors import CheckpointError, PluginError, RunnerError
 from runner.plugins import loading
 from runner.system import interpreter
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
-
-    from runner.entries import FrameworkEntry
 
 MARKER = "runner-foreign: "
 """What an explained error begins with; libraries print before and after it."""
@@ -70,7 +69,7 @@ def main() -> None:
     from runner.plugins.returns import as_stored
 
     framework, path, target = sys.argv[1:]
-    entry = cast("FrameworkEntry", loading.load().registry.find("framework", framework).entry)
+    entry = loading.load().registry.find(FrameworkEntry, framework).entry
     assert entry.read_weights is not None, "it was chosen because it reads weights"
     try:
         weights = as_stored(entry.read_weights(Path(path)), framework)

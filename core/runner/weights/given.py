@@ -6,10 +6,11 @@ import json
 import os
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from runner import recipe
 from runner.contracts import StoredWeights
+from runner.entries import FrameworkEntry
 from runner.errors import CheckpointError, PluginError, UsageError
 from runner.framework import short_floats
 from runner.framework.options import CHANGE_OUTPUT
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.contracts import Engine
-    from runner.entries import FrameworkEntry
     from runner.planning.plan import Plan
-    from runner.plugins.registry import Registered, Registry
+    from runner.plugins.registry import Registry
     from runner.storage.checkpoint import Checkpoint
     from runner.storage.events import EventLog
 
@@ -64,8 +64,8 @@ def read(path: Path, framework: FrameworkEntry, registry: Registry) -> Source:
 
 def _translated(stored: StoredWeights, path: Path, registry: Registry) -> StoredWeights:
     """Give tensors canonical names that are in the words of a framework, installed or not."""
-    for item in registry.entries("framework"):
-        entry = cast("FrameworkEntry", item.entry)
+    for item in registry.entries(FrameworkEntry):
+        entry = item.entry
         try:
             found = entry.translate_weights(stored) if entry.translate_weights else None
         except CheckpointError as error:
@@ -202,7 +202,9 @@ def files_at(path: Path, registry: Registry) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    endings = {suffix for item in registry.entries("framework") for suffix in _suffixes(item)}
+    endings = {
+        suffix for item in registry.entries(FrameworkEntry) for suffix in _endings(item.entry)
+    }
     found = [item for item in path.glob("*") if item.is_file() and item.suffix in endings]
     return sorted(found, key=_by_number)
 
@@ -251,12 +253,12 @@ def _reader(path: Path, framework: FrameworkEntry, registry: Registry) -> str | 
         CheckpointError: Nobody knows it.
         PluginError: Who knows it is not installed.
     """
-    frameworks = registry.entries("framework")
-    entries = [framework, *(cast("FrameworkEntry", item.entry) for item in frameworks)]
+    frameworks = registry.entries(FrameworkEntry)
+    entries = [framework, *(item.entry for item in frameworks)]
     names = [i.name for i in entries if i.recognises_weights and i.recognises_weights(path)]
     names += [item.name for item in entries if path.suffix in _endings(item)]
     if not names:
-        known = sorted({suffix for item in frameworks for suffix in _suffixes(item)})
+        known = sorted({suffix for item in frameworks for suffix in _endings(item.entry)})
         raise CheckpointError(
             f"{path} is of no format that an installed plugin can read; expected a checkpoint "
             f"folder, or a file that ends in {', '.join(['.safetensors', *known])}"
@@ -272,10 +274,6 @@ def _reader(path: Path, framework: FrameworkEntry, registry: Registry) -> str | 
             f"{found.reason}; or convert it to .safetensors where that is installed"
         )
     return usable.entry.name
-
-
-def _suffixes(framework: Registered) -> tuple[str, ...]:
-    return _endings(cast("FrameworkEntry", framework.entry))
 
 
 def _endings(framework: FrameworkEntry) -> tuple[str, ...]:

@@ -436,10 +436,7 @@ def registry(*entries: ConverterEntry | ExporterEntry, missing: str = "") -> Reg
     plugin = PluginInfo(name="p", module="p", state="ready")
     return Registry(
         [plugin],
-        [
-            Registered(kind="exporter", entry=entry, plugin=plugin, reason=missing)
-            for entry in entries
-        ],
+        [Registered(entry=entry, plugin=plugin, reason=missing) for entry in entries],
     )
 
 

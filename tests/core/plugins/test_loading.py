@@ -17,7 +17,9 @@ import pytest
 from runner import DatasetEntry, ModelEntry, hookimpl
 from runner.cli import doctor
 from runner.cli.tables import entries_data, entries_table, plugins_data, plugins_table
+from runner.entries import ExportEntry
 from runner.errors import PluginError
+from runner.plugins import kinds
 from runner.plugins.loading import Plugins, load
 from runner.plugins.registry import UnknownEntryError
 
@@ -98,7 +100,7 @@ def test_a_working_distribution_is_ready(load_cases: LoadCases) -> None:
     assert (info.distribution, info.version) == ("acme-vision", "1.2.0")
     assert info.module == "acme_vision.plugin"
     assert info.observes == ("runner_run_started",)
-    found = plugins.registry.find("model", "acme_net", "fake")
+    found = plugins.registry.find(ModelEntry, "acme_net", "fake")
     assert found.plugin is info
     assert found.missing == ()
 
@@ -132,9 +134,9 @@ def test_a_broken_plugin_is_explained_and_the_rest_live(
     assert info.distribution.startswith("acme-")
     assert "\n" not in info.reason
     assert not info.entries
-    assert plugins.registry.find("model", "acme_net", "fake").entry.name == "acme_net"
+    assert plugins.registry.find(ModelEntry, "acme_net", "fake").entry.name == "acme_net"
     with pytest.raises(UnknownEntryError, match=f"plugin '{case}' .* is failed") as caught:
-        plugins.registry.find("model", "never", "fake")
+        plugins.registry.find(ModelEntry, "never", "fake")
     assert info.reason in str(caught.value)
 
 
@@ -151,12 +153,14 @@ def test_two_distributions_with_one_plugin_name(load_cases: LoadCases) -> None:
 def test_two_plugins_with_one_entry_name_lose_only_that_name(load_cases: LoadCases) -> None:
     registry = load_cases("clash_a", "clash_b").registry
     with pytest.raises(UnknownEntryError) as caught:
-        registry.find("model", "twin", "fake")
+        registry.find(ModelEntry, "twin", "fake")
     assert "acme-clash-a 1.0.0" in str(caught.value)
     assert "acme-clash-b 2.0.0" in str(caught.value)
-    assert [item.entry.name for item in registry.entries("model")] == ["only_a", "only_b"]
+    assert [item.entry.name for item in registry.entries(ModelEntry)] == ["only_a", "only_b"]
     assert "model 'twin' for fake is registered by" in plugins_table(registry)
-    assert "registered by several plugins: clash_a, clash_b" in entries_table(registry, "model")
+    assert "registered by several plugins: clash_a, clash_b" in entries_table(
+        registry, kinds.of(ModelEntry)
+    )
 
 
 def test_the_environment_chooses_plugins(load_cases: LoadCases) -> None:
@@ -168,7 +172,7 @@ def test_the_environment_chooses_plugins(load_cases: LoadCases) -> None:
     plugins = load_cases(plugins="acme,clash_a", RUNNER_DISABLE_PLUGINS="acme")
     assert info_of(plugins, "acme").state == "disabled"
     with pytest.raises(UnknownEntryError, match="RUNNER_DISABLE_PLUGINS names it"):
-        plugins.registry.find("model", "acme_net", "fake")
+        plugins.registry.find(ModelEntry, "acme_net", "fake")
     none = load(environ={"RUNNER_PLUGINS": ""}).registry
     assert {info.state for info in none.plugins} == {"disabled"}
 
@@ -217,7 +221,7 @@ def test_a_hook_under_another_name_belongs_to_its_own_plugin_only() -> None:
         ],
         environ={"RUNNER_PLUGINS": ""},
     )
-    owners = {i.entry.name: i.plugin.name for i in plugins.registry.entries("model")}
+    owners = {i.entry.name: i.plugin.name for i in plugins.registry.entries(ModelEntry)}
     assert owners == {"one": "one", "two": "two"}
 
 
@@ -229,10 +233,10 @@ def test_missing_requirements_make_entries_and_plugins_unavailable() -> None:
     assert (info.state, info.reason) == ("unavailable", reason)
 
     registry = load_inline(runner_register_models=registers(absent, model("net"))).registry
-    found = registry.find("model", "absent", "fake")
+    found = registry.find(ModelEntry, "absent", "fake")
     assert (found.plugin.state, found.missing) == ("ready", ("absent_package.part",))
     assert found.reason == reason
-    assert reason in entries_table(registry, "model")
+    assert reason in entries_table(registry, kinds.of(ModelEntry))
 
 
 def test_a_folder_of_the_same_name_is_not_an_installed_package(
@@ -251,7 +255,7 @@ def test_a_missing_requirement_of_the_module_counts_for_its_entries() -> None:
         RUNNER_INSTALL="pip install absent",
     )
     assert info_of(plugins, "inline").state == "unavailable"
-    found = plugins.registry.find("model", "net")
+    found = plugins.registry.find(ModelEntry, "net")
     assert found.reason == "absent_package is not installed; pip install absent"
 
 
@@ -259,8 +263,8 @@ def test_lists_are_plain_data_and_aligned_text(load_cases: LoadCases) -> None:
     registry = load_cases("success", "import_error").registry
     data = plugins_data(registry)
     acme = next(row for row in json.loads(json.dumps(data)) if row["name"] == "acme")
-    assert acme["entries"] == {"model": entries_data(registry, "model")}
-    assert entries_data(registry, "model") == [
+    assert acme["entries"] == {"model": entries_data(registry, kinds.of(ModelEntry))}
+    assert entries_data(registry, kinds.of(ModelEntry)) == [
         {
             "name": "acme_net",
             "framework": "fake",
@@ -277,7 +281,7 @@ def test_lists_are_plain_data_and_aligned_text(load_cases: LoadCases) -> None:
         for line in lines
     )
     assert any(line.startswith("import_error: ImportError: cannot") for line in lines)
-    assert entries_table(registry, "exporter").startswith("no exporter is registered")
+    assert entries_table(registry, kinds.of(ExportEntry)).startswith("no exporter is registered")
 
 
 def test_calls_are_traced_on_request() -> None:
@@ -315,8 +319,8 @@ def test_a_dataset_for_any_framework_clashes_with_one_for_a_framework() -> None:
         extra=[("one", offers("any")), ("two", offers("fake"))], environ={"RUNNER_PLUGINS": ""}
     ).registry
     with pytest.raises(UnknownEntryError, match=r"plugin 'one' .* and plugin 'two'"):
-        registry.find("dataset", "shapes", "fake")
-    assert registry.find("dataset", "shapes", "other").plugin.name == "one"
+        registry.find(DatasetEntry, "shapes", "fake")
+    assert registry.find(DatasetEntry, "shapes", "other").plugin.name == "one"
 
 
 def test_loading_imports_no_framework_and_no_heavy_package() -> None:
@@ -324,7 +328,7 @@ def test_loading_imports_no_framework_and_no_heavy_package() -> None:
         "import sys\n"
         "from runner.plugins.loading import load\n"
         "from runner.cli.tables import plugins_table, entries_table\n"
-        "from runner.plugins.registry import KINDS\n"
+        "from runner.plugins.kinds import KINDS\n"
         "registry = load().registry\n"
         "plugins_table(registry), [entries_table(registry, kind) for kind in KINDS]\n"
         "heavy = {'torch', 'torchvision', 'numpy', 'PIL', 'pydantic', 'rich', 'yaml', 'sklearn',"
@@ -372,7 +376,7 @@ def test_metadata_of_another_copy_of_the_product_hides_nothing(tmp_path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     plugins = load(environ={"RUNNER_PLUGINS": "data"})
     assert [info for info in plugins.registry.plugins if info.name == "data"] == before
-    plugins.registry.find("dataset", "class_folders", "torch")
+    plugins.registry.find(DatasetEntry, "class_folders", "torch")
     [finding] = doctor.copies()
     assert not finding.ok
     assert f"9 was left behind in {tmp_path}" in finding.text

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runner import ConverterEntry, ExporterEntry, FrameworkEntry, ModelEntry, PredictorEntry
+from runner.entries import ExportEntry
 from runner.errors import UsageError
 from runner.options import NoOptions
 from runner.planning.sources import find_source
-from runner.plugins.registry import KINDS, PluginInfo, Registered, Registry, UnknownEntryError
+from runner.plugins.registry import PluginInfo, Registered, Registry, UnknownEntryError
 
 if TYPE_CHECKING:
     from runner.entries import Entry
@@ -26,27 +27,29 @@ def nothing(*_: object, **__: object) -> Any:
     raise NotImplementedError
 
 
-def model(name: str, framework: str, plugin: PluginInfo = READY) -> Registered:
+def model(name: str, framework: str, plugin: PluginInfo = READY) -> Registered[ModelEntry]:
     entry = ModelEntry(name=name, framework=framework, summary="A test", build=nothing)
-    return Registered(kind="model", entry=entry, plugin=plugin)
+    return Registered(entry=entry, plugin=plugin)
 
 
-def predictor(name: str, *formats: str, missing: tuple[str, ...] = ()) -> Registered:
-    entry: Entry = PredictorEntry(
+def predictor(
+    name: str, *formats: str, missing: tuple[str, ...] = ()
+) -> Registered[PredictorEntry]:
+    entry = PredictorEntry(
         name=name,
         summary="A test",
         formats=formats,
         load=nothing,
     )
-    return Registered(kind="predictor", entry=entry, plugin=READY, missing=missing)
+    return Registered(entry=entry, plugin=READY, missing=missing)
 
 
 def test_find_returns_the_entry_or_explains_choices() -> None:
     registry = Registry([READY], [model("resnet18", "torch"), model("resnet50", "torch")])
-    assert registry.find("model", "resnet50", "torch").entry.name == "resnet50"
-    assert registry.find("model", "resnet50").entry.name == "resnet50"
+    assert registry.find(ModelEntry, "resnet50", "torch").entry.name == "resnet50"
+    assert registry.find(ModelEntry, "resnet50").entry.name == "resnet50"
     with pytest.raises(UnknownEntryError) as caught:
-        registry.find("model", "resnet51", "torch")
+        registry.find(ModelEntry, "resnet51", "torch")
     assert str(caught.value) == (
         "unknown model 'resnet51' for torch; did you mean 'resnet50'?; choices: resnet18, resnet50"
     )
@@ -56,19 +59,18 @@ def test_find_returns_the_entry_or_explains_choices() -> None:
 def test_a_name_of_another_framework_is_pointed_out() -> None:
     registry = Registry([READY], [model("a", "torch"), model("b", "mindspore")])
     with pytest.raises(UnknownEntryError, match="'b' exists for mindspore"):
-        registry.find("model", "b", "torch")
+        registry.find(ModelEntry, "b", "torch")
 
 
-def exporter(name: str, framework: str) -> Registered:
+def exporter(name: str, framework: str) -> Registered[ExporterEntry]:
     entry = ExporterEntry(name=name, framework=framework, summary="A test", export=nothing)
-    return Registered(kind="exporter", entry=entry, plugin=READY)
+    return Registered(entry=entry, plugin=READY)
 
 
 def test_only_what_can_work_is_suggested() -> None:
     converter = ConverterEntry(name="onnx_int8", summary="A test", source="onnx", convert=nothing)
-    int8 = Registered(kind="exporter", entry=converter, plugin=READY)
+    int8 = Registered(entry=converter, plugin=READY)
     lacking = Registered(
-        kind="exporter",
         entry=ExporterEntry(name="onn", framework="jax", summary="A test", export=nothing),
         plugin=READY,
         missing=("jax",),
@@ -78,12 +80,12 @@ def test_only_what_can_work_is_suggested() -> None:
         [READY], [int8, lacking, exporter("onnx", "torch"), exporter("savedmodel", "jax")]
     )
     with pytest.raises(UnknownEntryError) as caught:
-        registry.find("exporter", "onnx", "jax")
+        registry.find(ExportEntry, "onnx", "jax")
     assert str(caught.value) == (
         "unknown exporter 'onnx' for jax; choices: savedmodel; 'onnx' exists for torch"
     )
     with pytest.raises(UnknownEntryError, match="did you mean 'onnx_int8'"):
-        registry.find("exporter", "onnx_int", "torch")
+        registry.find(ExportEntry, "onnx_int", "torch")
     with pytest.raises(UsageError) as caught_source:
         find_source(converter, NoOptions(), "jax", registry)
     assert "did you mean" not in str(caught_source.value)
@@ -92,14 +94,14 @@ def test_only_what_can_work_is_suggested() -> None:
 def test_several_frameworks_need_a_choice() -> None:
     registry = Registry([READY], [model("a", "torch"), model("a", "mindspore")])
     with pytest.raises(UnknownEntryError, match="several frameworks: mindspore, torch; name one"):
-        registry.find("model", "a")
-    assert registry.find("model", "a", "torch").framework == "torch"
+        registry.find(ModelEntry, "a")
+    assert registry.find(ModelEntry, "a", "torch").framework == "torch"
 
 
 def test_plugins_that_could_not_be_used_are_named() -> None:
     registry = Registry([READY, FAILED], [])
     with pytest.raises(UnknownEntryError) as caught:
-        registry.find("framework", "torch")
+        registry.find(FrameworkEntry, "torch")
     assert str(caught.value) == (
         "unknown framework 'torch'; no framework is registered; "
         "plugin 'bad' (bad-dist 2) is failed: ImportError: no"
@@ -108,25 +110,25 @@ def test_plugins_that_could_not_be_used_are_named() -> None:
 
 def test_entries_keep_order_and_filter_by_framework() -> None:
     framework: Entry = FrameworkEntry(name="torch", summary="A test", open=nothing)
-    items = [
+    items: list[Registered[Entry]] = [
         model("b", "torch"),
         model("a", "mindspore"),
-        Registered(kind="framework", entry=framework, plugin=READY),
+        Registered(entry=framework, plugin=READY),
     ]
     registry = Registry([READY], items)
-    assert [i.entry.name for i in registry.entries("model")] == ["b", "a"]
-    assert [i.entry.name for i in registry.entries("model", "torch")] == ["b"]
-    assert registry.find("framework", "torch").framework == "any"
-    assert {item.kind for item in items} < set(KINDS)
+    assert [i.entry.name for i in registry.entries(ModelEntry)] == ["b", "a"]
+    assert [i.entry.name for i in registry.entries(ModelEntry, "torch")] == ["b"]
+    assert registry.find(FrameworkEntry, "torch").framework == "any"
+    assert [item.kind for item in items] == ["model", "model", "framework"]
 
 
 def test_a_clash_takes_only_the_shared_name() -> None:
     other = PluginInfo(name="other", module="other", state="ready")
     registry = Registry([READY, other], [model("x", "torch"), model("x", "torch", other)])
-    assert registry.entries("model") == ()
+    assert registry.entries(ModelEntry) == ()
     assert [len(group) for group in registry.clashes()] == [2]
     with pytest.raises(UnknownEntryError) as caught:
-        registry.find("model", "x", "torch")
+        registry.find(ModelEntry, "x", "torch")
     assert "plugin 'good' (good-dist 1) and plugin 'other' (other)" in str(caught.value)
     assert "RUNNER_DISABLE_PLUGINS=other" in str(caught.value)
 

@@ -66,44 +66,24 @@ PLUGIN = PluginInfo(
 )
 
 
-def make_registry(*extra: tuple[str, Entry]) -> Registry:
-    entries: list[tuple[str, Entry]] = [
-        ("framework", FrameworkEntry(name="fake", summary="Fake", open=never)),
-        (
-            "device",
-            DeviceEntry(name="cpu", framework="fake", summary="CPU", probe=never, open=never),
+def make_registry(*extra: Entry) -> Registry:
+    entries: list[Entry] = [
+        FrameworkEntry(name="fake", summary="Fake", open=never),
+        DeviceEntry(name="cpu", framework="fake", summary="CPU", probe=never, open=never),
+        DatasetEntry(name="toy", summary="Toy", open=never),
+        DatasetEntry(name="folders", summary="Folders", config=FolderOptions, open=never),
+        ModelEntry(name="net", framework="fake", summary="Net", config=NetOptions, build=never),
+        ModelEntry(name="other", framework="fake", summary="Other", build=never),
+        OptimizerEntry(name="sgd", framework="fake", summary="SGD", config=SgdOptions, build=never),
+        OptimizerEntry(
+            name="adam", framework="fake", summary="Adam", config=AdamOptions, build=never
         ),
-        ("dataset", DatasetEntry(name="toy", summary="Toy", open=never)),
-        (
-            "dataset",
-            DatasetEntry(name="folders", summary="Folders", config=FolderOptions, open=never),
-        ),
-        (
-            "model",
-            ModelEntry(name="net", framework="fake", summary="Net", config=NetOptions, build=never),
-        ),
-        ("model", ModelEntry(name="other", framework="fake", summary="Other", build=never)),
-        (
-            "optimizer",
-            OptimizerEntry(
-                name="sgd", framework="fake", summary="SGD", config=SgdOptions, build=never
-            ),
-        ),
-        (
-            "optimizer",
-            OptimizerEntry(
-                name="adam", framework="fake", summary="Adam", config=AdamOptions, build=never
-            ),
-        ),
-        (
-            "exporter",
-            ExporterEntry(
-                name="file", framework="fake", summary="File", config=TiedOptions, export=never
-            ),
+        ExporterEntry(
+            name="file", framework="fake", summary="File", config=TiedOptions, export=never
         ),
         *extra,
     ]
-    registered = [Registered(kind=kind, entry=entry, plugin=PLUGIN) for kind, entry in entries]
+    registered = [Registered(entry=entry, plugin=PLUGIN) for entry in entries]
     return Registry([PLUGIN], registered)
 
 
@@ -133,7 +113,7 @@ def registry() -> Registry:
 
 @pytest.fixture
 def registry_with() -> Callable[..., Registry]:
-    """Make a registry with more (kind, entry) pairs."""
+    """Make a registry with more entries."""
     return make_registry
 
 

@@ -200,7 +200,7 @@ def test_exports_of_another_framework_are_left_out(
         raise AssertionError
 
     other = FrameworkEntry(name="other", summary="Another", open=never)
-    registry = registry_with(("framework", other))
+    registry = registry_with(other)
     Path("r.yaml").write_text(
         "extends: base.yaml\n"
         "export:\n"
@@ -289,10 +289,10 @@ def test_keys_that_only_the_former_framework_has_are_left_out_by_name(
 
     named: dict[str, Any] = {"framework": "other", "summary": "A test"}
     other = (
-        ("framework", FrameworkEntry(name="other", summary="Another", open=never)),
-        ("model", ModelEntry(name="net", build=never, **named)),
-        ("optimizer", OptimizerEntry(name="sgd", build=never, **named)),
-        ("device", DeviceEntry(name="cpu", probe=never, open=never, **named)),
+        FrameworkEntry(name="other", summary="Another", open=never),
+        ModelEntry(name="net", build=never, **named),
+        OptimizerEntry(name="sgd", build=never, **named),
+        DeviceEntry(name="cpu", probe=never, open=never, **named),
     )
     registry = registry_with(*other)
     Path("r.yaml").write_text(

@@ -509,7 +509,7 @@ def test_unusable_options_of_a_plugin(
     Path("r.yaml").write_text("extends: base.yaml\nmodel: odd\n")
     document = compose(Path("r.yaml"), environ={})
     with pytest.raises(PluginError) as error:
-        validate(document, registry_with(("model", entry)))
+        validate(document, registry_with(entry))
     assert str(error.value).startswith(message)
 
 

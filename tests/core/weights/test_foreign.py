@@ -128,9 +128,7 @@ def test_a_child_process_that_fails(
 
 def test_a_framework_that_is_not_installed(npz: Path) -> None:
     plugin = PluginInfo(name="fake", module="fake", distribution="acme", version="2", state="ready")
-    item = Registered(
-        kind="framework", entry=FAKE, plugin=plugin, reason="fake is not installed; pip install it"
-    )
+    item = Registered(entry=FAKE, plugin=plugin, reason="fake is not installed; pip install it")
     with pytest.raises(PluginError) as caught:
         given.read(npz, OTHER, Registry([plugin], [item]))
     assert str(caught.value) == (

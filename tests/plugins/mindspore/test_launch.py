@@ -9,14 +9,13 @@ import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from runner.distributed.launching import cards
 from runner.distributed.machines import Machines
 from runner.distributed.meeting import network
-from runner.entries import Command, LaunchRequest
+from runner.entries import Command, DeviceEntry, LaunchRequest
 from runner.errors import DeviceError, UsageError
 from runner.options import NoOptions
 from runner.plugins import loading
@@ -24,9 +23,6 @@ from runner.system import interpreter
 from runner_mindspore import rank_table
 from runner_mindspore.launch import launch, launched_local_rank, launched_world_size, pod
 from runner_mindspore.options import MindSporeOptions
-
-if TYPE_CHECKING:
-    from runner.entries import DeviceEntry
 
 LAUNCH_VARIABLES = ("MS_ROLE", "MS_WORKER_NUM", "RANK_TABLE_FILE", "RANK_SIZE", "RANK_ID")
 SECOND_OF_TWO = Machines(
@@ -107,8 +103,8 @@ def test_on_several_machines_each_starts_its_own_processes():
 
 def test_the_libraries_are_told_the_way_to_other_machines():
     registry = loading.load(environ={}).registry
-    found = registry.entries("device", "mindspore")
-    entries = {item.entry.name: cast("DeviceEntry", item.entry) for item in found}
+    found = registry.entries(DeviceEntry, "mindspore")
+    entries = {item.entry.name: item.entry for item in found}
     assert network.environment(entries["ascend"], SECOND_OF_TWO, {}) == {"HCCL_IF_IP": "10.0.0.8"}
     assert network.environment(entries["gpu"], SECOND_OF_TWO, {}) == {"NCCL_SOCKET_IFNAME": "eth1"}
     assert network.environment(entries["cpu"], SECOND_OF_TWO, {}) == {}

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -577,7 +577,7 @@ class TestProcess:
 def test_the_entry_is_a_dataset_of_this_framework_with_the_keys_of_class_folders(intact):
     registry = load().registry
     entry, core = (
-        cast("DatasetEntry", registry.find("dataset", name, "mindspore").entry)
+        registry.find(DatasetEntry, name, "mindspore").entry
         for name in ("mindspore_folders", "class_folders")
     )
     options = entry.config(root=str(intact))
