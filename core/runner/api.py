@@ -14,7 +14,7 @@ from runner.artifacts import classifier, export, verification
 from runner.data.decode_options import Noticed
 from runner.distributed.launching import start as launch
 from runner.distributed.ranks import telling_alone
-from runner.distributed.reporting import channel
+from runner.distributed.reporting import reporter
 from runner.distributed.slurm.place import alone_in_pod, take_place
 from runner.errors import DataError, RecipeError, UsageError
 from runner.planning import notes, plan, smoke
@@ -114,14 +114,15 @@ def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any
     Raises:
         SystemExit: Processes that were started for several devices have failed.
     """
-    with telling_alone():
+    own = reporter.of_process()
+    with telling_alone(own):
         _take_place(loaded.plan, request)
         resolved = _as_launched(loaded.plan)
         needed = launch.is_needed(resolved, request.machines)
     request = replace(request, devices=loaded.plan.recipe.device.count)
     if needed:
         return _launch(resolved, runs_dir / resolved.name, request)
-    return channel.hand_over(run.start(resolved, loaded.plugins, runs_dir, request))
+    return own.hand_over(run.start(resolved, loaded.plugins, runs_dir, request))
 
 
 def _take_place(resolved: Plan, request: run.Request) -> None:
@@ -141,7 +142,8 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         ArtifactError: The run is finished, and an export of it has failed.
         SystemExit: Processes that were started for several devices have failed.
     """
-    with telling_alone():
+    own = reporter.of_process()
+    with telling_alone(own):
         paths.check_there(path, "a run, or one of its checkpoints")
         folder = rundir.find(path)
         source = path if checkpoint.is_complete(path) else None
@@ -152,7 +154,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         document = recipe.compose(folder.recipe, overrides, environ=os.environ)
         checked = recipe.validate(document, registry)
         resolved = plan.resolve(str(manifest["recipe"]), checked, registry)
-        if not channel.to_continue():
+        if not own.continues:
             finished = _finished(folder, source, checked, registry)
             if finished is not None:
                 continuing.changed(folder, None, checked, overrides, registry)
@@ -166,7 +168,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         request = replace(request, export=manifest["export"])
         return _launch(resolved, folder.path.parent, request)
     try:
-        return channel.hand_over(run.resume(resolved, loaded, folder, source, request, changed))
+        return own.hand_over(run.resume(resolved, loaded, folder, source, request, changed))
     except DataError as error:
         if manifest["folder"] == str(Path.cwd()):
             raise

@@ -18,7 +18,7 @@ from runner import __version__
 from runner.cli import inspect, launch, models, offline, run
 from runner.cli.stdout import Diverted
 from runner.distributed import signals
-from runner.distributed.reporting import channel
+from runner.distributed.reporting import reporter
 from runner.errors import MissingDeviceError, RecipeError, RunnerError, UsageError
 from runner.storage import paths
 from runner.system import limits
@@ -92,7 +92,7 @@ def main() -> None:
     streams.take()
     if streams.are_taken():
         faulthandler.enable(file=2)  # of a library that crashes nothing else would tell
-    channel.tell_begun()
+    reporter.of_process().started()
     signals.hear_in_background()
     signals.end_as_first_process()
     try:
@@ -136,8 +136,8 @@ def _of_a_path(error: Exception) -> UsageError | None:
 def _explain(error: RunnerError) -> None:
     prefix = "error: "
     if error.rank is not None:
-        # who has started this process says which error it was that ends the run
-        word = "leaves" if channel.is_watched() else "error"
+        # the parent says which error it was that ends the run
+        word = "leaves" if reporter.of_process().watched else "error"
         prefix = f"rank {error.rank}: {word}: "
     texts = error.problems if isinstance(error, RecipeError) else [str(error) + _hint(error)]
     streams.say(display.messages(texts, prefix))

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, final
 
 from runner.cli.accuracy import accuracy_report, top_shares
-from runner.distributed.reporting.channel import is_watched
+from runner.distributed.reporting import reporter
 from runner.terminal import display, streams
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _line(event: str, fields: Mapping[str, Any]) -> str | None:
 
 
 def _restarted(fields: Mapping[str, Any]) -> str:
-    if is_watched():  # who has started this process has printed it
+    if reporter.of_process().watched:  # whose parent has printed it
         return ""
     place = fields["continues"]
     return (

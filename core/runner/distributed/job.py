@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.distributed.reporting import channel
+from runner.distributed.reporting import reporter
 from runner.errors import CheckpointError
 from runner.storage.rundir import RunDir
 
@@ -32,7 +32,7 @@ def begun(plan: Plan, runs_dir: Path, ranks: Ranks) -> RunDir | None:
 
     Not every machine knows that there was one: who has lost a process counts it.
     """
-    if channel.is_watched():
+    if ranks.reporter.watched:
         return None
     job = _job(plan)
     if ranks.lowest(job is not None) is None:
@@ -45,7 +45,7 @@ def begun(plan: Plan, runs_dir: Path, ranks: Ranks) -> RunDir | None:
 
 def _job(plan: Plan) -> Job | None:
     ask = plan.framework_entry.job
-    return None if ask is None or channel.is_watched() else ask()
+    return None if ask is None or reporter.of_process().watched else ask()
 
 
 def _find(job: Job | None, folder: Path, *, restarted: bool) -> RunDir | None:

@@ -18,8 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar, final
 
 from runner.distributed import signals
-from runner.distributed.reporting import channel
-from runner.distributed.reporting.progress import Progress
+from runner.distributed.reporting.reporter import Reporter
 from runner.distributed.signals import SIGNALS
 from runner.errors import DeviceError, OtherRankError, RunnerError
 from runner.system import limits
@@ -43,13 +42,13 @@ BYTES_PER_NUMBER = 5
 class Ranks:
     """The processes of a run; a context manager that leaves their group."""
 
-    def __init__(self, group: Group | None = None, progress: Progress | None = None) -> None:
+    def __init__(self, group: Group | None = None, reporter: Reporter | None = None) -> None:
         self.group = group
         """What is exchanged goes through it; ``None`` when this process is, or goes on, alone."""
         self.rank = group.rank if group else 0
         self.world_size = group.world_size if group else 1
-        self.progress = progress or Progress()
-        """Shows whoever has started this process that it still makes progress."""
+        self.reporter = reporter or Reporter()
+        self.progress = self.reporter.progress
         self._agreed: Exception | None = None
         self._words = ""
         self._speaks = self.leads
@@ -61,7 +60,7 @@ class Ranks:
         return self.rank == 0
 
     def __enter__(self) -> Ranks:
-        channel.tell_met(self.rank)
+        self.reporter.met(self.rank)
         return self
 
     def __exit__(
@@ -73,7 +72,7 @@ class Ranks:
         """Leave together, unless this process failed on its own; one rank reports an error."""
         if error is None:
             self.part()
-        elif self.world_size > 1 or channel.is_watched():
+        elif self.world_size > 1 or self.reporter.watched:
             self._fail(error)
 
     @contextmanager
@@ -95,7 +94,7 @@ class Ranks:
             self.progress.begin("waiting for the others to end")
             group, self.group = self.group, None
             group.close()
-        channel.tell_done(self.rank)
+        self.reporter.done(self.rank)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Add numbers over all ranks."""
@@ -175,12 +174,12 @@ class Ranks:
     def _fail(self, error: BaseException) -> None:
         self._tell(error)
         agreed = error is self._agreed
-        heard = channel.is_watched() or self.group is not None
+        heard = self.reporter.watched or self.group is not None
         code = exit_code(error)
         if agreed:
             with suppress(Exception):  # a rank that is gone must not hide why the others leave
                 self.part()
-            code = channel.status_together(code)
+            code = self.reporter.status_together(code)
             if isinstance(error, RunnerError):
                 error.exit_code = code
             if not self._speaks:
@@ -196,7 +195,7 @@ class Ranks:
         if error is not self._told:
             self._told = error
             agreed = error is self._agreed
-            channel.tell_left(
+            self.reporter.left(
                 self.rank,
                 exit_code(error),
                 (self._words if agreed else "") or _message(error),
@@ -214,10 +213,11 @@ def exit_code(error: BaseException) -> int:
 
 
 @contextmanager
-def telling_alone(*, joins: bool = False) -> Iterator[None]:
+def telling_alone(reporter: Reporter, *, joins: bool = False) -> Iterator[None]:
     """Tell why this process leaves before it has met the others.
 
     Args:
+        reporter: Of this process.
         joins: Whether it tries to meet them. That they do not come is no fault of this process;
             nor is it one of the device, which is open.
     """
@@ -225,7 +225,7 @@ def telling_alone(*, joins: bool = False) -> Iterator[None]:
         yield
     except (Exception, KeyboardInterrupt) as error:
         missed = joins and (isinstance(error, DeviceError) or _may_pass(error))
-        channel.tell_left(
+        reporter.left(
             None,
             exit_code(error),
             _message(error),

@@ -39,7 +39,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
-from runner.distributed.reporting import channel
+from runner.distributed.reporting import reporter
 from runner.terminal import streams
 
 if TYPE_CHECKING:
@@ -293,9 +293,10 @@ def _end_without_the_others() -> NoReturn:
         "the framework ends this process, as it does when it has lost the others; their output "
         "says why"
     )
-    channel.tell_left(None, 1, reason, again=True, follows=True)
-    # who has started this process says which error it was that ends the run
-    word = "leaves" if channel.is_watched() else "error"
+    own = reporter.of_process()
+    own.left(None, 1, reason, again=True, follows=True)
+    # the parent says which error it was that ends the run
+    word = "leaves" if own.watched else "error"
     streams.say_bytes(f"{word}: {reason}\n".encode())
     os._exit(1)
 

@@ -17,7 +17,7 @@ from runner.data.image_files import ImageFiles
 from runner.data.loader import ImageLoader
 from runner.data.subset import Few
 from runner.distributed.launching import cards
-from runner.distributed.reporting.channel import is_watched
+from runner.distributed.reporting import reporter
 from runner.entries import LoaderRequest
 from runner.errors import DataError, DeviceError
 from runner.planning.plan import check_runnable, missing_device, undecodable
@@ -218,7 +218,7 @@ def open_device(plan: Plan) -> Device:
         UsageError: The chosen cards are not among those that are visible.
     """
     check_runnable(plan, training=False)
-    if not is_watched():  # who has started this process has chosen them otherwise
+    if not reporter.of_process().watched:  # whose parent has chosen them
         section = plan.recipe.device
         os.environ.update(cards.environment(plan.device_entry, section.cards, os.environ))
     item = plan.device

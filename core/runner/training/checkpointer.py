@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, final
 
-from runner.distributed.reporting import channel
 from runner.errors import RunnerError
 from runner.storage import checkpoint
 from runner.storage.checkpoint import CheckpointInfo
@@ -252,7 +251,7 @@ class Saver:
         if best_top1 is not None:
             checkpoint.mark_best(self._folder, path, best_top1)
         self._remove_old()
-        channel.tell_checkpoint(path)  # after what is later has gone: it is now the latest
+        self._ranks.reporter.checkpoint(path)  # after what is later has gone: it is now the latest
 
     def _remove_old(self) -> None:
         section = self._section

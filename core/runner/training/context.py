@@ -16,9 +16,8 @@ from runner.data.image_files import ImageFiles
 from runner.distributed.launching import start as launch
 from runner.distributed.machines import Machines
 from runner.distributed.ranks import Ranks, telling_alone
-from runner.distributed.reporting import channel
+from runner.distributed.reporting import reporter
 from runner.distributed.reporting.child import begin
-from runner.distributed.reporting.progress import Progress
 from runner.distributed.signals import Signals
 from runner.errors import DataError, UsageError
 from runner.planning.notes import notes
@@ -83,17 +82,18 @@ class Opened:
         self.plugins = plugins
         self.request = request
         self._asked = asked
+        self._reporter = reporter.of_process()
         self.stack = ExitStack()
         """What is closed at the end."""
         self.started = time.monotonic()
 
     def __enter__(self) -> Opened:
         with ExitStack() as stack:
-            with telling_alone():
+            with telling_alone(self._reporter):
                 self._prepare(stack)
-            with telling_alone(joins=True):
+            with telling_alone(self._reporter, joins=True):
                 group = self._join()
-            self.ranks = stack.enter_context(Ranks(group, self._progress))
+            self.ranks = stack.enter_context(Ranks(group, self._reporter))
             with self.ranks.telling():
                 self._open(stack)
             self.stack = stack.pop_all()
@@ -112,14 +112,13 @@ class Opened:
                 f"the recipe asks for {plan.recipe.device.count} devices, and this is one "
                 "process alone; use runner.api, or set device.count to 1"
             )
-        begin(plan)
+        begin(plan, self._reporter)
         self.signals = request.signals or stack.enter_context(Signals())
         if plan.framework_entry.takes_signals:
             self.signals.watch()
         else:
             self.signals.release()
-        self._progress = Progress()
-        self._progress.begin("opening the device")
+        self._reporter.progress.begin("opening the device")
         self.device = open_device(plan)
 
     def _open(self, stack: ExitStack) -> None:
@@ -176,10 +175,10 @@ class Opened:
         alone = recipe.device.count == 1 and (ask is None or ask() is None)
         if join is None or alone:
             return None
-        self._progress.begin("meeting the other processes")
+        self._reporter.progress.begin("meeting the other processes")
         timeout_s = recipe.distributed.timeout_s
-        # who has started this process knows more of what hangs, so the group waits longer
-        group = join(self.device, 2 * timeout_s if channel.is_watched() else timeout_s)
+        # the parent knows more of what hangs, so the group waits longer
+        group = join(self.device, 2 * timeout_s if self._reporter.watched else timeout_s)
         check_members(group, Group, f"{origin(self.plan.framework)}, join()")
         return group
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import recipe
-from runner.distributed.reporting import channel
 from runner.errors import RecipeError, StorageError, UsageError
 from runner.storage import checkpoint, files, rundir
 from runner.storage.rundir import RunDir
@@ -47,7 +46,7 @@ def earlier(ranks: Ranks) -> Earlier | None:
     Raises:
         UsageError: What it was told is no run any more.
     """
-    text = channel.to_continue()
+    text = ranks.reporter.continues
     if ranks.lowest(bool(text)) is None:
         return None
     own = ranks.everyone(lambda: rundir.find(Path(text)) if text else None)
@@ -74,7 +73,7 @@ def meet_in(folder: RunDir | None, ranks: Ranks) -> RunDir:
         folder = folder or RunDir(Path(path))
         _look_for_a_mark(folder, path, ranks)
     assert folder is not None
-    channel.tell_folder(folder.path)
+    ranks.reporter.folder(folder.path)
     return folder
 
 

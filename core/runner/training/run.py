@@ -14,7 +14,6 @@ from runner.artifacts import export
 from runner.contracts import RunInfo
 from runner.distributed import job
 from runner.distributed.ranks import AgreedStop
-from runner.distributed.reporting import channel
 from runner.errors import RunnerError, UsageError
 from runner.session.evaluate import evaluate
 from runner.storage import checkpoint, files, records, rundir
@@ -112,7 +111,7 @@ class _Run:
             "job": job.describe(self._plan),
         }
         folder = rundir.create(runs_dir, self._plan.name, recipe.dump(checked), manifest)
-        channel.tell_folder(folder.path)  # at once: a further attempt makes no second one
+        self._ranks.reporter.folder(folder.path)  # at once: a further attempt makes no second one
         return folder
 
     def _warn_of_changes(self, folder: RunDir) -> None:
@@ -203,7 +202,7 @@ class _Run:
             raise
 
     def _tell_begin(self, folder: RunDir, saved: Checkpoint | None, *, again: bool) -> None:
-        restarted = channel.restarted()
+        restarted = self._ranks.reporter.restarted
         if restarted:
             self._events.emit("run.restarted", **restarted)
         place = {"folder": str(folder.path), "step": saved.info.position.step if saved else 0}

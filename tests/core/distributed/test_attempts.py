@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.numpy import load_file
 
 from runner.distributed.ranks import Ranks
 from runner.distributed.reporting import channel, progress
+from runner.distributed.reporting.reporter import Reporter
 from runner.errors import StorageError, UsageError
 from runner.storage import checkpoint
 from runner.storage.rundir import RunDir
@@ -32,8 +32,6 @@ from runner.training import consistency, resume
 THIRD_PARTY = Path(__file__).parents[2] / "data" / "third_party"
 EXTRA = "checkpoint: {every_steps: 5, keep: 9}\n"
 SLOW = ("--set", "framework.seconds_per_step=0.03")
-HERE = threading.local()
-"""Knows the rank of a thread."""
 
 
 class Started:
@@ -105,13 +103,13 @@ def on_ranks(tmp_path):
 
     numbers = count()
 
-    def run(action, count=2):
+    def run(action, count=2, reporters=None):
         path = str(tmp_path / f"thread-socket{next(numbers)}")
 
         def work(rank):
-            HERE.rank = rank
             try:
-                with Ranks(FakeGroup(rank, count, path, 60.0)) as ranks:
+                group = FakeGroup(rank, count, path, 60.0)
+                with Ranks(group, reporters[rank] if reporters else None) as ranks:
                     return action(ranks)
             except BaseException as error:  # noqa: BLE001  it is what the test looks at
                 return error
@@ -223,15 +221,15 @@ def test_a_recipe_that_was_changed_in_between_is_refused(project, monkeypatch):
     assert project.run_folder() == folder
 
 
-def test_the_lowest_rank_that_was_told_decides_for_all(on_ranks, tmp_path, monkeypatch):
+def test_the_lowest_rank_that_was_told_decides_for_all(on_ranks, tmp_path):
     folder = tmp_path / "runs" / "one"
     folder.mkdir(parents=True)
     for name in ("recipe.yaml", "manifest.json"):
         (folder / name).touch()
 
     def earlier(told):
-        monkeypatch.setattr(channel, "to_continue", lambda: told[HERE.rank])
-        return on_ranks(resume.earlier, 3)
+        reporters = [Reporter(continues=folder) for folder in told]
+        return on_ranks(resume.earlier, 3, reporters)
 
     assert earlier(["", "", ""]) == [None] * 3
     found = earlier(["", str(folder), ""])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from runner.distributed.machines import Machines
+from runner.distributed.reporting import channel, orphan
 from runner.distributed.supervising import heartbeat
 from runner.distributed.supervising.heartbeat import Life
 
@@ -95,8 +96,8 @@ def test_who_leaves_is_not_missed_and_who_is_killed_is(machine, project, tmp_pat
         machine(2).look()  # and never again
         project.wait_for(first.lost)
         assert str(first.lost()).startswith("machine 2 (")
-        monkeypatch.setenv(heartbeat.SIGN, str(machine(2).sign))
-        heartbeat.forget()  # as its processes do, which save and leave
+        monkeypatch.setenv(channel.SIGN, str(machine(2).sign))
+        orphan.take_sign_away()  # as its processes do, which save and leave
         project.wait_for(lambda: first.lost() is None)
     assert not list(tmp_path.glob(".alive*"))
 

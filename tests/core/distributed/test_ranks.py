@@ -8,7 +8,7 @@ from socket import gethostname
 import pytest
 
 from runner.distributed.ranks import AgreedStop, Ranks, telling_alone
-from runner.distributed.reporting import channel
+from runner.distributed.reporting import channel, reporter
 from runner.distributed.signals import StopRequest
 from runner.errors import DataError, NonFiniteError, OtherRankError, StorageError
 from runner.testing.fake_group import FakeGroup
@@ -23,7 +23,8 @@ def on_ranks(tmp_path):
 
         def work(rank):
             try:
-                with Ranks(FakeGroup(rank, count, path, 60.0)) as ranks, ranks.telling():
+                group = FakeGroup(rank, count, path, 60.0)
+                with Ranks(group, reporter.of_process()) as ranks, ranks.telling():
                     return action(ranks)
             except BaseException as error:  # noqa: BLE001  it is what the test looks at
                 return error
@@ -186,11 +187,11 @@ def test_an_error_of_one_rank_alone_names_it_and_the_other_notices(on_ranks, tol
 
 
 def test_who_launched_is_told_of_what_fails_before_all_have_met(told):
-    with pytest.raises(DataError), telling_alone():
+    with pytest.raises(DataError), telling_alone(reporter.of_process()):
         raise DataError("no device")
     [left] = told("left")
     assert (left["rank"], left["code"], left["reason"]) == (None, 5, "no device")
-    with pytest.raises(SystemExit), telling_alone():
+    with pytest.raises(SystemExit), telling_alone(reporter.of_process()):
         raise SystemExit(0)  # as a process does that only helps the others to meet
     assert len(told("left")) == 1
 

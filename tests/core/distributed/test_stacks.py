@@ -14,7 +14,7 @@ from runner.distributed.reporting.channel import STATUS
 from runner.distributed.supervising.processes import state
 
 WAITS = """
-import sys, threading
+import os, pathlib, sys, threading
 from runner.distributed.reporting import stacks
 
 def wait_in_vain():
@@ -23,7 +23,7 @@ def wait_in_vain():
 
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 if "can be asked" in sys.argv:
-    stacks.show_on_request()
+    stacks.show_on_request(pathlib.Path(os.environ["RUNNER_LAUNCH_STATUS"]))
 wait_in_vain()
 """
 

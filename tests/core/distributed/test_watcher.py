@@ -34,19 +34,19 @@ from runner.storage.events import EventLog
 
 LAUNCHER = """
 import os, subprocess, sys, time
-from runner.distributed.reporting import channel as status
+from runner.distributed.reporting import reporter
 
 def rank(number, *words):
-    code = "import sys, time; from runner.distributed.reporting import channel as status"
-    code += "; number = int(sys.argv[1])"
+    code = "import sys, time; from runner.distributed.reporting import reporter"
+    code += "; own = reporter.of_process(); number = int(sys.argv[1])"
     for word in words:
         code += "; " + word
     return subprocess.Popen([sys.executable, "-c", code, str(number)])
 
-MET = "status.tell_begun(number); status.tell_met(number)"
-DONE = "status.tell_done(number)"
-FAILS = "status.tell_left({}, 5, 'no data', again=False)"
-NOTICES = "status.tell_left(number, 1, 'one is gone', again=True, follows=True)"
+MET = "own.started(number); own.met(number)"
+DONE = "own.done(number)"
+FAILS = "own.left({}, 5, 'no data', again=False)"
+NOTICES = "own.left(number, 1, 'one is gone', again=True, follows=True)"
 """
 """Ranks that only tell what real ones do."""
 
@@ -97,7 +97,7 @@ def test_a_rank_that_dies_is_named_and_none_is_left(project, outcome_of):
 
 def test_a_rank_that_dies_when_it_is_done_is_no_failure_unless_it_has_the_result(outcome_of):
     dies = "import os; os.kill(os.getpid(), 9)"
-    tells = "status.hand_over({'steps': 3})"
+    tells = "own.hand_over({'steps': 3})"
     lines = "rank(0, MET, DONE, {!r}), rank(1, MET, DONE, {!r}); time.sleep(4); sys.exit(1)"
     assert outcome_of(lines.format(f"time.sleep(1); {tells}", dies)) == {"steps": 3}
     with pytest.raises(OtherRankError, match=r"^rank 0 on .* was killed by SIGKILL"):
@@ -106,7 +106,7 @@ def test_a_rank_that_dies_when_it_is_done_is_no_failure_unless_it_has_the_result
 
 def test_a_launcher_that_does_not_end_is_ended_once_there_is_the_result(outcome_of, monkeypatch):
     monkeypatch.setattr(watcher, "LEAVE_S", 0.5)
-    result = "status.hand_over({'steps': 3})"
+    result = "own.hand_over({'steps': 3})"
     assert outcome_of(f"rank(0, MET, DONE, {result!r}); time.sleep(1000)") == {"steps": 3}
 
 
@@ -117,7 +117,7 @@ def test_processes_that_are_done_do_not_hold_up_a_machine_without_rank_0(outcome
 
 
 def test_a_result_that_never_comes_is_an_error(outcome_of):
-    folder = "from pathlib import Path; status.tell_folder(Path('run'))"
+    folder = "from pathlib import Path; own.folder(Path('run'))"
     with pytest.raises(OtherRankError, match=r"^rank 0 has not told its result within 1 s"):
         outcome_of(
             f"""
@@ -131,7 +131,7 @@ def test_a_result_that_never_comes_is_an_error(outcome_of):
 def test_a_result_is_not_waited_for_once_machine_0_is_gone(outcome_of, monkeypatch):
     gone = Failure(reason="machine 0 (node-a) has given no sign of life", words=True)
     monkeypatch.setattr(Life, "lost", lambda _: gone)
-    folder = "from pathlib import Path; status.tell_folder(Path('run'))"
+    folder = "from pathlib import Path; own.folder(Path('run'))"
     with pytest.raises(OtherRankError, match=r"^machine 0 \(node-a\) has given no sign of life"):
         outcome_of(f"rank(1, MET, {folder!r}, DONE).wait(); rank(2, MET, {folder!r}, DONE).wait()")
 
@@ -140,7 +140,7 @@ def test_words_before_the_meeting_are_the_error_and_its_status(outcome_of):
     with pytest.raises(OtherRankError, match=r"^no data; what it has printed is in") as caught:
         outcome_of(
             """
-            rank(0, "status.tell_begun(0)", FAILS.format(None)).wait()
+            rank(0, "own.started(0)", FAILS.format(None)).wait()
             sys.exit(1)
             """,
             restarts=3,
@@ -160,8 +160,8 @@ def test_a_process_that_never_meets_the_others_hangs(outcome_of):
     with pytest.raises(OtherRankError, match=r"^the run hangs.* s without progress") as caught:
         outcome_of(
             """
-            helper = rank(7, "status.tell_begun()", "time.sleep(100)")
-            rank(0, "status.tell_begun(0)", "time.sleep(100)").wait()
+            helper = rank(7, "own.started()", "time.sleep(100)")
+            rank(0, "own.started(0)", "time.sleep(100)").wait()
             """,
             timeout_s=1.0,
             rendezvous_s=5.0,
@@ -185,10 +185,9 @@ def test_what_cannot_be_written_before_the_start_is_told_to_all(outcome_of, monk
     assert (failure["code"], failure["again"]) == (StorageError.exit_code, False)
 
 
-def test_a_process_that_cannot_show_its_progress_says_so(monkeypatch, tmp_path):
-    monkeypatch.setenv(channel.STATUS, str(tmp_path / "gone" / "status"))
+def test_a_process_that_cannot_show_its_progress_says_so(tmp_path):
     with pytest.raises(StorageError, match=r"cannot write .*gone.*; make room .* TMPDIR"):
-        Progress()
+        Progress(tmp_path / "gone" / "status")
 
 
 def test_a_line_that_a_full_disk_has_cut_is_passed_over(tmp_path):

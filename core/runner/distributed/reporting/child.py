@@ -6,24 +6,24 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.distributed.reporting import channel, orphan, stacks
 from runner.errors import DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from runner.distributed.reporting.reporter import Reporter
     from runner.planning.plan import Plan
 
 
-def begin(plan: Plan) -> None:
-    """Tell which process of its machine this is, and keep it to its cores where the recipe says so.
+def begin(plan: Plan, reporter: Reporter) -> None:
+    """Report which process of its machine this is, and bind it to its cores if the recipe says so.
 
-    From here on the process stops when who has started it is killed, and says where it is when it
-    is asked. The cores are chosen before the framework is imported, which counts them; threads that
-    there are already are kept to the same ones.
+    Cores are chosen before the framework is imported, which counts them; threads that exist already
+    are bound to the same ones.
 
     Raises:
-        DeviceError: The recipe says so, and it is not known which process this is, or of how many.
+        DeviceError: Cores are to be bound, and it is not known which process this is, or of how
+            many.
     """
     entry, recipe = plan.framework_entry, plan.recipe
     if entry.launched_local_rank is None:
@@ -36,14 +36,13 @@ def begin(plan: Plan) -> None:
     local_rank = entry.launched_local_rank()
     if local_rank is None:  # it is alone, or helps the others to meet
         return
-    channel.tell_begun(local_rank)
-    orphan.follow(recipe.distributed.timeout_s)
-    stacks.show_on_request()
+    reporter.started(local_rank)
+    reporter.follow_parent(recipe.distributed.timeout_s)
     if recipe.distributed.bind_cores:
-        processes = channel.local_count()
+        processes = reporter.local_count
         if processes is None:  # srun may have bound this one already, and a table may name any card
             raise DeviceError(
-                "distributed.bind_cores is the work of runner as the one that starts the processes "
+                "distributed.bind_cores is the work of runner as the parent of the processes "
                 f"of a machine, and something else has started process {local_rank} of this one; "
                 "remove it, and bind with an option of what starts them: srun --cpu-bind=cores, "
                 "msrun --bind_core=True, or numactl --physcpubind before each command"

@@ -1,4 +1,4 @@
-"""Processes of a run notice that the ``runner`` that has started them was killed.
+"""Processes of a run notice that their parent, a ``runner``, was killed.
 
 They stop as if it had been interrupted, and save. A launcher cannot be relied on for this: torchrun
 asks its processes to stop when it is interrupted, msrun kills them.
@@ -16,46 +16,41 @@ from pathlib import Path
 
 from runner.distributed.reporting import channel, progress
 from runner.distributed.signals import SIGNALS
-from runner.distributed.supervising import heartbeat
-from runner.distributed.supervising.processes import marked
-
-STARTER = "RUNNER_LAUNCH_STARTER"
-"""Number of the process that has started a launcher."""
 
 
-def follow(timeout_s: float) -> None:
-    """Interrupt this process when who has started its launcher is gone.
+def follow(status: Path, timeout_s: float) -> None:
+    """Interrupt this process when the parent of its launcher is gone.
 
     Before the processes have met there is nothing to save, and they, or one that only helps them,
     may wait for each other: then all of this machine are killed.
 
     Args:
+        status: The file in which processes report.
         timeout_s: Seconds without progress after which this process, which nobody else watches any
             more, is killed.
     """
-    starter, path = os.environ.get(STARTER), os.environ.get(channel.STATUS)
-    if starter and path:
-        arguments = (int(starter), Path(path), timeout_s)
-        threading.Thread(target=_wait, args=arguments, name="starter", daemon=True).start()
+    if parent := os.environ.get(channel.PARENT):
+        arguments = (int(parent), status, timeout_s)
+        threading.Thread(target=_wait, args=arguments, name="parent", daemon=True).start()
 
 
-def _wait(starter: int, path: Path, timeout_s: float) -> None:
+def _wait(parent: int, path: Path, timeout_s: float) -> None:
     # where a framework handles signals, every thread but one must hold them back
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     with suppress(ProcessLookupError):  # it is gone already
-        descriptor = os.pidfd_open(starter)
+        descriptor = os.pidfd_open(parent)
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         poll.poll()
         os.close(descriptor)
     try:
         met = any(note.what == "met" for note in channel.read(path))
-    except OSError:  # its folder is gone: it had put things away
+    except OSError:  # the parent has ended in order, and removed its folder
         met = True
-    heartbeat.forget()
+    take_sign_away()
     if not met:
-        mark = f"{channel.STATUS}={path}".encode()
-        for process in sorted(marked(frozenset([mark])), key=os.getpid().__eq__):  # this one last
+        family = channel.marked(frozenset([f"{channel.STATUS}={path}".encode()]))
+        for process in sorted(family, key=os.getpid().__eq__):  # this one last
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGINT)
@@ -65,3 +60,13 @@ def _wait(starter: int, path: Path, timeout_s: float) -> None:
         seen = progress.look(path, os.getpid())
         last = max(asked, seen.time) if seen else asked
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_sign_away() -> None:
+    """Remove this machine's sign of life, which nobody renews any more.
+
+    The other machines would miss it while all save and leave together.
+    """
+    if sign := os.environ.get(channel.SIGN):
+        with suppress(OSError):
+            Path(sign).unlink()

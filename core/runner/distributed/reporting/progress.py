@@ -1,8 +1,7 @@
-"""How a process shows that it still makes progress, and at what it is.
+"""How a process shows that it still makes progress, and what it is doing.
 
-Each process has a small file beside the status file, which it maps into its memory: to mark
-progress costs less than a microsecond. Who has started the processes reads the files from time to
-time. Where nobody has, nothing is written.
+Each process has a small file next to the status file, which it maps into its memory: marking
+progress costs less than a microsecond. The parent reads the files from time to time.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ import os
 import struct
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from runner.distributed.reporting.channel import STATUS
 from runner.errors import StorageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _MARK = struct.Struct("=Qd")
 _TEXT = struct.Struct("=64s")
@@ -27,24 +27,26 @@ _SIZE = _MARK.size + _TEXT.size
 class Progress:
     """Marks the progress of this process."""
 
-    def __init__(self) -> None:
-        """Open the file, where somebody looks at it.
+    def __init__(self, status: Path | None) -> None:
+        """Open the file of this process.
+
+        Args:
+            status: The file in which processes report; ``None`` where nobody looks at progress.
 
         Raises:
             StorageError: It cannot be written.
         """
         self._marks = 0
-        status = os.environ.get(STATUS)
-        self._map = _open(file_of(Path(status), os.getpid())) if status else None
+        self._map = _open(file_of(status, os.getpid())) if status else None
 
     def mark(self) -> None:
-        """Note that the process has come one step further, which every process takes."""
+        """Note that the process has taken a step that every process takes."""
         if self._map is not None:
             self._marks += 1
             self.show()
 
     def show(self) -> None:
-        """Note that the process works, at what the others may have more or less of."""
+        """Note that the process works, on something that the others may have more or less of."""
         if self._map is not None:
             # of the whole machine, so that other processes can compare it with theirs
             _MARK.pack_into(self._map, 0, self._marks, time.monotonic())

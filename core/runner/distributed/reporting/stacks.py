@@ -1,4 +1,4 @@
-"""Where a process is in its program, shown to who has started it, whatever it waits for.
+"""Where a process is in its program, shown to its parent, whatever it waits for.
 
 ``faulthandler`` writes the stacks as the signal comes, also while the main thread is in a call that
 does not return. Only a process that has made its file is asked: to others the signal would be the
@@ -16,8 +16,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-from runner.distributed.reporting.channel import STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,15 +41,15 @@ class Call(NamedTuple):
         return f"{Path(self.file).name}:{self.line} in {self.function}"
 
 
-def show_on_request() -> None:
-    """Let who has started this process ask where it is; call it in the main thread.
+def show_on_request(status: Path) -> None:
+    """Let the parent ask where this process is; call it in the main thread.
 
     Where the file cannot be written, it cannot be asked.
+
+    Args:
+        status: The file in which processes report.
     """
-    status = os.environ.get(STATUS)
-    if not status:
-        return
-    path = file_of(Path(status), os.getpid())
+    path = file_of(status, os.getpid())
     new = path.with_name(f"{path.name}.new")
     with suppress(OSError):
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -83,7 +81,7 @@ def ask(status: Path, processes: Iterable[int]) -> dict[int, str]:
         for process, before in list(waiting.items()):
             data = file_of(status, process).read_bytes()
             waiting[process] = len(data)
-            if unasked[process] < len(data) == before:  # it has said all
+            if unasked[process] < len(data) == before:  # the answer is complete
                 answers[process] = data.decode(errors="replace")
                 del waiting[process]
     return answers

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from runner.distributed.meeting import network
-from runner.distributed.reporting.channel import is_watched
+from runner.distributed.reporting import reporter
 from runner.distributed.slurm import environment
 from runner.errors import UsageError
 from runner.terminal.display import counted
@@ -23,7 +23,11 @@ def alone_in_pod(plan: Plan, machines: Machines) -> str:
     Operators of Kubernetes tell every pod of a job its place, whatever runs in it.
     """
     entry = plan.framework_entry
-    found = entry.pod() if entry.pod and not machines.several and not is_watched() else None
+    found = (
+        entry.pod()
+        if entry.pod and not machines.several and not reporter.of_process().watched
+        else None
+    )
     if found is None or not found.several:
         return ""
     return (
@@ -43,7 +47,11 @@ def take_place(plan: Plan, machines: Machines) -> None:
     entry = plan.framework_entry
     launched = entry.launched_world_size() if entry.launched_world_size else None
     if launched is not None:
-        if machines.several and not is_watched() and environment.step(os.environ) is None:
+        if (
+            machines.several
+            and not reporter.of_process().watched
+            and environment.step(os.environ) is None
+        ):
             raise UsageError(
                 f"a launcher has started {counted(launched, 'process')}, and knows the machines: "
                 "leave out --nnodes, --node-rank and --rdzv; or run the command itself, without a "

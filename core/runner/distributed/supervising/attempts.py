@@ -21,10 +21,10 @@ from runner.distributed.launching import cards
 from runner.distributed.launching.command import line
 from runner.distributed.meeting import rendezvous
 from runner.distributed.meeting.host import NotNeededError
-from runner.distributed.reporting.channel import CONTINUE, LOCAL_COUNT, RESTARTED
+from runner.distributed.reporting.channel import CONTINUE, LOCAL_COUNT, RESTARTED, SIGN
 from runner.distributed.supervising import elastic
 from runner.distributed.supervising.failures import FILE, Failure, Failures
-from runner.distributed.supervising.heartbeat import SIGN, Life
+from runner.distributed.supervising.heartbeat import Life
 from runner.distributed.supervising.output import short, show_tail
 from runner.distributed.supervising.stop import StoppedError
 from runner.distributed.supervising.watcher import Attempt, Watcher

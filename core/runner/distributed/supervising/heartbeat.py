@@ -9,33 +9,21 @@ one at that of machine 0, which tells them of the rest: thousands of pairs would
 from __future__ import annotations
 
 import json
-import os
 import socket
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from runner.distributed.supervising.failures import Failure
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from runner.distributed.machines import Machines
 
-SIGN = "RUNNER_LAUNCH_SIGN"
-"""Names the file of this machine, to its processes."""
 RENEW_S = 5.0
 """How often signs are given and looked for, or six times in the time that is allowed."""
-
-
-def forget() -> None:
-    """Take the sign of this machine away, where who has given it was killed.
-
-    Its processes save and leave together with those of the other machines.
-    """
-    if sign := os.environ.get(SIGN):
-        with suppress(OSError):
-            Path(sign).unlink()
 
 
 @final

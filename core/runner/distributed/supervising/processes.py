@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from runner.distributed.reporting.channel import marked
 from runner.distributed.signals import SIGNALS
 from runner.errors import DeviceError
 
@@ -130,14 +131,6 @@ class Launcher:
         for process in processes:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-
-
-def marked(mark: frozenset[bytes]) -> Iterator[int]:
-    """Find processes by their environment: they may have left the launcher's session."""
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if mark <= set(path.read_bytes().split(b"\0")):
-                yield int(path.parent.name)
 
 
 @final

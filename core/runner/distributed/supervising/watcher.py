@@ -8,8 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-from runner.distributed.reporting.channel import STATUS
-from runner.distributed.reporting.orphan import STARTER
+from runner.distributed.reporting.channel import PARENT, STATUS
 from runner.distributed.supervising import hung, output, processes
 from runner.distributed.supervising.failures import Failure
 from runner.distributed.supervising.reports import Told, may_only_help, own_words, silent_end
@@ -109,7 +108,7 @@ class Watcher:
         Raises:
             DeviceError: There is no such program.
         """
-        own = {STATUS: str(self._status), STARTER: str(os.getpid())}
+        own = {STATUS: str(self._status), PARENT: str(os.getpid())}
         environment = {**self._attempt.environment, **own}
         with (self._attempt.log_folder / LAUNCHER_LOG).open("ab") as log:
             launcher = processes.start(self._attempt.command, environment, log)
