@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import api
 from runner.distributed.ranks import AgreedStop, Ranks
 from runner.distributed.signals import StopRequest
+from runner.planning.loading import load
 from runner.session.opening import Split, open_device, open_engine, open_split
 from runner.storage.events import EventLog
 from runner.training.checkpointer import Saver
@@ -45,7 +45,7 @@ class Ours:
     """Vision Runner's own loop, as `runner train` runs it."""
 
     def __init__(self, arguments: argparse.Namespace, *settings: str) -> None:
-        self.plan = api.load(str(RECIPE), recipe_settings(arguments, *settings)).plan
+        self.plan = load(str(RECIPE), recipe_settings(arguments, *settings)).plan
         device = open_device(self.plan)
         self.train = open_split(self.plan, "train", EventLog())
         self.val = open_split(self.plan, "val", EventLog())

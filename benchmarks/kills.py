@@ -71,7 +71,7 @@ VALUES = {
 }
 IMPORTS = {
     "core": (
-        "runner.api",
+        "runner.training.dispatch",
         "runner.cli.console",
         "runner.artifacts.export",
         "safetensors.numpy",

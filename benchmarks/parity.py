@@ -122,11 +122,11 @@ class Side:
 
 
 def open_side(framework: str, settings: Sequence[str]) -> Side:
-    from runner import api
+    from runner.planning.loading import load
     from runner.session.opening import open_device, open_engine, open_split
     from runner.storage.events import EventLog
 
-    plan = api.load(str(RECIPE), [f"framework={framework}", *settings]).plan
+    plan = load(str(RECIPE), [f"framework={framework}", *settings]).plan
     device = open_device(plan)
     train, val = (open_split(plan, split, EventLog()) for split in ("train", "val"))
     engine = open_engine(plan, device, CLASSES, EventLog(), training=True)

@@ -18,12 +18,12 @@ from scale_model import IMAGES, IMAGES_21K, NETWORKS
 
 def measure_decode(files: list[Path], recipe: str) -> dict[str, float]:
     """Decode and augment photographs on one thread, as a recipe does."""
-    from runner import api
     from runner.data.decode import decode
     from runner.data.order import Augmentation
     from runner.data.transforms.apply import apply
+    from runner.planning.loading import load
 
-    plan = api.load(recipe, [], allow_unset=True).plan
+    plan = load(recipe, [], allow_unset=True).plan
     steps, augmentation = plan.recipe.transforms.train, Augmentation(1, 0)
     contents = [file.read_bytes() for file in files]
     rates = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner import api
+from runner.planning.loading import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ def test_a_table_that_the_page_lacks_is_named(scale: Any) -> None:
 
 def test_the_networks_are_those_of_the_recipes(scale: Any) -> None:
     for network in scale.NETWORKS:
-        plan = api.load(network.recipe, allow_unset=True).plan
+        plan = load(network.recipe, allow_unset=True).plan
         assert plan.model_entry.parameters == network.parameters
         assert plan.train.batch_size == network.batch
         assert plan.recipe.device.count == network.cards

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from runner import api
 from runner.cli.hints import on_host
 from runner.contracts import Availability
 from runner.errors import DeviceError, MissingDeviceError
+from runner.planning.loading import load
 from runner.session import opening
 
 REASON = "probed fake fake_card, answer: RUNNER_FAKE_CARDS is not set"
@@ -148,7 +148,7 @@ def test_the_advised_command_is_the_typed_one_with_another_device(typed, advised
 
 
 def test_a_device_that_is_there_speaks_for_itself(project):
-    plan = api.load(str(project.write_recipe())).plan
+    plan = load(str(project.write_recipe())).plan
 
     def refuse(options):
         raise DeviceError("no index 3")

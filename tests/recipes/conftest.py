@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from runner import api, recipe
+from runner import recipe
 from runner.cli import explain
 from runner.distributed.launching.shell import Start
+from runner.planning.loading import load
 from runner.planning.plan import Plan, resolve
 from runner.plugins import loading
 
@@ -36,7 +37,7 @@ def explained() -> Callable[[str], str]:
     """Explain a recipe by its name, without its data."""
 
     def make(name: str) -> str:
-        loaded = api.load(name, allow_unset=True)
+        loaded = load(name, allow_unset=True)
         start = Start(command=["run", name], runs_dir=Path("runs"))
         return explain.as_text(loaded.plan, loaded.document, start)
 

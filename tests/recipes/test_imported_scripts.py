@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner import api, recipe
+from runner import recipe
 from runner.migration.import_args import carry_out
+from runner.planning.loading import load
 from runner.plugins import loading
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def resolved(words: list[str]) -> Any:
             overrides.append(f"device.count={text}")
         elif option in {"--precision", "--device"}:
             overrides.append(f"{option[2:]}={text}")
-    found: Any = recipe.resolved(api.load(words[1], overrides, allow_unset=True).plan.recipe)
+    found: Any = recipe.resolved(load(words[1], overrides, allow_unset=True).plan.recipe)
     found["dataset"].pop("root")
     for key in ("weights", "weights_key"):
         found["model"].pop(key, None)

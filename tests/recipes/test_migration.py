@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer
 
-from runner import api
 from runner.cli import app
 from runner.cli.options import overrides
+from runner.planning.loading import load
 from runner.plugins import kinds
 from runner.recipe.validate import sections
 
@@ -195,7 +195,7 @@ def planned(line: str) -> Plan | None:
         devices=given.get("devices", ""),
         precision=given.get("precision", ""),
     )
-    return api.load(recipe, changes, allow_unset=True).plan
+    return load(recipe, changes, allow_unset=True).plan
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner import api
+from runner.planning.loading import load
+from runner.training import dispatch
 from runner.training.run import Request
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def smoke(name: str, folder: Path, *overrides: str, size: int | None = None) -> 
     if size:
         exact = f"[{{name: resize, exact: [{size}, {size}]}}]"
         changes += [f"transforms.train={exact}", f"transforms.eval={exact}"]
-    loaded = api.load(name, changes, shortened=True)
-    result = api.start(loaded, folder, Request(command=["run", name]))
+    loaded = load(name, changes, shortened=True)
+    result = dispatch.start(loaded, folder, Request(command=["run", name]))
     assert result is not None
     return result
 

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner import api
 from runner.artifacts import artifact as artifacts
 from runner.artifacts import classifier
 from runner.data.transforms.options import fixed_size
@@ -21,6 +20,7 @@ from runner.session.opening import open_device
 from runner.storage import checkpoint
 from runner.storage.events import EventLog
 from runner.terminal.display import counted
+from runner.training.model_plan import plan_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -120,7 +120,7 @@ def _open_checkpoint(
 ) -> tuple[classifier.Classifier, dict[str, Any]]:
     registry = loading.load().registry
     [found] = classifier.checkpoints_at(path)
-    plan = api.plan_for(found, overrides, None, registry, events)
+    plan = plan_for(found, overrides, None, registry, events)
     device = open_device(plan)
     _, opened = next(classifier.open_all(found, plan, device, (), events, registry))
     return opened, dict(device.describe())

@@ -60,9 +60,9 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Show the whole plan of a recipe; no framework is imported."""
-    from runner import api
     from runner.cli import explain as explanation
     from runner.distributed.launching.shell import Start
+    from runner.planning.loading import load
 
     rank = 0 if nnodes and node_rank is None else node_rank  # all of them are shown
     meeting = machines(nnodes, rank, rdzv, smoke=smoke)
@@ -75,7 +75,7 @@ def explain(
         nodes=meeting.count,
         smoke=smoke,
     )
-    loaded = api.load(recipe, changes, shortened=smoke, allow_unset=True)
+    loaded = load(recipe, changes, shortened=smoke, allow_unset=True)
     command = [word for word in ["run", *sys.argv[2:]] if word != "--json"]
     start = Start(command=command, runs_dir=runs_dir, machines=meeting)
     if as_json:

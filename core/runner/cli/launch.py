@@ -47,8 +47,8 @@ def launch(
     output: Annotated[Optional[Path], typer.Option(help="Write to a file.")] = None,  # noqa: UP045
 ) -> None:
     """Print the commands that start a recipe on several machines, or a batch script for SLURM."""
-    from runner import api
     from runner.distributed.launching.shell import Start, commands_of_machines, machine_line
+    from runner.planning.loading import load
     from runner.planning.plan import check_devices
 
     machines = _machines(nnodes, rdzv, slurm=slurm)
@@ -62,7 +62,7 @@ def launch(
         precision=precision,
         nodes=machines.count,
     )
-    plan = api.load(recipe, changes, allow_unset=True).plan
+    plan = load(recipe, changes, allow_unset=True).plan
     given = [
         ("--framework", framework),
         ("--device", device),

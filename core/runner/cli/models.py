@@ -242,10 +242,10 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Measure images per second: a recipe's loader, training and inference, or a trained model."""
-    from runner import api
     from runner.bench import model as bench_model
     from runner.bench import recipe as benchmark
     from runner.cli.console import Console
+    from runner.planning.loading import load
     from runner.storage.events import EventLog
 
     changes = overrides(
@@ -275,7 +275,7 @@ def bench(
             "--batch-size is for a trained model; of a recipe, set train.batch_size and "
             "eval.batch_size"
         )
-    loaded = api.load(recipe, changes, shortened=smoke)
+    loaded = load(recipe, changes, shortened=smoke)
     result = benchmark.bench(
         loaded.plan,
         EventLog(Console()),

@@ -62,11 +62,12 @@ def _command(*, export: bool) -> Callable[..., None]:
             smoke=smoke,
         )
         with _saying("no run was begun"), Signals() as signals:  # before any threads are started
-            from runner import api
             from runner.cli.console import Console
+            from runner.planning.loading import load
+            from runner.training import dispatch
             from runner.training.run import Request
 
-            loaded = api.load(recipe, changes, shortened=smoke)
+            loaded = load(recipe, changes, shortened=smoke)
             request = Request(
                 command=sys.argv[1:],
                 listener=Console(),
@@ -74,7 +75,7 @@ def _command(*, export: bool) -> Callable[..., None]:
                 signals=signals,
                 machines=meeting,
             )
-            result = api.start(loaded, runs_dir, request)
+            result = dispatch.start(loaded, runs_dir, request)
         _print_run(result, as_json=as_json)
 
     return command
@@ -100,14 +101,14 @@ def resume(
     changes = overrides(set_, devices=devices, nodes=meeting.count)
     kept = f"nothing of the run was changed; continue with: runner resume {run_folder}"
     with _saying(kept), Signals() as signals:  # before anything below starts threads
-        from runner import api
         from runner.cli.console import Console
+        from runner.training import dispatch
         from runner.training.run import Request
 
         request = Request(
             command=sys.argv[1:], listener=Console(), signals=signals, machines=meeting
         )
-        result = api.resume(run_folder, changes, request)
+        result = dispatch.resume(run_folder, changes, request)
     _print_run(result, as_json=as_json)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from textwrap import indent
 from typing import TYPE_CHECKING, Any, cast, final
 
-from runner import api, recipe
+from runner import recipe
 from runner.cli.hints import TAKE_RECIPES
 from runner.entries import ImporterEntry, Translation
 from runner.errors import UsageError
 from runner.migration.command_line import split, split_text
+from runner.planning.loading import load
 from runner.plugins.returns import calling, check_instance, origin
 from runner.recipe.environment import escape
 from runner.recipe.source import typed
@@ -75,11 +76,11 @@ def _translate(
     with calling(chosen, "translate()"):
         translation = chosen.entry.translate(words)
     check_instance(translation, Translation, f"{origin(chosen)}, translate()")
-    base = api.load(translation.recipe, allow_unset=True)
+    base = load(translation.recipe, allow_unset=True)
     overrides = _differences(
         translation.overrides, recipe.resolved(base.plan.recipe), base.document
     )
-    api.load(translation.recipe, list(_sets(overrides)), allow_unset=True)
+    load(translation.recipe, list(_sets(overrides)), allow_unset=True)
     text = _file(translation, overrides, words)
     if output:
         write_output(output, text)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from runner import api
+from runner.planning.loading import load
 from runner.storage import checkpoint
 from runner.testing import fake_group
 
@@ -146,4 +146,4 @@ def alone(project) -> Alone:
 def plan(project):
     """Provide a plan for two devices."""
     changes = ("device.count=2", "train.last_batch=keep")
-    return api.load(str(project.write_recipe()), changes).plan
+    return load(str(project.write_recipe()), changes).plan

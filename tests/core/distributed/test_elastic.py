@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from runner import api
 from runner.distributed.launching.request import Launch
 from runner.distributed.machines import Machines
 from runner.distributed.supervising import elastic
 from runner.errors import DeviceError
+from runner.planning.loading import load
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def choose(project):
 
     def choice(left, *changes, least=2, batch=4096, images=None):
         changes = ("device.count=32", f"train.batch_size={batch}", *changes)
-        plan = api.load(str(project.write_recipe()), changes).plan
+        plan = load(str(project.write_recipe()), changes).plan
         told = {rank: {"devices": devices, "images": images} for rank, devices in left.items()}
         return elastic.choose(plan, Machines(count=4, least=least, port=1), told)
 
@@ -31,7 +31,7 @@ def test_where_nothing_is_lost_all_go_on(choose):
 
 def test_machines_that_were_started_for_something_else_are_named(project):
     changes = ("device.count=4", "train.batch_size=8")
-    plan = api.load(str(project.write_recipe()), changes).plan
+    plan = load(str(project.write_recipe()), changes).plan
     own = Machines(count=2, least=1, port=1)
     launch = Launch(plan=plan, arguments=["run"], folder=project.path, machines=own)
     told = {"asks": launch.asks, "devices": 2}

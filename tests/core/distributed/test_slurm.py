@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from runner import api
 from runner.distributed.machines import Machines, from_options
 from runner.distributed.slurm import environment
 from runner.distributed.slurm.place import take_place
 from runner.errors import UsageError
+from runner.planning.loading import load
 from runner.storage import checkpoint
 
 TOOLS = Path(__file__).with_name("slurm_tools.py")
@@ -175,21 +175,21 @@ def test_threads_follow_the_cores_of_a_task():
 def test_a_framework_without_ranks_of_its_own_needs_one_task_on_each_machine(project, monkeypatch):
     for name, value in in_a_step().items():
         monkeypatch.setenv(name, value)
-    plan = api.load(str(project.write_recipe()), ["device.count=8"]).plan
+    plan = load(str(project.write_recipe()), ["device.count=8"]).plan
     entry = replace(plan.framework_entry, rank_environment=None)
     plan = replace(plan, framework=replace(plan.framework, entry=entry))
     with pytest.raises(UsageError, match=r"8 tasks, .* fake needs its own launcher: .*per-node=1"):
         take_place(plan, Machines())
     with pytest.raises(UsageError, match="leave out --nnodes"):
         take_place(
-            api.load(str(project.write_recipe()), ["device.count=8"]).plan,
+            load(str(project.write_recipe()), ["device.count=8"]).plan,
             Machines(count=2, port=1),
         )
 
 
 def test_machines_are_not_named_beside_a_launcher(project, monkeypatch):
     monkeypatch.setenv("RUNNER_FAKE_WORLD_SIZE", "2")
-    plan = api.load(str(project.write_recipe()), ["device.count=2"]).plan
+    plan = load(str(project.write_recipe()), ["device.count=2"]).plan
     with pytest.raises(UsageError, match=r"a launcher has started 2 processes.*leave out --nnodes"):
         take_place(plan, Machines(count=2, port=1))
 

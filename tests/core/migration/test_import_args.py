@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner import api, recipe
+from runner import recipe
 from runner.errors import PluginError, UsageError
 from runner.migration.command_line import (
     Option,
@@ -20,6 +20,7 @@ from runner.migration.command_line import (
     starts,
     truth,
 )
+from runner.planning.loading import load
 
 IMPORTERS = Path(__file__).parents[2] / "data" / "third_party" / "importers"
 
@@ -32,7 +33,7 @@ def project(project, monkeypatch):
 
 
 def resolved(name: str, *overrides: str) -> Any:
-    return recipe.resolved(api.load(name, overrides, allow_unset=True).plan.recipe)
+    return recipe.resolved(load(name, overrides, allow_unset=True).plan.recipe)
 
 
 def test_only_what_differs_is_written(project):

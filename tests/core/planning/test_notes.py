@@ -129,9 +129,9 @@ def test_the_first_step_is_told_whatever_the_log_shows(project: Project) -> None
 def test_the_smallest_pass(
     project: Project, images: int, change: tuple[str, ...], smallest: int
 ) -> None:
-    from runner import api
+    from runner.planning.loading import load
 
-    loaded = api.load(str(project.write_recipe()), change)
+    loaded = load(str(project.write_recipe()), change)
     assert loaded.plan.smallest_pass(images) == smallest
 
 

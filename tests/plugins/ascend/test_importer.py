@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from runner import api, recipe
+from runner import recipe
 from runner.errors import UsageError
 from runner.migration.import_args import Imported, carry_out
+from runner.planning.loading import load
 
 EIGHT = (
     "nohup python3.7 ./DistributedResnet50/main_apex_d76_npu.py --data /x --addr=10.0.0.1 "
@@ -41,7 +42,7 @@ def resolved(found: Imported) -> Any:
     """Resolve the command that is printed."""
     words = shlex.split(found.command)
     sets = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-    return recipe.resolved(api.load(found.recipe, sets, allow_unset=True).plan.recipe)
+    return recipe.resolved(load(found.recipe, sets, allow_unset=True).plan.recipe)
 
 
 def value(settings: Any, key: str) -> Any:

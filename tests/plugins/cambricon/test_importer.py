@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from runner import api, recipe
+from runner import recipe
 from runner.errors import UsageError
 from runner.migration.import_args import Imported, carry_out
+from runner.planning.loading import load
 
 ONE_CLICK = (
     "python ../../classify_train.py -a {model} --iters -1 --batch-size {batch} --lr {rate} "
@@ -50,7 +51,7 @@ def resolved(found: Imported) -> Any:
     """Resolve the command that is printed."""
     words = shlex.split(found.command)
     sets = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-    return recipe.resolved(api.load(found.recipe, sets, allow_unset=True).plan.recipe)
+    return recipe.resolved(load(found.recipe, sets, allow_unset=True).plan.recipe)
 
 
 def contains(found: Any, expected: Any) -> bool:
@@ -70,7 +71,7 @@ def test_what_the_one_click_scripts_start_is_a_recipe(row):
     found = imported(f"MLU_VISIBLE_DEVICES={cards} {line}")
     assert found.importer == "cambricon_classification"
     assert found.recipe == f"{model}_mlu"
-    base = api.load(found.recipe, allow_unset=True).plan.recipe
+    base = load(found.recipe, allow_unset=True).plan.recipe
     expected: dict[str, Any] = {"dataset.root": "/x"}
     compute = "fp16" if precision == AMP else "fp32"
     if base.precision.compute != compute:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runner import api
+from runner.planning.loading import load
 from runner.plugins.guards import own_engine
 from runner.session.opening import open_device, open_engine, open_split
 from runner.storage.events import EventLog
@@ -95,7 +95,7 @@ def open_sides(tmp_path, monkeypatch):
     def open_sides(*settings):
         sides = []
         for framework in ("torch", "mindspore"):
-            plan = api.load(str(recipe), [f"framework={framework}", *settings]).plan
+            plan = load(str(recipe), [f"framework={framework}", *settings]).plan
             device = open_device(plan)
             train, val = (open_split(plan, split, EventLog()) for split in ("train", "val"))
             engine = open_engine(plan, device, 3, EventLog(), training=True)

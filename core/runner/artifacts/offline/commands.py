@@ -6,14 +6,15 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from runner import api
 from runner.artifacts import artifact as artifacts
 from runner.artifacts.offline import labels, logits, pixels, score
 from runner.errors import UsageError
+from runner.planning.loading import load
 from runner.plugins import loading
 from runner.session.opening import open_split
 from runner.storage import checkpoint
 from runner.storage.events import EventLog
+from runner.training.model_plan import plan_for, refuse_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,10 +51,10 @@ def predict(
             f"{path} is no exported artifact; expected a folder that `runner export` wrote, such "
             "as runs/quickstart/20260131-120000/exports/onnx"
         )
-    api.refuse_device(overrides)
+    refuse_device(overrides)
     registry = loading.load().registry
     events = EventLog(listener)
-    resolved = api.plan_for(path, overrides, recipe_name, registry, events)
+    resolved = plan_for(path, overrides, recipe_name, registry, events)
     artifact = artifacts.read(path, trusted=trusted)
     artifacts.tell_unchecked(artifact, events)
     batch_size = artifacts.batch_size(artifact, batch_size, otherwise=1)
@@ -151,7 +152,7 @@ def lay_out(recipe_name: str, overrides: Sequence[str], *, output: Path, flat: b
     Returns:
         The number of images.
     """
-    dataset = api.load(recipe_name, overrides).plan.open_split("val")
+    dataset = load(recipe_name, overrides).plan.open_split("val")
     return labels.lay_out(dataset, output, flat=flat)
 
 
@@ -165,10 +166,10 @@ def _find(
     if artifacts.is_artifact(path):
         artifact = artifacts.read(path)
         registry = loading.load().registry
-        return api.plan_for(path, overrides, recipe_name, registry, EventLog()), artifact
+        return plan_for(path, overrides, recipe_name, registry, EventLog()), artifact
     if recipe_name:
         raise UsageError(
             f"{source} is no exported artifact: --recipe has no effect on it; to use the recipe "
             f"itself, name it in its place: {recipe_name}"
         )
-    return api.load(source, overrides).plan, None
+    return load(source, overrides).plan, None

@@ -1,0 +1,190 @@
+"""Whether this process carries a run out, or starts one process for each device that does."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner import recipe
+from runner.artifacts import export
+from runner.distributed.launching import start as launch
+from runner.distributed.ranks import telling_alone
+from runner.distributed.reporting import reporter
+from runner.distributed.slurm.place import alone_in_pod, take_place
+from runner.errors import DataError, UsageError
+from runner.planning import plan
+from runner.plugins import loading
+from runner.storage import checkpoint, paths, rundir
+from runner.storage.events import EventLog
+from runner.terminal.display import counted
+from runner.training import consistency, run
+from runner.training import resume as continuing
+from runner.training.consistency import ON_REQUEST, RESUMABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from runner.planning.loading import Loaded
+    from runner.planning.plan import Plan
+    from runner.plugins.registry import Registry
+    from runner.recipe.schema import Recipe
+
+
+def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any] | None:
+    """Carry out a recipe; of several processes the one that started them returns the result.
+
+    Raises:
+        SystemExit: Processes that were started for several devices have failed.
+    """
+    own = reporter.of_process()
+    with telling_alone(own):
+        _take_place(loaded.plan, request)
+        resolved = _as_launched(loaded.plan)
+        needed = launch.is_needed(resolved, request.machines)
+    request = replace(request, devices=loaded.plan.recipe.device.count)
+    if needed:
+        return _launch(resolved, runs_dir / resolved.name, request)
+    return own.hand_over(run.start(resolved, loaded.plugins, runs_dir, request))
+
+
+def _take_place(resolved: Plan, request: run.Request) -> None:
+    """Become a rank where a batch system says so; tell where others are left out."""
+    take_place(resolved, request.machines)
+    alone = alone_in_pod(resolved, request.machines)
+    if alone:
+        EventLog(request.listener).emit("warning", message=alone)
+
+
+def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[str, Any] | None:
+    """Continue a run from a checkpoint, or from its latest; return the result of a finished one.
+
+    Raises:
+        UsageError: An override would change what the model sees, the run's recipe was edited, or
+            the run is finished and a checkpoint of it is named.
+        ArtifactError: The run is finished, and an export of it has failed.
+        SystemExit: Processes that were started for several devices have failed.
+    """
+    own = reporter.of_process()
+    with telling_alone(own):
+        paths.check_there(path, "a run, or one of its checkpoints")
+        folder = rundir.find(path)
+        source = path if checkpoint.is_complete(path) else None
+        _check_resumable(overrides)
+        manifest = folder.read_manifest()
+        loaded = loading.load()
+        registry = loaded.registry
+        document = recipe.compose(folder.recipe, overrides, environ=os.environ)
+        checked = recipe.validate(document, registry)
+        resolved = plan.resolve(str(manifest["recipe"]), checked, registry)
+        if not own.continues:
+            finished = _finished(folder, source, checked, registry)
+            if finished is not None:
+                continuing.changed(folder, None, checked, overrides, registry)
+                return finished if _speaks(resolved) else None
+        changed = continuing.changed(folder, source, checked, overrides, registry)
+        _take_place(resolved, request)
+        resolved = _as_launched(resolved)
+        needed = launch.is_needed(resolved, request.machines)
+    request = replace(request, devices=checked.device.count)
+    if needed:
+        request = replace(request, export=manifest["export"])
+        return _launch(resolved, folder.path.parent, request)
+    try:
+        return own.hand_over(run.resume(resolved, loaded, folder, source, request, changed))
+    except DataError as error:
+        if manifest["folder"] == str(Path.cwd()):
+            raise
+        moved = DataError(
+            f"{error}; the run was started in {manifest['folder']}, where its paths begin"
+        )
+        moved.rank, moved.exit_code = error.rank, error.exit_code
+        raise moved from error
+
+
+def _finished(
+    folder: rundir.RunDir, source: Path | None, checked: Recipe, registry: Registry
+) -> dict[str, Any] | None:
+    """Return the result of a run that is finished, and is not to train longer than it has."""
+    result = folder.read_result()
+    if result is None or ("epochs" in result and checked.train and _is_longer(checked, result)):
+        return None
+    if source:
+        raise UsageError(
+            f"{folder.path} is finished; to go back to {source}, remove {folder.result} first"
+        )
+    _refuse_without_effect(folder, checked, result, registry)
+    export.check_all(result.get("exports", ()))
+    return result
+
+
+def _refuse_without_effect(
+    folder: rundir.RunDir, checked: Recipe, result: Mapping[str, Any], registry: Registry
+) -> None:
+    """Refuse changes that a finished run has no use for, rather than print its result as theirs."""
+    begun = recipe.validate(recipe.compose(folder.recipe, (), environ=os.environ), registry)
+    before, here = (consistency.values(item, consistency.RESUMABLE) for item in (begun, checked))
+    found = [f"{key}: {old} -> {new}" for key, old, new in consistency.changes(before, here)]
+    if not found:
+        return
+    epochs = result.get("epochs")
+    done = f" after {counted(epochs, 'epoch')}" if epochs is not None else ""
+    ways = f"start a new run with model.weights={folder.path}"
+    if result.get("reached_target"):
+        done += ", where it reached train.target_top1"
+    elif epochs is not None:
+        ways = f"set train.epochs to more than {epochs}, or {ways}"
+    raise UsageError(
+        f"{folder.path} is finished{done}, so this has no effect: {'; '.join(found)}; to train it "
+        f"further, {ways}; `runner eval` and `runner export` evaluate and export it as it is"
+    )
+
+
+def _speaks(resolved: Plan) -> bool:
+    """Say whether this process is the first of its machine, or none that a launcher has started."""
+    ask = resolved.framework_entry.launched_local_rank
+    return not ask or not ask()
+
+
+def _is_longer(checked: Recipe, result: Mapping[str, Any]) -> bool:
+    assert checked.train
+    return checked.train.epochs > result["epochs"] and not result.get("reached_target")
+
+
+def _check_resumable(overrides: Sequence[str]) -> None:
+    for text in overrides:
+        if not text.startswith((*RESUMABLE, *ON_REQUEST)):
+            keys = ", ".join(key.rstrip("=.") for key in (*RESUMABLE, *ON_REQUEST))
+            raise UsageError(
+                f"--set {text} would turn it into a different experiment; only {keys} may change: "
+                "start a new run with model.weights instead"
+            )
+
+
+def _as_launched(resolved: Plan) -> Plan:
+    """Return the plan for as many processes as a launcher has started, where these may be fewer.
+
+    Raises:
+        UsageError: They cannot share the batch.
+    """
+    asked, least = resolved.recipe.device.count, resolved.recipe.distributed.min_devices
+    ask = resolved.framework_entry.launched_world_size
+    launched = ask() if ask else None
+    if launched is None or least is None or not least <= launched < asked:
+        return resolved
+    return resolved.with_devices(launched)
+
+
+def _launch(resolved: Plan, folder: Path, request: run.Request) -> dict[str, Any] | None:
+    """Start one process for each device, and return the result of the run."""
+    if request.signals:
+        request.signals.release()  # a child inherits what is held back
+    return launch.carry_out(
+        resolved,
+        request.command,
+        folder,
+        EventLog(request.listener),
+        exporting=request.export,
+        machines=request.machines,
+    )
