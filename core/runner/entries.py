@@ -192,6 +192,8 @@ class DeviceEntry(Entry):
     """The same for the address of this machine towards others."""
     is_host: bool = False
     """The machine's own processor, which is always there: named to users whose device is not."""
+    refused_formats: Mapping[str, str] = field(default_factory=dict)
+    """Values of ``precision.compute`` that it does not compute in, and why; a plan refuses them."""
     slow_formats: Mapping[str, str] = field(default_factory=dict)
     """Values of ``precision.compute`` in which it computes many times slower than in fp32, and why;
     users are told before they wait for it."""

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
 from runner.errors import DeviceError
 from runner.framework.cores import available_cores, threads_asked_for, visible_cores
-from runner.framework.memory import peak_host_memory_bytes
+from runner.framework.device import DeviceBase, check_available, check_index
 from runner.terminal.display import counted
 from runner_mindspore.autoload import ms, nn
 from runner_mindspore.launch import launched_world_size
 from runner_mindspore.messages import quiet, reason
-from runner_mindspore.traits import ASCEND, CPU, GPU
+from runner_mindspore.traits import DeviceTraits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import ModuleType
     from typing import Any
 
     from runner.recipe.schema import PrecisionSection
-    from runner_mindspore.options import AscendOptions, CpuOptions, GpuOptions
-    from runner_mindspore.traits import DeviceTraits
+    from runner_mindspore.options import CpuOptions
 
 COMPUTE_TYPES = {"fp16": ms.float16, "bf16": ms.bfloat16}
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -34,35 +34,8 @@ FEWEST_THREADS = 2
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MindSporeDevice:
+class MindSporeDevice(DeviceBase[DeviceTraits]):
     """One device, opened for this process."""
-
-    traits: DeviceTraits
-    index: int = 0
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the device's options have put into effect (JSON)."""
-
-    @property
-    def name(self) -> str:
-        """Name of the kind, which is also the name of the device entry."""
-        return self.traits.kind
-
-    def check_precision(self, section: PrecisionSection) -> None:
-        """Make sure that the device really computes as asked.
-
-        Raises:
-            DeviceError: The device does not support the format.
-        """
-        problem = self.traits.not_computed.get(section.compute)
-        ask = self.traits.hardware_bf16
-        if problem is None and section.compute == "bf16" and ask is not None and not ask():
-            problem = "the hardware has no bf16"
-        if problem is not None:
-            formats = [f for f in ("fp32", "fp16", "bf16") if f not in self.traits.not_computed]
-            raise DeviceError(
-                f"device {self.name} cannot compute in {section.compute}: {problem}; "
-                f"set precision.compute to {' or '.join(formats)}"
-            )
 
     def cast(self, net: nn.Cell, section: PrecisionSection) -> None:
         """Make a net compute in the formats that the recipe asks for.
@@ -81,24 +54,16 @@ class MindSporeDevice:
                 if isinstance(cell, BATCH_NORMS):
                     cell.to_float(ms.float32)
 
-    def synchronize(self) -> None:
-        """Wait until the device is idle."""
-        if not self.traits.is_host:
-            ms.runtime.synchronize()
+    def _synchronize(self) -> None:
+        ms.runtime.synchronize()
 
-    def peak_memory_bytes(self) -> int | None:
-        """Return the most memory that tensors have held; on the host, that the process has."""
-        if self.traits.is_host:
-            return peak_host_memory_bytes()
+    def _peak_memory_bytes(self) -> int:
         return int(ms.runtime.max_memory_allocated())
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return what identifies hardware and driver in a manifest (JSON)."""
-        name = self.name if self.traits.is_host else f"{self.name}:{self.index}"
-        return {"device": name, **self.traits.describe(self.index), **self.settings}
 
 
 def _module(traits: DeviceTraits) -> ModuleType:
+    if traits.vendor_package is not None:
+        importlib.import_module(traits.vendor_package)
     module: ModuleType = getattr(ms.device_context, traits.target.lower())
     return module
 
@@ -108,8 +73,10 @@ def probe_device(traits: DeviceTraits) -> Availability:
     asked = f"mindspore.device_context.{traits.target.lower()}.is_available()"
     with quiet() as lines:
         try:
-            if _module(traits).is_available():
-                return Availability(available=True)
+            module = _module(traits)
+            if module.is_available():
+                count = None if traits.is_host else module.device_count()
+                return Availability(available=True, count=count)
         except Exception as error:  # noqa: BLE001  drivers fail with anything
             return Availability(available=False, reason=f"{asked} raised {reason(error)}")
     causes = [line.rpartition("Error message: ")[2] for line in lines]
@@ -123,45 +90,39 @@ def probe_device(traits: DeviceTraits) -> Availability:
 
 
 def open_device(
-    traits: DeviceTraits, *, index: int = 0, settings: Mapping[str, Any] | None = None
+    traits: DeviceTraits,
+    *,
+    index: int | None = None,
+    configure: Callable[[], Mapping[str, Any]] | None = None,
 ) -> MindSporeDevice:
     """Open a device for this process.
 
     Args:
         traits: The row of its kind.
-        index: Its number among the visible devices of the kind.
-        settings: What the caller has put into effect, for ``describe``.
+        index: Its number among the visible devices of the kind; ``None`` for the launcher's choice,
+            or else the first.
+        configure: Called once the device is chosen; puts options into effect, and returns what is
+            in effect, for ``describe``.
 
     Raises:
-        DeviceError: There is no such device.
+        DeviceError: There is no such device, or the launcher chose another.
     """
-    availability = probe_device(traits)
-    if not availability.available:
-        raise DeviceError(
-            f"no {traits.kind} device can be used: {availability.reason}; "
-            "use --device cpu to run on the processor"
-        )
+    number = 0 if traits.is_host else _card(index)
+    found = probe_device(traits)
+    check_available(traits, found)
     if not traits.is_host:
-        _check_index(traits, index)
-        _choose(traits.target, index)
+        check_index(traits, number, found.count or 0)
+        _choose(traits.target, number)
     elif ms.get_context("device_target") != traits.target:
         _choose(traits.target)
-    return MindSporeDevice(traits=traits, index=index, settings=settings or {})
+    settings = {} if configure is None else configure()
+    return MindSporeDevice(traits=traits, index=number, settings=settings)
 
 
 @functools.cache
 def _choose(target: str, *index: int) -> None:
     """Choose a device for this process, which cannot be done again once something has run on it."""
     ms.set_device(target, *index)
-
-
-def _check_index(traits: DeviceTraits, index: int) -> None:
-    count = _module(traits).device_count()
-    if index >= count:
-        raise DeviceError(
-            f"device {traits.kind} has no index {index}: {count} visible, numbered from 0 "
-            f"({traits.visible_devices} chooses which); set device.index to at most {count - 1}"
-        )
 
 
 @functools.cache
@@ -183,12 +144,12 @@ def _set_threads(count: int) -> None:
         ) from error
 
 
-def open_cpu(options: CpuOptions) -> MindSporeDevice:
-    """Open the processor, and set the number of threads."""
+def configure_cpu(options: CpuOptions) -> Mapping[str, Any]:
+    """Set the number of threads."""
     threads = options.threads or _launched_threads() or _allowed_threads()
     if threads is not None:
         _set_threads(threads)
-    return open_device(CPU, settings={"threads": threads or available_cores()})
+    return {"threads": threads or available_cores()}
 
 
 def _launched_threads() -> int | None:
@@ -207,16 +168,6 @@ def _allowed_threads() -> int | None:
     """Return the threads that a container's quota allows: MindSpore counts the cores in sight."""
     cores = available_cores()
     return max(cores, FEWEST_THREADS) if cores < visible_cores() else None
-
-
-def open_gpu(options: GpuOptions) -> MindSporeDevice:
-    """Open an NVIDIA GPU."""
-    return open_device(GPU, index=_card(options.index))
-
-
-def open_ascend(options: AscendOptions) -> MindSporeDevice:
-    """Open an Ascend NPU."""
-    return open_device(ASCEND, index=_card(options.index))
 
 
 def _card(index: int | None) -> int:

@@ -68,7 +68,7 @@ class MindSporeEngine(EngineBase[nn.Cell, MindSporeDevice, MindSporeOptions]):
 
     def __init__(self, spec: EngineSpec, device: Device) -> None:
         super().__init__(spec, device)
-        self._device.check_precision(spec.precision)
+        self._device.check_format(spec.precision.compute, spec.precision.level)
         if self._options.deterministic:
             _make_deterministic()
         self._group = cast("MindSporeGroup | None", spec.group)

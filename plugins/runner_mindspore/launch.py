@@ -21,7 +21,7 @@ from runner.framework.cores import available_cores
 from runner.system import interpreter
 from runner.terminal.display import counted
 from runner_mindspore import rank_table
-from runner_mindspore.traits import by_kind
+from runner_mindspore.traits import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,7 +63,7 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
 
 def _msrun(request: LaunchRequest) -> Command:
     python = _interpreter()
-    traits = by_kind(request.device)
+    traits = KINDS.get(request.device)
     own = traits.group_environment if traits else {}
     machines = request.machines
     return Command(
@@ -89,7 +89,7 @@ def _msrun(request: LaunchRequest) -> Command:
 
 def _threads(request: LaunchRequest) -> Mapping[str, str]:
     """Return the share of this machine's cores that each process computes with."""
-    traits = by_kind(request.device)
+    traits = KINDS.get(request.device)
     if traits is None or not traits.is_host:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, available_cores() // request.local_count))}
@@ -143,7 +143,7 @@ def _with_rank_table(request: LaunchRequest, path: Path) -> Sequence[Command]:
             f"{path} says which machines there are and what each does: leave out --nnodes, "
             "--node-rank and --rdzv"
         )
-    traits = by_kind(request.device)
+    traits = KINDS.get(request.device)
     if traits is None or traits.distributed_backend != "hccl":
         raise UsageError(
             f"rank tables are for the cards of device ascend, found device {request.device}; "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from runner.contracts import Availability
 from runner.data.layouts.options import ClassFoldersOptions
 from runner.entries import (
     DatasetEntry,
@@ -17,7 +16,6 @@ from runner.entries import (
     OptimizerEntry,
     PredictorEntry,
 )
-from runner.errors import PluginError
 from runner.framework.options import (
     AdamWOptions,
     MobileNetOptions,
@@ -25,16 +23,17 @@ from runner.framework.options import (
     SgdOptions,
 )
 from runner.hooks import hookimpl
+from runner_mindspore.device_entry import FRAMEWORK, REQUIRES, device_entry
 from runner_mindspore.options import (
     AscendOptions,
     CpuOptions,
     GpuOptions,
     MindSporeOptions,
 )
-from runner_mindspore.traits import ASCEND, CPU, GPU, DeviceTraits
+from runner_mindspore.traits import ASCEND, CPU, GPU
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from runner.contracts import (
@@ -58,8 +57,6 @@ if TYPE_CHECKING:
     )
     from runner.options import NoOptions
 
-FRAMEWORK = "mindspore"
-REQUIRES = ("mindspore",)
 INSTALL = "pip install 'vision-runner[mindspore]'"
 
 
@@ -133,74 +130,24 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
     )
 
 
-def _probe(traits: DeviceTraits) -> Availability:
-    try:
-        from runner_mindspore.device import probe_device
-    except (ImportError, PluginError) as error:
-        return Availability(available=False, reason=f"mindspore cannot be imported: {error}")
-    return probe_device(traits)
+def _configure_cpu(options: CpuOptions) -> Mapping[str, Any]:
+    from runner_mindspore.device import configure_cpu
 
-
-def _open_cpu(options: CpuOptions) -> Device:
-    from runner_mindspore.device import open_cpu
-
-    return open_cpu(options)
-
-
-def _open_gpu(options: GpuOptions) -> Device:
-    from runner_mindspore.device import open_gpu
-
-    return open_gpu(options)
-
-
-def _open_ascend(options: AscendOptions) -> Device:
-    from runner_mindspore.device import open_ascend
-
-    return open_ascend(options)
+    return configure_cpu(options)
 
 
 @hookimpl
 def runner_register_devices() -> Iterable[DeviceEntry]:
     """Offer the processor, NVIDIA GPUs and Ascend NPUs."""
-    yield DeviceEntry(
-        name=CPU.kind,
+    yield device_entry(
+        CPU,
         summary="This machine's processor",
         config=CpuOptions,
-        requires=REQUIRES,
         install=INSTALL,
-        framework=FRAMEWORK,
-        probe=partial(_probe, CPU),
-        open=_open_cpu,
-        is_host=True,
+        configure=_configure_cpu,
     )
-    yield DeviceEntry(
-        name=GPU.kind,
-        summary="NVIDIA GPU",
-        config=GpuOptions,
-        requires=REQUIRES,
-        install=INSTALL,
-        framework=FRAMEWORK,
-        probe=partial(_probe, GPU),
-        open=_open_gpu,
-        visible_devices=GPU.visible_devices,
-        card_environment=GPU.card_environment,
-        interface_variables=GPU.interface_variables,
-        address_variables=GPU.address_variables,
-    )
-    yield DeviceEntry(
-        name=ASCEND.kind,
-        summary="Huawei Ascend NPU",
-        config=AscendOptions,
-        requires=REQUIRES,
-        install=INSTALL,
-        framework=FRAMEWORK,
-        probe=partial(_probe, ASCEND),
-        open=_open_ascend,
-        visible_devices=ASCEND.visible_devices,
-        card_environment=ASCEND.card_environment,
-        interface_variables=ASCEND.interface_variables,
-        address_variables=ASCEND.address_variables,
-    )
+    yield device_entry(GPU, summary="NVIDIA GPU", config=GpuOptions, install=INSTALL)
+    yield device_entry(ASCEND, summary="Huawei Ascend NPU", config=AscendOptions, install=INSTALL)
 
 
 def _open_folders(options: ClassFoldersOptions, split: str) -> Dataset:

@@ -5,59 +5,32 @@ This module imports MindSpore only when a row's function is called.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runner.framework import device_traits as framework
 from runner.framework.cores import available_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
 
-def _nothing(_index: int) -> Mapping[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceTraits:
+class DeviceTraits(framework.DeviceTraits):
     """One kind of device."""
 
-    kind: str
-    """Name of the device entry."""
     target: str
     """What ``mindspore.set_device`` calls it."""
-    is_host: bool = False
-    """The kind is the processor itself: one device, no index, no memory of its own."""
-    distributed_backend: str
-    """MindSpore's library of collective operations, such as ``hccl``."""
-    visible_devices: str | None = None
-    """Environment variable that chooses physical cards."""
-    card_environment: Mapping[str, str] = field(default_factory=dict)
-    """Further variables that make its numbers those that the vendor's tools show."""
-    interface_variables: tuple[str, ...] = ()
-    """Environment variables that take the network interface towards other machines."""
-    address_variables: tuple[str, ...] = ()
-    """Environment variables that take the address of this machine towards others."""
     bind_cores: bool = False
     """msrun binds each process to the cores that are nearest to its card."""
-    group_environment: Mapping[str, str] = field(default_factory=dict)
-    """Environment of processes that train together, where the user has not set it."""
     exchange_timeout: str = ""
     """Environment variable that takes the seconds after which an exchange fails; "" if there is
     none."""
-    native_sync_batch_norm: bool = False
-    """MindSpore has a kernel for ``nn.SyncBatchNorm`` on this kind."""
     needs: str = ""
     """What must be installed beside MindSpore."""
     writes_air: bool = False
     """MindSpore can write AIR files, which is work of the compiler of this kind."""
-    not_computed: Mapping[str, str] = field(default_factory=dict)
-    """Number formats that the kind does not compute in, and why."""
-    hardware_bf16: Callable[[], bool] | None = None
-    """Ask the hardware for bf16, for kinds of which only some cards have it."""
-    describe: Callable[[int], Mapping[str, Any]] = field(default=_nothing)
-    """Return what identifies the hardware with this index (JSON)."""
 
 
 def _describe_cpu(_index: int) -> Mapping[str, Any]:
@@ -99,7 +72,7 @@ CPU = DeviceTraits(
         "MS_SUBMODULE_LOG_v": "{DISTRIBUTED:3,DEVICE:3}",  # nothing but steps of the start
     },
     exchange_timeout="MS_CPU_COMM_OP_TIMEOUT",  # 15 by default, less than evaluating can take
-    not_computed={
+    refused_formats={
         "bf16": "MindSpore has no bf16 kernels for convolution and batch normalisation on the CPU"
     },
     describe=_describe_cpu,
@@ -113,7 +86,7 @@ GPU = DeviceTraits(
     card_environment={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # by speed otherwise
     interface_variables=("NCCL_SOCKET_IFNAME",),
     needs="CUDA 11 with cuDNN 8",
-    not_computed={"bf16": "MindSpore's GPU kernels for convolution have no bf16"},
+    refused_formats={"bf16": "MindSpore's GPU kernels for convolution have no bf16"},
     describe=_describe_gpu,
 )
 
@@ -133,11 +106,10 @@ ASCEND = DeviceTraits(
 )
 
 
-def by_kind(kind: str) -> DeviceTraits | None:
-    """Return the row of a kind, or ``None`` for a device of another plugin."""
-    return next((traits for traits in (CPU, GPU, ASCEND) if traits.kind == kind), None)
+KINDS = {traits.kind: traits for traits in (CPU, GPU, ASCEND)}
+"""The rows of this plugin; ``device_entry`` adds those of others."""
 
 
 def by_target(target: str) -> DeviceTraits:
     """Return the row of what ``mindspore.get_context("device_target")`` names."""
-    return next(traits for traits in (CPU, GPU, ASCEND) if traits.target == target)
+    return next(traits for traits in KINDS.values() if traits.target == target)

@@ -18,12 +18,11 @@ def count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Returns:
         Top-1, top-5 and the sum of the losses, ``[3]``.
     """
-    with torch.inference_mode():
-        own, classes = logits.gather(1, labels[:, None]), logits.shape[1]
-        lower = torch.arange(classes, device=labels.device) < labels[:, None]
-        rank = ((logits > own) | ((logits == own) & lower)).sum(dim=1)
-        rank = rank.masked_fill(~logits.isfinite().all(dim=1), classes + 5)
-        loss_sum = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-        # fp32 counts exactly up to 2^24 images, and not every device has fp64
-        top1, top5 = ((rank < limit).sum(dtype=torch.float32) for limit in (1, 5))
-        return torch.stack([top1, top5, loss_sum])
+    own, classes = logits.gather(1, labels[:, None]), logits.shape[1]
+    lower = torch.arange(classes, device=labels.device) < labels[:, None]
+    rank = ((logits > own) | ((logits == own) & lower)).sum(dim=1)
+    rank = rank.masked_fill(~logits.isfinite().all(dim=1), classes + 5)
+    loss_sum = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    # fp32 counts exactly up to 2^24 images, and not every device has fp64
+    top1, top5 = ((rank < limit).sum(dtype=torch.float32) for limit in (1, 5))
+    return torch.stack([top1, top5, loss_sum])

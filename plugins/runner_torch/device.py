@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from runner.contracts import Availability
 from runner.errors import DeviceError
 from runner.framework.cores import available_cores, check_threads, threads_asked_for
-from runner.framework.memory import peak_host_memory_bytes
+from runner.framework.device import DeviceBase, check_available, check_index, format_refused
 from runner_torch.autoload import torch
 from runner_torch.host_memory import keep_freed_memory
-from runner_torch.launch import check_index, local_place
+from runner_torch.launch import local_place, refuse_one_card
 from runner_torch.precision import COMPUTE_TYPES, cast_problem, casts_whole_network
-from runner_torch.traits import CPU
+from runner_torch.traits import CPU, DeviceTraits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,50 +25,35 @@ if TYPE_CHECKING:
 
     from runner.recipe.schema import PrecisionSection
     from runner_torch.options import CpuOptions, CudaOptions
-    from runner_torch.traits import DeviceTraits
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TorchDevice:
+class TorchDevice(DeviceBase[DeviceTraits]):
     """One device, opened for this process."""
 
-    traits: DeviceTraits
     torch_device: torch.device
     module: ModuleType
     """``torch.cpu``, ``torch.cuda``, or what a vendor package has added beside them."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the device's options have put into effect (JSON)."""
 
-    @property
-    def name(self) -> str:
-        """Name of the kind, which is also the name of the device entry."""
-        return self.traits.kind
-
-    def check_precision(self, precision: PrecisionSection) -> None:
+    def check_precision(self, section: PrecisionSection) -> None:
         """Make sure that the device really computes as the recipe says.
 
-        Where autocast cannot, torch warns and goes on in fp32.
+        Where autocast cannot, torch warns and continues in fp32.
 
         Raises:
             DeviceError: The device does not support the format.
         """
-        compute, ask = precision.compute, self.traits.hardware_bf16
-        if compute == "fp32":
-            return
-        if compute == "bf16" and ask is not None and not ask():
-            problem: str | None = "the hardware has no bf16"
-        elif casts_whole_network(precision):
-            problem = cast_problem(self.torch_device, precision)
-        else:
+        compute, level = section.compute, section.level
+        self.check_format(compute, level)
+        if casts_whole_network(section):
+            problem = cast_problem(self.torch_device, section)
+        elif compute != "fp32":
             problem = self._autocast_problem(COMPUTE_TYPES[compute])
+        else:
+            return
         if problem is not None:
-            level = "" if precision.level == "auto" else f" at level {precision.level}"
-            raise DeviceError(
-                f"device {self.name} cannot compute in {compute}{level}: {problem}; "
-                "set precision.compute to another of fp32, bf16, fp16"
-                + (", or precision.level to auto" if level else "")
-            )
+            raise format_refused(self.traits, compute, level, problem)
 
     def _autocast_problem(self, dtype: torch.dtype) -> str | None:
         kind = self.traits.kind
@@ -112,21 +96,11 @@ class TorchDevice:
         if not self.traits.is_host:
             self.module.set_rng_state(states[self.traits.kind], self.torch_device)
 
-    def synchronize(self) -> None:
-        """Wait until the device is idle."""
-        if not self.traits.is_host:
-            self.module.synchronize(self.torch_device)
+    def _synchronize(self) -> None:
+        self.module.synchronize(self.torch_device)
 
-    def peak_memory_bytes(self) -> int | None:
-        """Return the most memory that tensors have held; on the host, that the process has."""
-        if self.traits.is_host:
-            return peak_host_memory_bytes()
+    def _peak_memory_bytes(self) -> int:
         return int(self.module.max_memory_allocated(self.torch_device))
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return what identifies hardware and driver in a manifest (JSON)."""
-        hardware = self.traits.describe(self.torch_device.index or 0)
-        return {"device": str(self.torch_device), **hardware, **self.settings}
 
 
 def _import_module(traits: DeviceTraits) -> ModuleType:
@@ -170,27 +144,25 @@ def open_device(
         DeviceError: There is no such device.
         UsageError: An index is asked for, and there are several processes.
     """
-    availability = probe_device(traits)
-    if not availability.available:
-        raise DeviceError(
-            f"no {traits.kind} device can be used: {availability.reason}; "
-            "use --device cpu to run on the processor"
-        )
+    check_available(traits, probe_device(traits))
     module = _import_module(traits)
-    if traits.is_host:
-        device = torch.device(traits.kind)
-    else:
-        device = torch.device(traits.kind, _choose_index(traits, index, module.device_count()))
-        module.set_device(device.index)
+    number = 0
+    device = torch.device(traits.kind)
+    if not traits.is_host:
+        number = _choose_index(traits, index, module.device_count())
+        device = torch.device(traits.kind, number)
+        module.set_device(number)
     settings = {} if configure is None else configure()
-    return TorchDevice(traits=traits, torch_device=device, module=module, settings=settings)
+    return TorchDevice(
+        traits=traits, index=number, torch_device=device, module=module, settings=settings
+    )
 
 
 def _choose_index(traits: DeviceTraits, index: int, visible: int) -> int:
     """Return the number of this process's card."""
     place = local_place()
     if place is not None and place.processes > 1:
-        check_index(index, place.processes)
+        refuse_one_card(index, place.processes)
         if place.processes > visible:
             raise DeviceError(
                 f"{place.processes} processes need as many {traits.kind} devices on this machine, "
@@ -198,20 +170,12 @@ def _choose_index(traits: DeviceTraits, index: int, visible: int) -> int:
                 f"use --devices {visible}"
             )
         return place.rank
-    if index >= visible:
-        raise DeviceError(
-            f"device {traits.kind} has no index {index}: {visible} visible, numbered from 0 "
-            f"({traits.visible_devices} chooses which); set device.index to at most {visible - 1}"
-        )
+    check_index(traits, index, visible)
     return index
 
 
-def open_cpu(options: CpuOptions) -> TorchDevice:
-    """Open the processor, and set the number of threads."""
-    return open_device(CPU, configure=functools.partial(_configure_cpu, options))
-
-
-def _configure_cpu(options: CpuOptions) -> Mapping[str, Any]:
+def configure_cpu(options: CpuOptions) -> Mapping[str, Any]:
+    """Set the number of threads, and keep freed memory."""
     threads = options.threads
     if threads is None and threads_asked_for() is None:
         place = local_place()

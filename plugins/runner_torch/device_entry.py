@@ -1,4 +1,4 @@
-"""The entry of a kind of card, made from its row of traits. Imports no torch until it is used."""
+"""The entry of a kind of device, made from its row of traits. Imports no torch until it is used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from runner.contracts import Availability
-from runner.entries import DeviceEntry
+from runner.framework.device_traits import entry_of
 from runner_torch.launch import POD_VARIABLES
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runner.contracts import Device
+    from runner.entries import DeviceEntry
     from runner_torch.traits import DeviceTraits
 
 FRAMEWORK = "torch"
@@ -28,39 +29,33 @@ def device_entry(
     install: str,
     configure: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> DeviceEntry:
-    """Make the entry of a kind of card, which recipes name by ``traits.kind``.
+    """Make the entry of a kind of device, which recipes name by ``traits.kind``.
 
     Args:
         traits: What the kind does differently.
         summary: One line for lists.
-        config: The class, made with ``runner.options``, of the device's keys in a recipe. One of
-            them must be ``index``, an ``int`` that is 0 by default.
+        config: The class, made with ``runner.options``, of the device's keys in a recipe. One of a
+            card's must be ``index``, an ``int`` that is 0 by default.
         install: The command that installs torch and what else the kind needs.
         configure: Puts the options into effect and returns what is in effect, for the manifest
-            (JSON). It is called once, when the card is chosen and nothing is computed yet. It
-            raises ``DeviceError`` where the card cannot do what they ask.
+            (JSON). It is called once, when the device is chosen and nothing is computed yet. It
+            raises ``DeviceError`` where the device cannot do what they ask.
     """
     if traits.pod_variable:
         POD_VARIABLES.add(traits.pod_variable)
-    package = () if traits.vendor_package is None else (traits.vendor_package,)
-    return DeviceEntry(
-        name=traits.kind,
+    return entry_of(
+        traits,
+        framework=FRAMEWORK,
+        requires=REQUIRES,
         summary=summary,
         config=config,
-        requires=(*REQUIRES, *package),
         install=install,
-        framework=FRAMEWORK,
-        probe=partial(probe, traits),
-        open=partial(_open, traits, configure),
-        visible_devices=traits.visible_devices,
-        card_environment=traits.card_environment,
-        interface_variables=traits.interface_variables,
-        address_variables=traits.address_variables,
+        probe=partial(_probe, traits),
+        open_device=partial(_open, traits, configure),
     )
 
 
-def probe(traits: DeviceTraits) -> Availability:
-    """Say whether this machine has a device of a kind, torch itself included. Never raises."""
+def _probe(traits: DeviceTraits) -> Availability:
     try:
         from runner_torch.device import probe_device
     except ImportError as error:
@@ -74,4 +69,4 @@ def _open(
     from runner_torch.device import open_device
 
     settings = None if configure is None else partial(configure, options)
-    return open_device(traits, index=options.index, configure=settings)
+    return open_device(traits, index=getattr(options, "index", 0), configure=settings)

@@ -225,7 +225,8 @@ class TorchEngine(EngineBase["torch.nn.Module", TorchDevice, TorchOptions]):
         compared between recipes. Counts are those of ``runner.session.metrics.count_correct``.
         """
         logits = self._logits(batch.images)
-        sums = count(logits, self._pixels.to_device(batch.labels))
+        with torch.inference_mode():  # for the copies of both, too
+            sums = count(logits, self._pixels.to_device(batch.labels))
         return deferred_counts(lambda: sums.cpu().tolist(), len(batch.labels))
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -38,7 +38,7 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
     Raises:
         UsageError: The recipe chooses one card for all of them.
     """
-    check_index(getattr(request.device_options, "index", 0), request.count)
+    refuse_one_card(getattr(request.device_options, "index", 0), request.count)
     # torchrun by its module name: its script may be that of another environment
     launcher = interpreter.module("torch.distributed.run")
     processes = ["--nproc-per-node", str(request.local_count)]
@@ -93,7 +93,7 @@ def rank_environment(place: RankPlace) -> Mapping[str, str]:
     }
 
 
-def check_index(index: int, processes: int) -> None:
+def refuse_one_card(index: int, processes: int) -> None:
     """Refuse one card for several processes.
 
     Raises:

@@ -23,7 +23,7 @@ from runner.framework.options import (
 )
 from runner.hooks import hookimpl
 from runner.options import NoOptions
-from runner_torch.device_entry import FRAMEWORK, REQUIRES, device_entry, probe
+from runner_torch.device_entry import FRAMEWORK, REQUIRES, device_entry
 from runner_torch.launch import (
     job,
     launch,
@@ -108,10 +108,10 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
     )
 
 
-def _open_cpu(options: CpuOptions) -> Device:
-    from runner_torch.device import open_cpu
+def _configure_cpu(options: CpuOptions) -> Mapping[str, Any]:
+    from runner_torch.device import configure_cpu
 
-    return open_cpu(options)
+    return configure_cpu(options)
 
 
 def _configure_cuda(options: CudaOptions) -> Mapping[str, Any]:
@@ -123,20 +123,12 @@ def _configure_cuda(options: CudaOptions) -> Mapping[str, Any]:
 @hookimpl
 def runner_register_devices() -> Iterable[DeviceEntry]:
     """Offer the processor and NVIDIA GPUs."""
-    yield DeviceEntry(
-        name=CPU.kind,
+    yield device_entry(
+        CPU,
         summary="This machine's processor",
         config=CpuOptions,
-        requires=REQUIRES,
         install=INSTALL,
-        framework=FRAMEWORK,
-        probe=partial(probe, CPU),
-        open=_open_cpu,
-        is_host=True,
-        slow_formats={
-            "fp16": "most processors have no instructions for it",
-            "bf16": "only recent processors have instructions for it (AMX, AVX-512 BF16)",
-        },
+        configure=_configure_cpu,
     )
     yield device_entry(
         CUDA,

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from runner.framework import device_traits as framework
 from runner.framework.cores import available_cores
 from runner.terminal.display import counted
 
@@ -19,32 +20,10 @@ if TYPE_CHECKING:
     from runner_torch.autoload import torch
 
 
-def _nothing(_index: int) -> Mapping[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceTraits:
+class DeviceTraits(framework.DeviceTraits):
     """One kind of device, as ``torch.device`` and ``torch.autocast`` name it."""
 
-    kind: str
-    vendor_package: str | None = None
-    """Module whose import adds the kind to torch, such as ``torch_acme``."""
-    is_host: bool = False
-    """The kind is the processor itself: one device, no index, no memory or random state of its
-    own, nothing to wait for."""
-    distributed_backend: str
-    """Back-end of ``torch.distributed`` for tensors of the kind, such as ``nccl``."""
-    group_environment: Mapping[str, str] = field(default_factory=dict)
-    """Environment of processes that train together, where the user has not set it."""
-    visible_devices: str | None = None
-    """Environment variable that chooses physical cards."""
-    card_environment: Mapping[str, str] = field(default_factory=dict)
-    """Further variables that make its numbers those that the vendor's tools show."""
-    interface_variables: tuple[str, ...] = ()
-    """Environment variables that take the network interface towards other machines."""
-    address_variables: tuple[str, ...] = ()
-    """Environment variables that take the address of this machine towards others."""
     pod_variable: str = ""
     """Environment variable by which pods of the vendor's cluster software are known: with one card
     they are told their place in the words in which torchrun tells a process its own."""
@@ -52,17 +31,11 @@ class DeviceTraits:
     """Convolutions are at least as fast on channels-last tensors."""
     pinned_memory: bool
     """Copies from page-locked host memory do not block."""
-    native_sync_batch_norm: bool = False
-    """There are kernels for torch's own ``SyncBatchNorm``; this plugin's is used otherwise."""
     explain_absence: Callable[[], str] = field(default=lambda: "it reports no device")
     """Say why ``is_available()`` answered no."""
-    describe: Callable[[int], Mapping[str, Any]] = field(default=_nothing)
-    """Return what identifies the hardware with this index (JSON)."""
     loss_scaler: Callable[[], torch.amp.GradScaler] | None = None
     """Make the vendor's own dynamic loss scaler, for hardware on which an overflow does not
     become infinite; torch's generic one when ``None``."""
-    hardware_bf16: Callable[[], bool] | None = None
-    """Ask the hardware for bf16, for kinds whose autocast accepts it in any case."""
 
 
 def _describe_cpu(_index: int) -> Mapping[str, Any]:
@@ -110,6 +83,10 @@ CPU = DeviceTraits(
     distributed_backend="gloo",
     channels_last=True,
     pinned_memory=False,
+    slow_formats={
+        "fp16": "most processors have no instructions for it",
+        "bf16": "only recent processors have instructions for it (AMX, AVX-512 BF16)",
+    },
     describe=_describe_cpu,
 )
 

@@ -164,3 +164,17 @@ def test_a_device_that_is_there_speaks_for_itself(project):
     with pytest.raises(MissingDeviceError, match="the recipe needs 1 fake_cpu device,") as missing:
         opening.open_device(with_probe(available=False))
     assert missing.value.host_device is None  # it is the host itself
+
+
+@pytest.mark.parametrize("command", ["explain", "train"])
+def test_a_format_that_the_device_does_not_have_is_refused_in_the_plan(project, command):
+    """So before the framework is imported and the data is opened."""
+    recipe = project.write_recipe("precision: {compute: fp16, level: O2}\n")
+    outcome = project.runner(command, recipe)
+    message = (
+        "device fake_cpu cannot compute in fp16 at level O2: the fake framework computes in fp64; "
+        "set precision.compute to fp32, or precision.level to auto"
+    )
+    assert outcome.code == (0 if command == "explain" else DeviceError.exit_code)
+    assert message in " ".join((outcome.out + outcome.err).split())
+    assert not (project.path / "runs").exists()

@@ -55,6 +55,26 @@ def test_a_recipe_runs_on_it(make_machine: Callable[..., Machine]):
     assert "probed torch acme, answer: it reports no device" in gone.err
 
 
+def test_one_of_a_third_party_runs_mindspore(make_machine: Callable[..., Machine]):
+    pytest.importorskip("mindspore")
+    installed = [FOLDER.parent / "acme_mindspore"]
+    machine = make_machine(
+        plugins="mindspore,acme_mindspore", installed=installed, plugged_in=False
+    )
+    recipe = RECIPE.replace("torch", "mindspore").replace("{name: tiny_cnn, width: 4}", "resnet18")
+    (machine.path / "acme.yaml").write_text(recipe)
+    train = ["train", "acme.yaml", "--json", "--set", "device.fast_math=true"]
+    gone, trained = machine.together(
+        ["train", "acme.yaml", "--set", "device.index=2"],
+        train,
+    )
+    assert gone.code == 4
+    assert "device acme has no index 2: 2 visible" in gone.err
+    assert trained.json["device"] == "acme"
+    [manifest] = machine.path.glob("runs/*/*/manifest.json")
+    assert '"fast_math": true' in manifest.read_text()
+
+
 @pytest.mark.parametrize("folder", ["core/runner", "plugins/runner_torch"])
 def test_what_all_accelerators_share_names_no_vendor(folder: str):
     found = [

@@ -29,6 +29,7 @@ from runner.errors import (
     RunnerError,
     UsageError,
 )
+from runner.framework.device import format_refused
 from runner.planning.schedules import learning_rate
 from runner.planning.sources import find_source
 from runner.plugins.guards import with_checked_images
@@ -427,6 +428,7 @@ def check_runnable(plan: Plan, *, training: bool, exporting: bool = False) -> No
     """Refuse a plan that cannot run here, before anything is opened.
 
     Raises:
+        DeviceError: The device does not compute in the recipe's format.
         MissingDeviceError: What the device needs is not installed.
         PluginError: Something that another entry needs is not installed.
         UsageError: The dataset cannot be decoded as the recipe says.
@@ -446,6 +448,10 @@ def unusable(
         told.add(item.reason)
         is_device = isinstance(item.entry, DeviceEntry)
         yield missing_device(plan, item.reason) if is_device else _unusable(item)
+    section, device = plan.recipe.precision, plan.device_entry
+    if section.compute in device.refused_formats:
+        problem = device.refused_formats[section.compute]
+        yield format_refused(device, section.compute, section.level, problem)
     wrong = undecodable(plan.dataset_entry, plan.recipe.dataset.decoding)
     if wrong:
         yield wrong

@@ -57,6 +57,10 @@ if TYPE_CHECKING:
     from runner.testing.fake_engine import Linear, Sgd
 
 
+REFUSED = dict.fromkeys(("bf16", "fp16"), "the fake framework computes in fp64")
+"""Formats of its devices that a recipe may name and that it does not have."""
+
+
 @options
 class LinearOptions:
     """The linear classifier."""
@@ -229,6 +233,7 @@ def runner_register_devices() -> Sequence[DeviceEntry]:
             probe=probe,
             open=open_device,
             is_host=True,
+            refused_formats=REFUSED,
         ),
         DeviceEntry(
             name="fake_card",
@@ -237,6 +242,7 @@ def runner_register_devices() -> Sequence[DeviceEntry]:
             probe=probe_card,
             open=open_card,
             visible_devices="RUNNER_FAKE_CARDS",
+            refused_formats=REFUSED,
         ),
     ]
 

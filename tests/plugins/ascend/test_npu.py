@@ -48,13 +48,15 @@ SWITCHES = (
 )
 IMAGES = "card/npu/*/exports/onnx/golden/0*"
 ON_THE_CARD = """
+from runner.entries import DeviceEntry, FrameworkEntry, ModelEntry, OptimizerEntry
 from runner.plugins.loading import load
 from runner.testing import check_framework
 from runner_torch.autoload import torch
 
 find = load().registry.find
-framework, entry = find("framework", "torch").entry, find("device", "npu", "torch").entry
-model, optimizer = find("model", "tiny_cnn", "torch").entry, find("optimizer", "sgd", "torch").entry
+framework, entry = find(FrameworkEntry, "torch").entry, find(DeviceEntry, "npu", "torch").entry
+model = find(ModelEntry, "tiny_cnn", "torch").entry
+optimizer = find(OptimizerEntry, "sgd", "torch").entry
 seen = set()
 step = torch.optim.SGD.step
 

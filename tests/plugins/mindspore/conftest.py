@@ -146,9 +146,10 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 @pytest.fixture(scope="session")
 def device() -> MindSporeDevice:
-    from runner_mindspore.device import open_cpu
+    from runner_mindspore.device import configure_cpu, open_device
+    from runner_mindspore.traits import CPU
 
-    return open_cpu(CpuOptions())
+    return open_device(CPU, configure=lambda: configure_cpu(CpuOptions()))
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,8 @@ pytest.importorskip("mindspore")
 
 import runner_mindspore
 from runner.errors import DeviceError
-from runner.recipe.schema import PrecisionSection
 from runner_mindspore.autoload import ms
-from runner_mindspore.device import FEWEST_THREADS, open_ascend, open_gpu, probe_device
-from runner_mindspore.options import AscendOptions, GpuOptions
+from runner_mindspore.device import FEWEST_THREADS, open_device, probe_device
 from runner_mindspore.traits import ASCEND, CPU, GPU
 
 if TYPE_CHECKING:
@@ -62,40 +60,38 @@ def test_the_library_that_cannot_be_loaded_is_named() -> None:
         assert re.search(r"; Load dynamic library: libmindspore_ascend\S+ failed", found.reason)
 
 
-@pytest.mark.parametrize(
-    ("open_card", "options", "kind"),
-    [(open_gpu, GpuOptions(), "gpu"), (open_ascend, AscendOptions(), "ascend")],
-)
-def test_opening_a_missing_card_says_what_to_do(open_card: Any, options: Any, kind: str) -> None:
-    if probe_device(GPU if kind == "gpu" else ASCEND).available:
-        pytest.skip(f"this machine has a {kind}")
-    with pytest.raises(DeviceError, match=rf"no {kind} device can be used: .*--device cpu"):
-        open_card(options)
+@pytest.mark.parametrize("traits", ABSENT)
+def test_opening_a_missing_card_says_what_to_do(traits: DeviceTraits) -> None:
+    with pytest.raises(DeviceError, match=rf"no {traits.kind} device can be used: .*--device cpu"):
+        open_device(traits)
+
+
+class Driver:
+    is_available = staticmethod(lambda: True)
+    device_count = staticmethod(lambda: 6)
 
 
 def test_the_launcher_chooses_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[int] = []
-    monkeypatch.setattr(
-        "runner_mindspore.device.open_device", lambda traits, *, index: opened.append(index)
-    )
-    monkeypatch.delenv("DEVICE_ID", raising=False)
-    open_ascend(AscendOptions())
-    open_ascend(AscendOptions(index=3))
-    monkeypatch.setenv("DEVICE_ID", "5")
-    open_ascend(AscendOptions())
-    assert opened == [0, 3, 5]
-    with pytest.raises(DeviceError, match=r"device\.index is 3, but the launcher .* card 5"):
-        open_ascend(AscendOptions(index=3))
-
-
-def test_an_index_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Driver:
-        is_available = staticmethod(lambda: True)
-        device_count = staticmethod(lambda: 2)
-
+    chosen: list[int] = []
     monkeypatch.setattr("runner_mindspore.device._module", lambda traits: Driver)
-    with pytest.raises(DeviceError, match=r"ascend has no index 2: 2 visible.*at most 1"):
-        open_ascend(AscendOptions(index=2))
+    monkeypatch.setattr("runner_mindspore.device._choose", lambda target, i: chosen.append(i))
+    monkeypatch.delenv("DEVICE_ID", raising=False)
+    assert open_device(ASCEND).index == 0
+    assert open_device(ASCEND, index=3).index == 3
+    monkeypatch.setenv("DEVICE_ID", "5")
+    assert open_device(ASCEND).index == 5
+    assert chosen == [0, 3, 5]
+    with pytest.raises(DeviceError, match=r"device\.index is 3, but the launcher .* card 5"):
+        open_device(ASCEND, index=3)
+
+
+def test_cards_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner_mindspore.device._module", lambda traits: Driver)
+    assert probe_device(ASCEND).count == 6
+    assert probe_device(CPU).count is None
+    monkeypatch.delenv("DEVICE_ID", raising=False)
+    with pytest.raises(DeviceError, match=r"ascend has no index 6: 6 visible.*at most 5"):
+        open_device(ASCEND, index=6)
 
 
 def test_a_driver_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,28 +119,28 @@ def test_formats_that_a_device_does_not_have_are_refused(
 ) -> None:
     found = replace(device, traits=traits)
     with pytest.raises(DeviceError, match=message):
-        found.check_precision(PrecisionSection(compute=compute))
-    found.check_precision(PrecisionSection(compute="fp16"))
-    found.check_precision(PrecisionSection())
+        found.check_format(compute, "auto")
+    found.check_format("fp16", "auto")
+    found.check_format("fp32", "auto")
 
 
 def test_newer_cards_compute_in_bf16(device: MindSporeDevice) -> None:
     traits = replace(ASCEND, hardware_bf16=lambda: True)
-    replace(device, traits=traits).check_precision(PrecisionSection(compute="bf16"))
+    replace(device, traits=traits).check_format("bf16", "auto")
 
 
 THREADS = """
 import os
 from runner.errors import DeviceError
-from runner_mindspore.device import open_cpu
+from runner_mindspore.device import configure_cpu
 from runner_mindspore.options import CpuOptions
 cores = os.sched_getaffinity(0)
-print(open_cpu(CpuOptions()).describe()["threads"] == len(cores))
-print(open_cpu(CpuOptions(threads=2)).describe()["threads"])
-print(open_cpu(CpuOptions(threads=2)).describe()["threads"])
+print(configure_cpu(CpuOptions())["threads"] == len(cores))
+print(configure_cpu(CpuOptions(threads=2))["threads"])
+print(configure_cpu(CpuOptions(threads=2))["threads"])
 for count in (3, 10_000):
     try:
-        open_cpu(CpuOptions(threads=count))
+        configure_cpu(CpuOptions(threads=count))
     except DeviceError as error:
         print(error)
 """
@@ -161,9 +157,9 @@ def test_threads_are_set_once_in_a_process() -> None:
 
 
 LAUNCHED = """
-from runner_mindspore.device import open_cpu
+from runner_mindspore.device import configure_cpu
 from runner_mindspore.options import CpuOptions
-print(open_cpu(CpuOptions(threads={threads})).describe()["threads"])
+print(configure_cpu(CpuOptions(threads={threads}))["threads"])
 """
 
 

@@ -74,10 +74,11 @@ def test_steps_equal_those_of_torch(
     changes: dict[str, Any],
 ) -> None:
     torch = pytest.importorskip("torch")
-    from runner_torch.device import open_cpu
+    from runner_torch.device import configure_cpu, open_device
     from runner_torch.engine import TorchEngine
     from runner_torch.options import CpuOptions, TorchOptions
     from runner_torch.plugin import runner_register_optimizers
+    from runner_torch.traits import CPU
 
     engine = make_engine(model=make_tiny(norm=norm), optimizer=optimizer, mode=mode, **changes)
     spec = replace(
@@ -91,7 +92,12 @@ def test_steps_equal_those_of_torch(
         optimizer=next(e for e in runner_register_optimizers() if e.name == optimizer),
         framework_options=TorchOptions(),
     )
-    other = TorchEngine(spec, open_cpu(CpuOptions(threads=torch.get_num_threads())))
+    other = TorchEngine(
+        spec,
+        open_device(
+            CPU, configure=lambda: configure_cpu(CpuOptions(threads=torch.get_num_threads()))
+        ),
+    )
     other.load_weights(engine.weights())
     for batch, lr in zip(make_batches(3, images=8), RATES, strict=True):
         loss = engine.train_step(batch, lr / 10).read().loss

@@ -20,10 +20,11 @@ from runner.contracts import EngineState
 from runner.errors import OtherRankError
 from runner.testing import check_group
 from runner_mindspore.autoload import Tensor, ms, nn
-from runner_mindspore.device import open_cpu
+from runner_mindspore.device import configure_cpu, open_device
 from runner_mindspore.engine import MindSporeEngine
 from runner_mindspore.group import MindSporeGroup, join
 from runner_mindspore.options import CpuOptions, MindSporeOptions
+from runner_mindspore.traits import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -249,7 +250,7 @@ def main() -> None:
     sys.path.append(str(Path(__file__).parents[2] / "contracts"))
     import networks  # type: ignore[import-not-found]  # MindSpore imports it by its name
 
-    device = open_cpu(CpuOptions())
+    device = open_device(CPU, configure=lambda: configure_cpu(CpuOptions()))
     group = join(device, 600)
     found: dict[str, Any] = {
         "saved": save_often(group, device, conftest),
@@ -277,7 +278,7 @@ def wait_in_vain() -> None:
     """Meet, and let rank 1 take no part in the step of rank 0."""
     import conftest
 
-    device = open_cpu(CpuOptions())
+    device = open_device(CPU, configure=lambda: configure_cpu(CpuOptions()))
     group = join(device, 10)
     [batch] = conftest._make_batches(1, images=4, size=8)
     model = conftest.tiny_entry(norm=False)

@@ -13,10 +13,11 @@ from runner.contracts import EngineSpec
 from runner.framework.options import AdamWOptions, SgdOptions
 from runner.recipe.schema import LossSection, PrecisionSection
 from runner_torch.autoload import torch
-from runner_torch.device import open_cpu
+from runner_torch.device import configure_cpu, open_device
 from runner_torch.engine import TorchEngine
 from runner_torch.options import CpuOptions, TorchOptions
 from runner_torch.plugin import runner_register_models, runner_register_optimizers
+from runner_torch.traits import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +116,7 @@ def _make_spec(
 @pytest.fixture(scope="session")
 def device() -> TorchDevice:
     """The processor, with one thread."""
-    return open_cpu(CpuOptions(threads=1))
+    return open_device(CPU, configure=lambda: configure_cpu(CpuOptions(threads=1)))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from runner.errors import DeviceError
 from runner.framework.cores import available_cores
 from runner.recipe.schema import PrecisionSection
 from runner_torch.autoload import torch
-from runner_torch.device import open_cpu, open_device, probe_device, set_tf32
+from runner_torch.device import configure_cpu, open_device, probe_device, set_tf32
 from runner_torch.options import CpuOptions
 from runner_torch.precision import autocast
 from runner_torch.traits import CPU, CUDA
@@ -95,14 +95,14 @@ def test_a_vendor_brings_its_package_and_its_loss_scaler(device: TorchDevice) ->
 
 
 def test_threads(monkeypatch: pytest.MonkeyPatch, device: TorchDevice) -> None:
-    assert open_cpu(CpuOptions(threads=2)).describe()["threads"] == torch.get_num_threads() == 2
+    assert configure_cpu(CpuOptions(threads=2))["threads"] == torch.get_num_threads() == 2
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert open_cpu(CpuOptions()).describe()["threads"] == available_cores()
+    assert configure_cpu(CpuOptions())["threads"] == available_cores()
     torch.set_num_threads(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert open_cpu(CpuOptions()).describe()["threads"] == 1
+    assert configure_cpu(CpuOptions())["threads"] == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "auto")  # which says nothing
-    assert open_cpu(CpuOptions()).describe()["threads"] == available_cores()
+    assert configure_cpu(CpuOptions())["threads"] == available_cores()
 
 
 def test_what_is_known_about_the_processor(device: TorchDevice) -> None:

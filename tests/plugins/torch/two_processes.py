@@ -25,10 +25,11 @@ from runner.errors import OtherRankError, PluginError
 from runner.recipe.schema import PrecisionSection
 from runner.testing import check_group
 from runner_torch.autoload import torch
-from runner_torch.device import open_cpu
+from runner_torch.device import configure_cpu, open_device
 from runner_torch.engine import TorchEngine
 from runner_torch.group import TorchGroup, join
 from runner_torch.options import CpuOptions
+from runner_torch.traits import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -231,7 +232,7 @@ def wait_in_vain(group: TorchGroup) -> str:
 def main() -> None:
     import conftest  # type: ignore[import-not-found]  # it lies beside this file
 
-    device = open_cpu(CpuOptions(threads=1))
+    device = open_device(CPU, configure=lambda: configure_cpu(CpuOptions(threads=1)))
     torch.ones(8, 8).requires_grad_().sum().backward()
     threads = len(list(Path("/proc/self/task").iterdir()))
     group = join(device, 600)
