@@ -31,6 +31,7 @@ $(VENV)/.vision-runner: pyproject.toml $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q core plugins  # as pip does with what is not editable
 	touch $@
 
 demo: $(VENV)/.vision-runner

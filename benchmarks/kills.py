@@ -99,12 +99,14 @@ def environments(framework: str, processes: int, folder: Path) -> list[dict[str,
     size = str(processes)
     ranks = [str(rank) for rank in reversed(range(processes))]
     if framework == "torch":
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place |= {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
         return [{**place, "RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
     if framework == "fake":
         place = {
             "RUNNER_FAKE_WORLD_SIZE": size,
-            "RUNNER_FAKE_SOCKET": str(folder / f"socket-{port}"),
+            # a port may come again, and the socket of a run that was killed is still there
+            "RUNNER_FAKE_SOCKET": str(folder / f"socket-{len([*folder.glob('socket-*')])}"),
         }
         return [
             {**place, "RUNNER_FAKE_RANK": rank, "RUNNER_FAKE_LOCAL_RANK": rank} for rank in ranks

@@ -18,7 +18,7 @@ import pytest
 import typer
 
 import runner
-from runner.cli import app
+from runner.cli import application
 from runner.errors import RecipeError
 from runner.plugins.kinds import KINDS
 from runner.plugins.loading import load
@@ -152,7 +152,7 @@ def command_lines() -> Iterator[Any]:
 
 @pytest.mark.parametrize("line", list(command_lines()))
 def test_commands_and_options_exist(line):
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(application())
     own = line.partition(" > ")[0].partition("#")[0].partition(" -- ")[0]
     words = shlex.split(own)[1:]
     first, *_ = words
@@ -168,7 +168,7 @@ def test_commands_and_options_exist(line):
 
 
 def test_options_that_stand_alone_exist():
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(application())
     known = {o for command in group.commands.values() for p in command.params for o in p.opts}
     text = PAGES[0].read_text(encoding="utf-8")
     given = re.findall(r"`(--[a-z-]+)", text)
@@ -177,7 +177,7 @@ def test_options_that_stand_alone_exist():
 
 
 def test_every_command_is_in_the_readme():
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(application())
     text = PAGES[0].read_text(encoding="utf-8")
     assert [name for name in group.commands if f"`runner {name}" not in text] == []
 

@@ -48,3 +48,16 @@ def test_explain_imports_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_the_package_imports_next_to_nothing_until_a_name_of_it_is_used():
+    code = (
+        "import sys; import runner\n"
+        "print([n for n in sys.modules if n.startswith('runner.')])\n"
+        "print(all(hasattr(runner, name) for name in runner.__all__))\n"
+        "print(hasattr(runner, 'no_such_name'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, *others = done.stdout.splitlines()
+    assert first == "['runner.system', 'runner.system.own_path', 'runner.options']"
+    assert others == ["True", "False"]

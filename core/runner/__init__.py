@@ -4,31 +4,36 @@ These names are the public interface for plugin authors; ``runner.contracts`` ho
 that their objects follow and ``runner.testing`` the checks that they can run.
 """
 
+from __future__ import annotations
+
 import runner.system.own_path  # noqa: F401  before what a file of the current folder may replace
-from runner.contracts import (
-    ArtifactInfo,
-    Availability,
-    Batch,
-    EngineState,
-    EvalCounts,
-    StepResult,
-    StoredWeights,
-)
-from runner.entries import (
-    ConverterEntry,
-    DatasetEntry,
-    DeviceEntry,
-    ExporterEntry,
-    FrameworkEntry,
-    ImporterEntry,
-    LoggerEntry,
-    ModelEntry,
-    OptimizerEntry,
-    PredictorEntry,
-    Translation,
-)
-from runner.hooks import hookimpl
-from runner.options import NoOptions, options
+from runner.options import NoOptions, options  # the module would take the name of the decorator
+
+TYPE_CHECKING = False  # type checkers read it as true; typing, too, must not come before own_path
+if TYPE_CHECKING:
+    from runner.contracts import (
+        ArtifactInfo,
+        Availability,
+        Batch,
+        EngineState,
+        EvalCounts,
+        StepResult,
+        StoredWeights,
+    )
+    from runner.entries import (
+        ConverterEntry,
+        DatasetEntry,
+        DeviceEntry,
+        ExporterEntry,
+        FrameworkEntry,
+        ImporterEntry,
+        LoggerEntry,
+        ModelEntry,
+        OptimizerEntry,
+        PredictorEntry,
+        Translation,
+    )
+    from runner.hooks import hookimpl
 
 __version__ = "0.1.0"
 
@@ -56,3 +61,19 @@ __all__ = [
     "hookimpl",
     "options",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for; ``import runner`` alone costs next to nothing."""
+    if name in __all__:
+        from importlib import import_module
+
+        for module in ("hooks", "entries", "contracts"):
+            found = vars(import_module(f"runner.{module}"))
+            if name in found:
+                return globals().setdefault(name, found[name])
+    raise AttributeError(f"module 'runner' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer
 
-from runner.cli import app
+from runner.cli import application
 from runner.cli.options import overrides
 from runner.planning.loading import load
 from runner.plugins import kinds
@@ -174,7 +174,7 @@ def test_every_row_says_what_is_here():
 
 def parameters(line: str) -> dict[str, Any]:
     """Parse a command line of runner as its command does."""
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(application())
     name, *words = shlex.split(line)[1:]
     while hasattr(command.commands[name], "commands"):
         command, (name, *words) = command.commands[name], words

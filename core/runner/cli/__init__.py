@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 import faulthandler
+import importlib
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runner import __version__
-from runner.cli import inspect, launch, models, offline, run
 from runner.cli.stdout import Diverted
 from runner.distributed import signals
 from runner.distributed.reporting import reporter
@@ -24,7 +24,8 @@ from runner.storage import paths
 from runner.system import limits
 from runner.terminal import display, streams
 
-__all__ = ["app", "main"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ClickError: Any = typer.BadParameter.__mro__[2]
 """What is wrong with arguments; click's own class, of which some versions of typer have a copy."""
@@ -37,35 +38,49 @@ ADVICE = {
 }
 """How to go on where the system refuses a path, whichever command has named it."""
 
-app = typer.Typer(
-    help="Run image-classification recipes on any framework and any accelerator.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+COMMANDS = {
+    "run": "run.run",
+    "train": "run.train",
+    "resume": "run.resume",
+    "eval": "models.evaluate",
+    "predict": "models.predict",
+    "export": "models.export",
+    "verify": "models.verify",
+    "relabel": "models.relabel",
+    "bench": "models.bench",
+    "explain": "inspect.explain",
+    "launch": "launch.launch",
+    "list-plugins": "inspect.list_plugins",
+    "list": "inspect.list_",
+    "doctor": "inspect.doctor",
+    "import-args": "inspect.import_args",
+    "schema": "inspect.schema",
+    "offline": "offline.app",
+}
+"""Module and name of each command, in the order in which they are listed."""
 
-app.command("run", cls=Diverted, help="Do what a recipe says: train, evaluate, export and verify.")(
-    run.run
-)
-app.command("train", cls=Diverted, help="Train and evaluate a recipe, without its exports.")(
-    run.train
-)
-app.command(cls=Diverted)(run.resume)
-app.command("eval", cls=Diverted)(models.evaluate)
-app.command(cls=Diverted)(models.predict)
-app.command(cls=Diverted)(models.export)
-app.command(cls=Diverted)(models.verify)
-app.command(cls=Diverted)(models.relabel)
-app.command(cls=Diverted)(models.bench)
-app.command(cls=Diverted)(inspect.explain)
-app.command(cls=Diverted)(launch.launch)
-app.command("list-plugins", cls=Diverted)(inspect.list_plugins)
-app.command("list", cls=Diverted)(inspect.list_)
-app.command(cls=Diverted)(inspect.doctor)
-app.command("import-args", cls=Diverted)(inspect.import_args)
-app.command(cls=Diverted)(inspect.schema)
-app.add_typer(offline.app, name="offline")
+
+def application(arguments: Sequence[str] = ()) -> typer.Typer:
+    """Return the command line; where arguments begin with a command, that command alone.
+
+    Typer reads the signatures of all commands that it knows before it carries one out.
+    """
+    app = typer.Typer(
+        help="Run image-classification recipes on any framework and any accelerator.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    for name in arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS:
+        module, _, member = COMMANDS[name].partition(".")
+        command = getattr(importlib.import_module(f"runner.cli.{module}"), member)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name, cls=Diverted)(command)
+    return app
 
 
 def _print_version(asked: bool) -> None:
@@ -74,7 +89,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool,
@@ -96,7 +110,7 @@ def main() -> None:
     signals.hear_in_background()
     signals.end_as_first_process()
     try:
-        code = app(standalone_mode=False)
+        code = application(sys.argv[1:])(standalone_mode=False)
     except KeyboardInterrupt:
         streams.say("interrupted")
         raise SystemExit(130) from None

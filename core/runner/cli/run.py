@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-def _command(*, export: bool) -> Callable[..., None]:
+def _command(summary: str, *, export: bool) -> Callable[..., None]:
     """Return the command that does what a recipe says, with or without its exports."""
 
     def command(
@@ -78,11 +78,12 @@ def _command(*, export: bool) -> Callable[..., None]:
             result = dispatch.start(loaded, runs_dir, request)
         _print_run(result, as_json=as_json)
 
+    command.__doc__ = summary
     return command
 
 
-run = _command(export=True)
-train = _command(export=False)
+run = _command("Do what a recipe says: train, evaluate, export and verify.", export=True)
+train = _command("Train and evaluate a recipe, without its exports.", export=False)
 
 
 def resume(

@@ -145,29 +145,34 @@ def own_distributions() -> list[Distribution]:
     return sorted(found.values(), key=lambda item: item.version != __version__)
 
 
-def _points() -> Iterator[tuple[EntryPoint, Distribution | None]]:
-    """Yield the entry points of plugins, and the distribution of each.
+def _points() -> Iterator[tuple[EntryPoint, str, str]]:
+    """Yield the entry points of plugins, with name and version of the distribution of each.
 
     Of several distributions of one name importlib knows the first on the path alone.
     """
-    own = own_distributions()
-    yield from ((point, own[0]) for item in own[:1] for point in item.entry_points)
+    for item in own_distributions()[:1]:
+        version = item.version  # which parses the whole metadata
+        yield from ((point, OWN_DISTRIBUTION, version) for point in item.entry_points)
+    known: dict[Distribution | None, tuple[str, str]] = {None: ("", "")}
     for point in entry_points(group=GROUP):
-        name = (point.dist.name if point.dist else "") or ""
+        if point.dist is not None and point.dist not in known:
+            metadata = point.dist.metadata
+            known[point.dist] = (metadata["Name"] or "", metadata["Version"] or "")
+        name, version = known[point.dist]
         if name.replace("_", "-").lower() != OWN_DISTRIBUTION:
-            yield point, point.dist
+            yield point, name, version
 
 
 def _installed() -> list[_Candidate]:
     candidates = []
-    for point, distribution in _points():
+    for point, distribution, version in _points():
         if point.group != GROUP:
             continue
         info = PluginInfo(
             name=point.name,
             module=point.value,
-            distribution=(distribution.name or "") if distribution else "",
-            version=(distribution.version or "") if distribution else "",
+            distribution=distribution,
+            version=version,
             state="ready",
         )
         candidates.append(_Candidate(info=info, open=partial(_import, point)))

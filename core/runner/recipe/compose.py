@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, final
 
 from runner.entries import FrameworkEntry
 from runner.errors import Problem, RecipeError, UsageError
+from runner.recipe import source
 from runner.recipe.catalog import find
 from runner.recipe.document import Document
 from runner.recipe.environment import UnsetVariable, expand, expand_text
 from runner.recipe.framework_change import adapt
 from runner.recipe.overrides import Override, apply, parse_override
 from runner.recipe.phrasing import show, shown_path
-from runner.recipe.source import Node, read
 from runner.recipe.tree import long_form, merge, precision_long_form
 from runner.terminal import display
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from runner.plugins.registry import Registry
+    from runner.recipe.source import Node
 
 
 def compose(
@@ -37,6 +38,7 @@ def compose(
     environ: Mapping[str, str],
     allow_unset: bool = False,
     registry: Registry | None = None,
+    read: Callable[[Path, list[Problem]], Node] = source.read,
 ) -> Document:
     """Read a recipe, the files it extends, the overrides and the environment.
 
@@ -46,6 +48,7 @@ def compose(
         environ: Values of ``${NAME}`` and ``${NAME:-default}``; empty ones count as unset.
         allow_unset: Keep variables without a value as they are, and list them in ``unset``.
         registry: Where to look for recipes of plugins that ``extends`` names.
+        read: Reads one file, and adds what is wrong in it to the problems.
 
     Raises:
         RecipeError: A file cannot be read or is not YAML, ``extends`` goes in a circle, or an
@@ -56,7 +59,7 @@ def compose(
     if letter:
         message = f"the file's name holds the control character {letter}; rename it"
         problems.append(Problem(shown_path(path), 1, 1, message))
-    files = _Files(environ, registry, problems)
+    files = _Files(environ, registry, problems, read)
     root = files.load(path, ())
     parsed: list[Override] = []
     for text in overrides:
@@ -108,16 +111,21 @@ class _Files:
     """Reads recipe files and the files they extend."""
 
     def __init__(
-        self, environ: Mapping[str, str], registry: Registry | None, problems: list[Problem]
+        self,
+        environ: Mapping[str, str],
+        registry: Registry | None,
+        problems: list[Problem],
+        read: Callable[[Path, list[Problem]], Node],
     ) -> None:
         self.environ = environ
         self.registry = registry
         self.problems = problems
+        self.read = read
         self.order: list[Path] = []
 
     def load(self, path: Path, chain: tuple[Path, ...]) -> Node:
         """Return a file merged over its bases."""
-        node = read(path, self.problems)
+        node = self.read(path, self.problems)
         assert isinstance(node.value, dict)
         extends = node.value.get("extends")
         own = {key: long_form((key,), member) for key, member in node.value.items()}

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, final
 from runner.errors import RecipeError
 from runner.recipe.catalog import recipes
 from runner.recipe.compose import compose
+from runner.recipe.source import read
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from runner.errors import Problem
     from runner.plugins.registry import Registry
+    from runner.recipe.source import Node
 
 
 @final
@@ -31,15 +34,31 @@ class RecipeListing:
 
 def list_recipes(registry: Registry | None = None) -> tuple[RecipeListing, ...]:
     """Return all recipes that can be started by name, sorted by source and name."""
+    once = _ReadOnce()
     return tuple(
-        RecipeListing(name=name, path=file, summary=_summary(file, registry), source=source)
+        RecipeListing(name=name, path=file, summary=_summary(file, registry, once), source=source)
         for source, name, file in recipes(registry)
     )
 
 
-def _summary(file: Path, registry: Registry | None) -> str:
+class _ReadOnce:
+    """Reads each file once, since most recipes extend the same few."""
+
+    def __init__(self) -> None:
+        self._found: dict[Path, tuple[Node, list[Problem]]] = {}
+
+    def __call__(self, path: Path, problems: list[Problem]) -> Node:
+        if path not in self._found:
+            own: list[Problem] = []
+            self._found[path] = (read(path, own), own)
+        node, own = self._found[path]
+        problems += own
+        return node
+
+
+def _summary(file: Path, registry: Registry | None, once: _ReadOnce) -> str:
     try:
-        document = compose(file, environ={}, allow_unset=True, registry=registry)
+        document = compose(file, environ={}, allow_unset=True, registry=registry, read=once)
     except RecipeError as error:
         return f"broken: {error.problems[0]}"
     summary = document.root.get("summary")

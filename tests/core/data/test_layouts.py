@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -639,6 +640,27 @@ def test_digits_are_split_by_class() -> None:
     assert len(set(names)) == 1797
     with pytest.raises(DataError, match=r"val_fraction is 0.999, which leaves no image"):
         open_dataset("digits", DigitsOptions(val_fraction=0.999), "train")
+
+
+def test_digits_are_those_of_load_digits_without_importing_it() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    scans, labels = datasets.load_digits(return_X_y=True)
+    expected = np.rint(scans * (255 / 16)).astype(np.uint8)
+    split = open_dataset("digits", DigitsOptions(), "train")
+    for index in range(len(split.labels)):
+        position = int(split.describe(index).split()[1])
+        assert np.array_equal(np.asarray(split.read(index))[..., 0].ravel(), expected[position])
+        assert split.labels[index] == labels[position]
+
+
+def test_digits_that_scikit_learn_has_lost_are_named(tmp_path, monkeypatch) -> None:
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.delitem(sys.modules, "sklearn", raising=False)
+        with pytest.raises(DataError, match=r"cannot read the digits of scikit-learn.*digits\.csv"):
+            open_dataset("digits", DigitsOptions(), "train")
 
 
 @pytest.mark.parametrize(
