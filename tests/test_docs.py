@@ -271,6 +271,7 @@ def examples(tmp_path, monkeypatch):
     ("module", "registers"),
     [
         ("acme_models", {"model": ["patch_net"]}),
+        ("acme_options", {"model": ["wide_net"]}),
         ("acme_data", {"dataset": ["npz"]}),
         ("acme_optimizers", {"optimizer": ["rmsprop"]}),
         ("acme_export", {"exporter": ["acme"], "predictor": ["acme_runtime"]}),
@@ -296,15 +297,46 @@ def test_example_plugins_register(examples, module, registers):
 
 def test_every_example_is_tried(examples):
     [marker] = test_example_plugins_register.pytestmark
-    tried = {module for module, _ in marker.args[1]} | {"test_acme", "test_acme_step"}
+    tried = {module for module, _ in marker.args[1]} | {"acme_net", "test_acme", "test_acme_step"}
     assert {path.stem for path in examples.glob("*.py")} == tried
 
 
 @pytest.mark.parametrize(
-    "module", ["acme_models", "acme_optimizers", "acme_export", "acme_log", "acme_import"]
+    "module",
+    [
+        "acme_models",
+        "acme_options",
+        "acme_optimizers",
+        "acme_export",
+        "acme_log",
+        "acme_import",
+    ],
 )
 def test_examples_keep_their_promises(examples, module):
     check_plugin(module)
+
+
+def test_the_smallest_plugin_is_small(examples):
+    """A model needs at most 12 lines and 4 names of Vision Runner: a hook and what it imports."""
+    text = (examples / "acme_models.py").read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    imported = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert [node.module for node in imported] == ["runner"]
+    hooks = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    names = [*hooks, *(alias.name for node in imported for alias in node.names)]
+    assert (len(text.splitlines()) <= 12, len(names) <= 4) == (True, True)
+
+
+def test_the_networks_of_the_examples_compute(examples):
+    pytest.importorskip("torch")
+    program = (
+        "import torch, acme_models, acme_options\n"
+        "for plugin in (acme_models, acme_options):\n"
+        "    [entry] = plugin.runner_register_models()\n"
+        "    model = entry.build(entry.config(), 5).eval()\n"
+        "    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 5)\n"
+    )
+    assert run_python(program, examples) == ""
 
 
 def test_the_example_test_passes(examples, tmp_path):

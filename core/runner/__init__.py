@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         OptimizerEntry,
         PredictorEntry,
         Translation,
+        lazy,
     )
     from runner.hooks import hookimpl
 
@@ -59,6 +60,7 @@ __all__ = [
     "Translation",
     "__version__",
     "hookimpl",
+    "lazy",
     "options",
 ]
 

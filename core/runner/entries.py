@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, final
 
 from runner.data.decode_options import AS_STORED, unreported
+from runner.errors import PluginError
 from runner.options import NoOptions
 
 if TYPE_CHECKING:
@@ -40,9 +43,72 @@ if TYPE_CHECKING:
 # class, which only the plugin knows: hence `Any` in their types.
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """A function, by name, whose module is imported when it is called for the first time."""
+
+    target: str
+    """``package.module:name``."""
+    place: str = ""
+    """The entry, plugin and field that it stands in; core fills it in."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Call the function.
+
+        Raises:
+            PluginError: There is no such function.
+        """
+        return self.resolve()(*arguments, **named)
+
+    def resolve(self) -> Callable[..., Any]:
+        """Import the module and return the function.
+
+        Raises:
+            PluginError: There is no such module, or nothing of this name in it.
+        """
+        name, _, attribute = self.target.partition(":")
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):
+                raise  # it is there, and imports one that is not
+            raise self._error(f"there is no module {error.name}") from error
+        found: Callable[..., Any] | None = getattr(module, attribute, None)
+        if found is not None:
+            return found
+        from difflib import get_close_matches
+
+        close = get_close_matches(attribute, vars(module), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise self._error(f"{module.__file__} has no {attribute!r}{hint}")
+
+    def _error(self, reason: str) -> PluginError:
+        where = f"{self.place} is " if self.place else ""
+        return PluginError(
+            f"{where}lazy({self.target!r}), and {reason}; expected an installed module and the "
+            "name of a function in it"
+        )
+
+
+def lazy(target: str) -> Lazy:
+    """Name a function, as in ``build=lazy("my_package.net:build")``; its module is imported late.
+
+    Raises:
+        ValueError: It is not of the form ``package.module:name``.
+    """
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", target):
+        raise ValueError(f"lazy({target!r}): expected 'package.module:name'")
+    return Lazy(target)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What all entries have."""
+    """What all entries have.
+
+    A plugin's module may say some of it once for all of its entries: in ``RUNNER_REQUIRES``, to
+    which an entry adds its ``requires``, ``RUNNER_INSTALL`` and ``RUNNER_FRAMEWORK``.
+    """
 
     name: str
     """The name that recipes use."""
@@ -172,7 +238,8 @@ class FrameworkEntry(Entry):
 class DeviceEntry(Entry):
     """A device of one framework, named under ``device:``."""
 
-    framework: str
+    framework: str = ""
+    """The framework that it belongs to."""
     probe: Callable[[], Availability]
     """Say whether the device is there. May import the framework, must not raise."""
     open: Callable[[Any], Device]
@@ -234,7 +301,8 @@ class DatasetEntry(Entry):
 class ModelEntry(Entry):
     """An image classifier, named under ``model:``."""
 
-    framework: str
+    framework: str = ""
+    """The framework that it belongs to."""
     build: Callable[[Any, int], Any]
     """Build the framework's model with fresh weights, given the options and the classes."""
     parameters: int | None = None
@@ -248,7 +316,8 @@ class ModelEntry(Entry):
 class OptimizerEntry(Entry):
     """An update rule, named under ``optimizer:``."""
 
-    framework: str
+    framework: str = ""
+    """The framework that it belongs to."""
     build: Callable[[Any, Any, float], Any]
     """Build the framework's optimizer, given parameter groups, options and a learning rate."""
 
@@ -291,7 +360,8 @@ class ExportPlan:
 class ExportEntry(Entry):
     """A way to make a file of a model, named under ``export:``; an exporter or a converter."""
 
-    framework: str
+    framework: str = ""
+    """The framework that it belongs to."""
     tolerance: float = 1e-4
     """Largest difference to the logits of a live model that computes in fp32, relative to their
     largest magnitude, where the recipe does not say."""

@@ -3,14 +3,11 @@
 A plugin is a module with functions of these names, marked ``@hookimpl``, and an entry point in
 the group ``runner.plugins``:
 
-    from runner import ModelEntry, hookimpl
-
-    def build(options, num_classes):
-        from my_package.net import Net   # frameworks are imported here, not above
-        return Net(num_classes)
+    from runner import ModelEntry, hookimpl, lazy
 
     @hookimpl
     def runner_register_models():
+        build = lazy("my_package.net:build")  # which imports its framework, and is imported late
         yield ModelEntry(name="my_net", framework="torch", summary="My network", build=build)
 
 There is a registration hook for each kind of entry, named in ``runner.plugins.kinds``; the hooks
@@ -19,12 +16,14 @@ work: they are called before any framework is imported, also for ``runner list-p
 name is unique within its kind and framework; a clash is reported with both plugins and neither is
 used.
 
-An entry says what it needs in ``requires`` and ``install``. Observers have no entry, so a plugin
-with observers says it at module level; where a module is missing, ``runner list-plugins`` shows
-the plugin as unavailable and its observers are not called:
+What all entries of a module need, and its observers, it says once. Where a module is missing,
+``runner list-plugins`` shows the plugin as unavailable and its observers are not called:
 
-    RUNNER_REQUIRES = ("tensorboardX",)
-    RUNNER_INSTALL = "pip install 'vision-runner[tensorboard]'"
+    RUNNER_REQUIRES = ("torch", "timm")
+    RUNNER_INSTALL = "pip install my-package[torch]"
+    RUNNER_FRAMEWORK = "torch"
+
+``ModuleDefaults`` in ``runner.plugins.checks`` fills them in.
 """
 
 from __future__ import annotations

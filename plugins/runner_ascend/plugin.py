@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runner.entries import ConverterEntry, ImporterEntry, LoggerEntry, PredictorEntry
-from runner.hooks import hookimpl
+from runner import (
+    ConverterEntry,
+    ImporterEntry,
+    LoggerEntry,
+    PredictorEntry,
+    hookimpl,
+    lazy,
+)
 from runner_ascend.om_options import OmOptions
 from runner_ascend.options import NpuOptions
 from runner_ascend.summary import SummaryOptions
@@ -13,22 +19,15 @@ from runner_ascend.traits import NPU
 from runner_torch.device_entry import device_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from runner.contracts import ArtifactInfo, Predictor, RunInfo, RunLogger
-    from runner.entries import ConversionRequest, DeviceEntry, ExportPlan, Translation
+    from runner import ArtifactInfo, DeviceEntry
 
 INSTALL = (
     "pip install torch_npu, which needs CANN first (source its set_env.sh) and the release of "
     "torch that it names"
 )
-
-
-def _configure_npu(options: NpuOptions) -> Mapping[str, Any]:
-    from runner_ascend.device import configure
-
-    return configure(options)
 
 
 @hookimpl
@@ -39,7 +38,7 @@ def runner_register_devices() -> Iterable[DeviceEntry]:
         summary="Huawei Ascend NPU",
         config=NpuOptions,
         install=INSTALL,
-        configure=_configure_npu,
+        configure=lazy("runner_ascend.device:configure"),
     )
 
 
@@ -52,24 +51,6 @@ def _onnx_options(options: OmOptions) -> Mapping[str, Any]:
     }
 
 
-def _convert_to_om(request: ConversionRequest) -> ArtifactInfo:
-    from runner_ascend.om import convert
-
-    return convert(request)
-
-
-def _refuse_om(plan: ExportPlan) -> str:
-    from runner_ascend.om import refuses
-
-    return refuses(plan)
-
-
-def _load_om(folder: Path, info: ArtifactInfo) -> Predictor:
-    from runner_ascend.om_predictor import load_om
-
-    return load_om(folder, info)
-
-
 @hookimpl
 def runner_register_exporters() -> Iterable[ConverterEntry]:
     """Offer offline models."""
@@ -80,8 +61,8 @@ def runner_register_exporters() -> Iterable[ConverterEntry]:
         config=OmOptions,
         source="onnx",
         source_options=_onnx_options,
-        convert=_convert_to_om,
-        refuses=_refuse_om,
+        convert=lazy("runner_ascend.om:convert"),
+        refuses=lazy("runner_ascend.om:refuses"),
         tolerance=2e-2,  # the card computes in fp16
     )
 
@@ -94,7 +75,7 @@ def runner_register_predictors() -> Iterable[PredictorEntry]:
         name="ais_bench",
         summary="Ascend offline models on a card",
         formats=("om",),
-        load=_load_om,
+        load=lazy("runner_ascend.om_predictor:load_om"),
         executes=_om_executes,
     )
 
@@ -104,12 +85,6 @@ def _om_executes(folder: Path, info: ArtifactInfo) -> str:
     return "machine code for the card, and for its host" if compiled else ""
 
 
-def _open_summary(run: RunInfo, options: SummaryOptions) -> RunLogger:
-    from runner_ascend.summary import Summary
-
-    return Summary(run, options)
-
-
 @hookimpl
 def runner_register_loggers() -> Iterable[LoggerEntry]:
     """Offer the summary of the vendor's scripts."""
@@ -117,32 +92,8 @@ def runner_register_loggers() -> Iterable[LoggerEntry]:
         name="ascend_summary",
         summary="The summary lines of the shell scripts of Ascend ModelZoo-PyTorch",
         config=SummaryOptions,
-        open=_open_summary,
+        open=lazy("runner_ascend.summary:Summary"),
     )
-
-
-def _is_resnet50(words: Sequence[str]) -> bool:
-    from runner_ascend.importer_resnet50 import recognises
-
-    return recognises(words)
-
-
-def _resnet50(words: Sequence[str]) -> Translation:
-    from runner_ascend.importer_resnet50 import translate
-
-    return translate(words)
-
-
-def _is_mobilenet_v2(words: Sequence[str]) -> bool:
-    from runner_ascend.importer_mobilenet_v2 import recognises
-
-    return recognises(words)
-
-
-def _mobilenet_v2(words: Sequence[str]) -> Translation:
-    from runner_ascend.importer_mobilenet_v2 import translate
-
-    return translate(words)
 
 
 @hookimpl
@@ -151,12 +102,12 @@ def runner_register_importers() -> Iterable[ImporterEntry]:
     yield ImporterEntry(
         name="ascend_resnet50",
         summary="ResNet50_for_PyTorch of Ascend ModelZoo-PyTorch",
-        recognises=_is_resnet50,
-        translate=_resnet50,
+        recognises=lazy("runner_ascend.importer_resnet50:recognises"),
+        translate=lazy("runner_ascend.importer_resnet50:translate"),
     )
     yield ImporterEntry(
         name="ascend_mobilenet_v2",
         summary="MobileNetV2_for_PyTorch of Ascend ModelZoo-PyTorch",
-        recognises=_is_mobilenet_v2,
-        translate=_mobilenet_v2,
+        recognises=lazy("runner_ascend.importer_mobilenet_v2:recognises"),
+        translate=lazy("runner_ascend.importer_mobilenet_v2:translate"),
     )

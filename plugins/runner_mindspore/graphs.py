@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from runner import ArtifactInfo
+
 # Operators such as Custom load shared libraries that their attributes name, PyExecute runs Python.
 _NAMES = """
 Abs AdaptiveAvgPool2D Add AddN ArgMaxWithValue AvgPool BatchMatMul BatchNorm BatchNormExt BiasAdd
@@ -26,13 +28,13 @@ tuple_getitem
 ARITHMETIC = frozenset(_NAMES.split())
 
 
-def executes(path: Path) -> str:
+def executes(folder: Path, info: ArtifactInfo) -> str:
     """Return what MindSpore would execute of a file beside arithmetic, or an empty text."""
     from mindspore.train import mind_ir_pb2
 
     model = mind_ir_pb2.ModelProto()
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString((folder / info.file).read_bytes())
     except Exception as error:  # noqa: BLE001  whatever a stranger's file leads to
         return f"what nobody can tell, as it is no MINDIR file: {error}"
     return next(_found(model), "")

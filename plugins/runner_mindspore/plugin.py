@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from runner.data.layouts.options import ClassFoldersOptions
-from runner.entries import (
+from runner import (
     DatasetEntry,
     DeviceEntry,
     ExporterEntry,
@@ -15,14 +14,16 @@ from runner.entries import (
     ModelEntry,
     OptimizerEntry,
     PredictorEntry,
+    hookimpl,
+    lazy,
 )
+from runner.data.layouts.options import ClassFoldersOptions
 from runner.framework.options import (
     AdamWOptions,
     MobileNetOptions,
     ResNetOptions,
     SgdOptions,
 )
-from runner.hooks import hookimpl
 from runner_mindspore.device_entry import FRAMEWORK, REQUIRES, device_entry
 from runner_mindspore.options import (
     AscendOptions,
@@ -33,107 +34,33 @@ from runner_mindspore.options import (
 from runner_mindspore.traits import ASCEND, CPU, GPU
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable
 
-    from runner.contracts import (
-        ArtifactInfo,
-        Dataset,
-        Device,
-        Engine,
-        EngineSpec,
-        Group,
-        Loader,
-        Predictor,
-        StoredWeights,
-    )
-    from runner.distributed.machines import Machines
-    from runner.entries import (
-        Command,
-        ExportPlan,
-        LaunchRequest,
-        LoaderRequest,
-        Translation,
-    )
-    from runner.options import NoOptions
+    from runner.entries import ExportPlan
 
-INSTALL = "pip install 'vision-runner[mindspore]'"
-
-
-def _open_engine(spec: EngineSpec, device: Device) -> Engine:
-    from runner_mindspore.engine import open_engine
-
-    return open_engine(spec, device)
-
-
-def _read_weights(path: Path) -> StoredWeights:
-    from runner_mindspore.weights import read_weights
-
-    return read_weights(path)
-
-
-def _translate_weights(stored: StoredWeights) -> StoredWeights | None:
-    from runner_mindspore.names import translate_weights
-
-    return translate_weights(stored)
-
-
-def _launch(request: LaunchRequest) -> Sequence[Command]:
-    from runner_mindspore.launch import launch
-
-    return launch(request)
-
-
-def _launched_world_size() -> int | None:
-    from runner_mindspore.launch import launched_world_size
-
-    return launched_world_size()
-
-
-def _pod() -> Machines | None:
-    from runner_mindspore.launch import pod
-
-    return pod()
-
-
-def _launched_local_rank() -> int | None:
-    from runner_mindspore.launch import launched_local_rank
-
-    return launched_local_rank()
-
-
-def _join(device: Device, timeout_s: float) -> Group:
-    from runner_mindspore.group import join
-
-    return join(device, timeout_s)
+RUNNER_FRAMEWORK = FRAMEWORK
+RUNNER_REQUIRES = REQUIRES
+RUNNER_INSTALL = "pip install 'vision-runner[mindspore]'"
 
 
 @hookimpl
 def runner_register_frameworks() -> Iterable[FrameworkEntry]:
     """Offer MindSpore."""
     yield FrameworkEntry(
-        name=FRAMEWORK,
+        name=RUNNER_FRAMEWORK,
         summary="MindSpore",
         config=MindSporeOptions,
-        requires=REQUIRES,
-        install=INSTALL,
-        open=_open_engine,
-        read_weights=_read_weights,
+        open=lazy("runner_mindspore.engine:open_engine"),
+        read_weights=lazy("runner_mindspore.weights:read_weights"),
         weight_suffixes=(".ckpt",),
-        translate_weights=_translate_weights,
-        launch=_launch,
-        launched_world_size=_launched_world_size,
-        launched_local_rank=_launched_local_rank,
-        pod=_pod,
-        join=_join,
+        translate_weights=lazy("runner_mindspore.names:translate_weights"),
+        launch=lazy("runner_mindspore.launch:launch"),
+        launched_world_size=lazy("runner_mindspore.launch:launched_world_size"),
+        launched_local_rank=lazy("runner_mindspore.launch:launched_local_rank"),
+        pod=lazy("runner_mindspore.launch:pod"),
+        join=lazy("runner_mindspore.group:join"),
         takes_signals=True,
     )
-
-
-def _configure_cpu(options: CpuOptions) -> Mapping[str, Any]:
-    from runner_mindspore.device import configure_cpu
-
-    return configure_cpu(options)
 
 
 @hookimpl
@@ -143,23 +70,13 @@ def runner_register_devices() -> Iterable[DeviceEntry]:
         CPU,
         summary="This machine's processor",
         config=CpuOptions,
-        install=INSTALL,
-        configure=_configure_cpu,
+        install=RUNNER_INSTALL,
+        configure=lazy("runner_mindspore.device:configure_cpu"),
     )
-    yield device_entry(GPU, summary="NVIDIA GPU", config=GpuOptions, install=INSTALL)
-    yield device_entry(ASCEND, summary="Huawei Ascend NPU", config=AscendOptions, install=INSTALL)
-
-
-def _open_folders(options: ClassFoldersOptions, split: str) -> Dataset:
-    from runner.data.layouts.class_folders import open_class_folders
-
-    return open_class_folders(options, split)
-
-
-def _open_loader(request: LoaderRequest) -> Loader:
-    from runner_mindspore.pipeline import open_loader
-
-    return open_loader(request)
+    yield device_entry(GPU, summary="NVIDIA GPU", config=GpuOptions, install=RUNNER_INSTALL)
+    yield device_entry(
+        ASCEND, summary="Huawei Ascend NPU", config=AscendOptions, install=RUNNER_INSTALL
+    )
 
 
 @hookimpl
@@ -169,36 +86,24 @@ def runner_register_datasets() -> Iterable[DatasetEntry]:
         name="mindspore_folders",
         summary="Images in a folder per class, decoded and augmented by MindSpore in C++",
         config=ClassFoldersOptions,
-        requires=REQUIRES,
-        install=INSTALL,
-        framework=FRAMEWORK,
-        open=_open_folders,
-        open_loader=_open_loader,
+        framework=RUNNER_FRAMEWORK,
+        open=lazy("runner.data.layouts.class_folders:open_class_folders"),
+        open_loader=lazy("runner_mindspore.pipeline:open_loader"),
     )
 
 
-def _build_resnet(name: str, options: ResNetOptions, num_classes: int) -> object:
-    from runner_mindspore.models import build_resnet
-
-    return build_resnet(name, options, num_classes)
-
-
-def _build_mobilenet_v2(name: str, options: MobileNetOptions, num_classes: int) -> object:
-    from runner_mindspore.models import build_mobilenet_v2
-
-    return build_mobilenet_v2(name, options, num_classes)
-
-
+RESNET = lazy("runner_mindspore.models:build_resnet")
+MOBILENET_V2 = lazy("runner_mindspore.models:build_mobilenet_v2")
 MODELS = (
-    ("resnet18", "ResNet-18", ResNetOptions, _build_resnet, 11_689_512),
-    ("resnet34", "ResNet-34", ResNetOptions, _build_resnet, 21_797_672),
-    ("resnet50", "ResNet-50", ResNetOptions, _build_resnet, 25_557_032),
-    ("resnet101", "ResNet-101", ResNetOptions, _build_resnet, 44_549_160),
-    ("resnet152", "ResNet-152", ResNetOptions, _build_resnet, 60_192_808),
-    ("resnext50_32x4d", "ResNeXt-50 32x4d", ResNetOptions, _build_resnet, 25_028_904),
-    ("resnext101_64x4d", "ResNeXt-101 64x4d", ResNetOptions, _build_resnet, 83_455_272),
-    ("resnext152_64x4d", "ResNeXt-152 64x4d", ResNetOptions, _build_resnet, 114_971_944),
-    ("mobilenet_v2", "MobileNetV2", MobileNetOptions, _build_mobilenet_v2, 3_504_872),
+    ("resnet18", "ResNet-18", ResNetOptions, RESNET, 11_689_512),
+    ("resnet34", "ResNet-34", ResNetOptions, RESNET, 21_797_672),
+    ("resnet50", "ResNet-50", ResNetOptions, RESNET, 25_557_032),
+    ("resnet101", "ResNet-101", ResNetOptions, RESNET, 44_549_160),
+    ("resnet152", "ResNet-152", ResNetOptions, RESNET, 60_192_808),
+    ("resnext50_32x4d", "ResNeXt-50 32x4d", ResNetOptions, RESNET, 25_028_904),
+    ("resnext101_64x4d", "ResNeXt-101 64x4d", ResNetOptions, RESNET, 83_455_272),
+    ("resnext152_64x4d", "ResNeXt-152 64x4d", ResNetOptions, RESNET, 114_971_944),
+    ("mobilenet_v2", "MobileNetV2", MobileNetOptions, MOBILENET_V2, 3_504_872),
 )
 """Name, summary, options, builder, and parameters with 1,000 classes and default options."""
 
@@ -211,24 +116,9 @@ def runner_register_models() -> Iterable[ModelEntry]:
             name=name,
             summary=summary,
             config=config,
-            requires=REQUIRES,
-            install=INSTALL,
-            framework=FRAMEWORK,
             build=partial(build, name),
             parameters=parameters,
         )
-
-
-def _build_sgd(groups: Any, options: SgdOptions, learning_rate: float) -> object:
-    from runner_mindspore.optimizers import build_sgd
-
-    return build_sgd(groups, options, learning_rate)
-
-
-def _build_adamw(groups: Any, options: AdamWOptions, learning_rate: float) -> object:
-    from runner_mindspore.optimizers import build_adamw
-
-    return build_adamw(groups, options, learning_rate)
 
 
 @hookimpl
@@ -238,36 +128,14 @@ def runner_register_optimizers() -> Iterable[OptimizerEntry]:
         name="sgd",
         summary="Stochastic gradient descent with momentum; weight decay enters the gradient",
         config=SgdOptions,
-        requires=REQUIRES,
-        install=INSTALL,
-        framework=FRAMEWORK,
-        build=_build_sgd,
+        build=lazy("runner_mindspore.optimizers:build_sgd"),
     )
     yield OptimizerEntry(
         name="adamw",
         summary="Adam with decoupled weight decay",
         config=AdamWOptions,
-        requires=REQUIRES,
-        install=INSTALL,
-        framework=FRAMEWORK,
-        build=_build_adamw,
+        build=lazy("runner_mindspore.optimizers:build_adamw"),
     )
-
-
-def _export_mindir(
-    engine: Engine, spec: EngineSpec, options: NoOptions, folder: Path
-) -> ArtifactInfo:
-    from runner_mindspore.exporters import export_mindir
-
-    return export_mindir(engine, spec, options, folder)
-
-
-def _export_onnx(
-    engine: Engine, spec: EngineSpec, options: NoOptions, folder: Path
-) -> ArtifactInfo:
-    from runner_mindspore.exporters import export_onnx
-
-    return export_onnx(engine, spec, options, folder)
 
 
 def _refuse_air(plan: ExportPlan) -> str:
@@ -279,52 +147,27 @@ def _refuse_air(plan: ExportPlan) -> str:
     )
 
 
-def _export_air(engine: Engine, spec: EngineSpec, options: NoOptions, folder: Path) -> ArtifactInfo:
-    from runner_mindspore.exporters import export_air
-
-    return export_air(engine, spec, options, folder)
-
-
 @hookimpl
 def runner_register_exporters() -> Iterable[ExporterEntry]:
     """Offer MINDIR, ONNX and AIR."""
     yield ExporterEntry(
         name="mindir",
         summary="MINDIR, which MindSpore runs without the model's code, for any batch size",
-        requires=REQUIRES,
-        install=INSTALL,
-        framework=FRAMEWORK,
-        export=_export_mindir,
+        export=lazy("runner_mindspore.exporters:export_mindir"),
     )
     yield ExporterEntry(
         name="onnx",
         summary="ONNX of opset 11 with the weights inside and any batch size",
-        requires=(*REQUIRES, "onnx"),
+        requires=("onnx",),
         install="pip install 'vision-runner[mindspore,onnx]'",
-        framework=FRAMEWORK,
-        export=_export_onnx,
+        export=lazy("runner_mindspore.exporters:export_onnx"),
     )
     yield ExporterEntry(
         name="air",
         summary="AIR for Ascend's offline converter; on Ascend only",
-        requires=REQUIRES,
-        install=INSTALL,
-        framework=FRAMEWORK,
-        export=_export_air,
+        export=lazy("runner_mindspore.exporters:export_air"),
         refuses=_refuse_air,
     )
-
-
-def _load_mindir(folder: Path, info: ArtifactInfo) -> Predictor:
-    from runner_mindspore.exporters import load_mindir
-
-    return load_mindir(folder, info)
-
-
-def _mindir_executes(folder: Path, info: ArtifactInfo) -> str:
-    from runner_mindspore.graphs import executes
-
-    return executes(folder / info.file)
 
 
 @hookimpl
@@ -333,24 +176,10 @@ def runner_register_predictors() -> Iterable[PredictorEntry]:
     yield PredictorEntry(
         name="mindir",
         summary="MINDIR files with MindSpore",
-        requires=REQUIRES,
-        install=INSTALL,
         formats=("mindir",),
-        load=_load_mindir,
-        executes=_mindir_executes,
+        load=lazy("runner_mindspore.exporters:load_mindir"),
+        executes=lazy("runner_mindspore.graphs:executes"),
     )
-
-
-def _recognises(words: Sequence[str]) -> bool:
-    from runner_mindspore.importer import recognises
-
-    return recognises(words)
-
-
-def _translate(words: Sequence[str]) -> Translation:
-    from runner_mindspore.importer import translate
-
-    return translate(words)
 
 
 @hookimpl
@@ -359,6 +188,6 @@ def runner_register_importers() -> Iterable[ImporterEntry]:
     yield ImporterEntry(
         name="mindspore_resnext152",
         summary="research/cv/resnext152_64x4d of MindSpore models",
-        recognises=_recognises,
-        translate=_translate,
+        recognises=lazy("runner_mindspore.importer:recognises"),
+        translate=lazy("runner_mindspore.importer:translate"),
     )

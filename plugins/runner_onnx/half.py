@@ -22,7 +22,7 @@ LARGEST = 65504.0
 """The largest finite number in half precision."""
 
 
-def to_half(request: ConversionRequest, options: Fp16Options) -> ArtifactInfo:
+def to_half(request: ConversionRequest) -> ArtifactInfo:
     """Write ``model.onnx`` with weights and arithmetic in fp16.
 
     Raises:
@@ -32,6 +32,7 @@ def to_half(request: ConversionRequest, options: Fp16Options) -> ArtifactInfo:
     import onnx
     import onnxruntime
 
+    options: Fp16Options = request.options
     source = request.source / request.info.file
     with explained("convert to fp16", source):
         model = load(source)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from runner.contracts import ArtifactInfo
     from runner.entries import ConversionRequest
+    from runner_onnx.options import Int8Options, Int16Options
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 
@@ -47,6 +48,19 @@ class Scheme:
 # of its own function, run at a third of the speed.
 INT8 = Scheme(activations="QUInt8", opset=13)  # the first with a scale for each channel
 INT16 = Scheme(activations="QInt16", opset=21)  # the first with integers of 16 bits
+
+
+def to_int8(request: ConversionRequest) -> ArtifactInfo:
+    """Write ``model.onnx`` with activations and weights of 8 bits; see ``quantize``."""
+    options: Int8Options = request.options
+    scheme = replace(INT8, reduce_range=options.reduce_range)
+    return quantize(request, scheme, batches=options.calibration_batches)
+
+
+def to_int16(request: ConversionRequest) -> ArtifactInfo:
+    """Write ``model.onnx`` with activations of 16 bits and weights of 8; see ``quantize``."""
+    options: Int16Options = request.options
+    return quantize(request, INT16, batches=options.calibration_batches)
 
 
 def quantize(request: ConversionRequest, scheme: Scheme, *, batches: int) -> ArtifactInfo:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from runner import ArtifactInfo
+
 OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(add|sub|mul|floordiv|getitem)")
 OPENS_FILES = "torch.ops.aten.from_file."
 EXPRESSION = re.compile(
@@ -37,14 +39,14 @@ PLAIN = re.compile(
 LARGEST_JSON = 1 << 28
 
 
-def executes(path: Path) -> str:
+def executes(folder: Path, info: ArtifactInfo) -> str:
     """Return what torch would execute of a ``.pt2`` file, or an empty text.
 
     The file need not be whole: what cannot be read is left to torch to explain, if nothing in it
     is executed before.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(folder / info.file) as archive:
             return next(_found(archive), "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"what nobody can tell, as it is not laid out as torch.export.save does: {error}"

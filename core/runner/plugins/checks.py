@@ -7,13 +7,15 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import pluggy
 
 from runner import hooks
+from runner.entries import Entry, ImporterEntry, Lazy
 from runner.plugins import kinds
 from runner.plugins.registry import ANY_FRAMEWORK, framework_of
 
@@ -21,10 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from dataclasses import Field
     from types import ModuleType
+    from typing import TypeGuard
 
-    from runner.entries import Entry
     from runner.plugins.kinds import Kind
 
+E = TypeVar("E", bound=Entry)
 NAME = re.compile(r"[a-z0-9_]+")
 ITEMS = {
     "requires": "module names",
@@ -83,26 +86,63 @@ def register(plugin: object, name: str) -> pluggy.PluginManager:
     return manager
 
 
-def requirements(plugin: object) -> tuple[tuple[str, ...], str]:
-    """Read RUNNER_REQUIRES and RUNNER_INSTALL of a plugin module.
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleDefaults:
+    """What a plugin's module says once for all of its entries."""
 
-    Raises:
-        RejectedPluginError: They are not a tuple of strings and a string.
-    """
-    needs: object = getattr(plugin, "RUNNER_REQUIRES", ())
-    install: object = getattr(plugin, "RUNNER_INSTALL", "")
-    if not isinstance(needs, tuple) or not isinstance(install, str):
-        raise RejectedPluginError(
-            f"RUNNER_REQUIRES must be a tuple of module names and RUNNER_INSTALL a string, "
-            f"not {needs!r} and {install!r}"
-        )
-    if not _is_tuple_of_text(needs):
-        raise RejectedPluginError(f"RUNNER_REQUIRES must hold module names, not {needs!r}")
-    return tuple(str(name) for name in needs), install
+    requires: tuple[str, ...]
+    install: str
+    framework: str
+
+    @classmethod
+    def of(cls, plugin: object) -> ModuleDefaults:
+        """Read RUNNER_REQUIRES, RUNNER_INSTALL and RUNNER_FRAMEWORK.
+
+        Raises:
+            RejectedPluginError: They are not a tuple of strings and two strings.
+        """
+        requires: object = getattr(plugin, "RUNNER_REQUIRES", ())
+        if not _is_tuple_of_text(requires):
+            raise RejectedPluginError(
+                f"RUNNER_REQUIRES must be a tuple of module names, not {requires!r}"
+            )
+        texts = {name: getattr(plugin, name, "") for name in ("RUNNER_INSTALL", "RUNNER_FRAMEWORK")}
+        for name, value in texts.items():
+            if not isinstance(value, str):
+                raise RejectedPluginError(f"{name} must be a string, not {value!r}")
+        install, framework = texts.values()
+        return cls(requires=requires, install=install, framework=framework)
+
+    def fill(self, entry: E, place: str) -> E:
+        """Return an entry with what it leaves to its module, and references that know their place.
+
+        An importer needs none of the modules: it only reads command lines.
+        """
+        changes: dict[str, Any] = {}
+        if _is_tuple_of_text(entry.requires) and not isinstance(entry, ImporterEntry):
+            changes["requires"] = tuple(dict.fromkeys((*self.requires, *entry.requires)))
+        if entry.install == "":
+            changes["install"] = self.install
+        if framework_of(entry) == "":
+            changes["framework"] = self.framework
+        for item in fields(entry):
+            value, field = getattr(entry, item.name), f"{place}, {item.name}"
+            if isinstance(value, Lazy):
+                changes[item.name] = replace(value, place=field)
+            elif isinstance(value, partial):
+                function, *given = (
+                    replace(part, place=field) if isinstance(part, Lazy) else part
+                    for part in (value.func, *value.args)
+                )
+                changes[item.name] = partial(function, *given, **value.keywords)
+        return replace(entry, **changes)
 
 
-def check_entries(kind: Kind, results: Sequence[object]) -> tuple[Entry, ...]:
-    """Check what a registration hook returned, and return its entries.
+def check_entries(
+    kind: Kind, results: Sequence[object], plugin: str, defaults: ModuleDefaults
+) -> tuple[Entry, ...]:
+    """Check what a registration hook returned, and return its entries, complete.
 
     Raises:
         RejectedPluginError: At least one is not a valid entry of this kind; all are named.
@@ -116,7 +156,10 @@ def check_entries(kind: Kind, results: Sequence[object]) -> tuple[Entry, ...]:
             raise RejectedPluginError(
                 f"the {kind.name} hook must return or yield entries, not {result!r}"
             )
-        for entry in result:
+        for given in result:
+            entry = given
+            if isinstance(given, kind.types):
+                entry = defaults.fill(given, f"{kind.name} {given.name!r} of {plugin}")
             problems += _problems(kind, entry)
             entries.append(entry)
     if not problems:
@@ -158,8 +201,10 @@ def _problems(kind: Kind, entry: object) -> Iterator[str]:
     if not isinstance(framework, str) or not isinstance(entry.summary, str):
         yield f"{place}: framework and summary must be text, not {framework!r}, {entry.summary!r}"
         return
-    needs_one = any(item.name == "framework" and item.default is MISSING for item in fields(entry))
-    if not NAME.fullmatch(framework) or (needs_one and framework == ANY_FRAMEWORK):
+    needs_one = any(item.name == "framework" and item.default == "" for item in fields(entry))
+    if not framework:
+        yield f"{place}: which framework? say framework=, or RUNNER_FRAMEWORK once for the module"
+    elif not NAME.fullmatch(framework) or (needs_one and framework == ANY_FRAMEWORK):
         yield f"{place}: framework must name one framework, not {framework!r}"
     if not entry.summary.strip() or "\n" in entry.summary:
         yield f"{place}: summary must be one line, not {entry.summary!r}"
@@ -198,7 +243,7 @@ def argument_count(item: Field[Any]) -> int | None:
     return None
 
 
-def _is_tuple_of_text(value: object) -> bool:
+def _is_tuple_of_text(value: object) -> TypeGuard[tuple[str, ...]]:
     return isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
 
 

@@ -26,11 +26,11 @@ from runner.entries import ImporterEntry
 from runner.errors import PluginError
 from runner.plugins import kinds
 from runner.plugins.checks import (
+    ModuleDefaults,
     RejectedPluginError,
     check_entries,
     explain,
     register,
-    requirements,
 )
 from runner.plugins.observers import OBSERVER_HOOKS, Observers
 from runner.plugins.registry import PluginInfo, Registered, Registry, missing_reason
@@ -248,9 +248,9 @@ def _open(candidate: _Candidate, trace: Callable[[str], object] | None) -> _Outc
         if trace is not None:
             _trace(manager, info.name, trace)
         implemented = {caller.name for caller in manager.get_hookcallers(plugin) or ()}
-        needs, install = requirements(plugin)
+        defaults = ModuleDefaults.of(plugin)
         entries = {
-            kind.name: check_entries(kind, _call(manager, kind.hook, {}))
+            kind.name: check_entries(kind, _call(manager, kind.hook, {}), str(info), defaults)
             for kind in kinds.KINDS
             if kind.hook in implemented
         }
@@ -261,7 +261,7 @@ def _open(candidate: _Candidate, trace: Callable[[str], object] | None) -> _Outc
         return _unused(candidate, "failed", reason)
     observes = tuple(hook for hook in OBSERVER_HOOKS if hook in implemented)
     info = replace(info, entries=entries, observes=observes)
-    outcome = _availability(info, needs, install)
+    outcome = _availability(info, defaults)
     if undone:
         reason = "; ".join(filter(None, (outcome.info.reason, *_told(undone))))
         outcome = replace(outcome, info=replace(outcome.info, reason=reason))
@@ -323,20 +323,18 @@ def _unused(candidate: _Candidate, state: State, reason: str) -> _Outcome:
     return _Outcome(info=replace(candidate.info, state=state, reason=reason))
 
 
-def _availability(info: PluginInfo, needs: Sequence[str], install: str) -> _Outcome:
+def _availability(info: PluginInfo, defaults: ModuleDefaults) -> _Outcome:
     """Find out which requirements of a plugin and its entries are not installed."""
-    reason = missing_reason(_missing(needs), install)
+    reason = missing_reason(_missing(defaults.requires), defaults.install)
     rows = [
-        (entry, _missing((*needs, *entry.requires)))
-        for entries in info.entries.values()
-        for entry in entries
+        (entry, _missing(entry.requires)) for entries in info.entries.values() for entry in entries
     ]
     # An importer only reads command lines: it says nothing about the framework being there.
     used = [row for row in rows if not isinstance(row[0], ImporterEntry)] or rows
     lacking = [row for row in used if row[1]]
     if not reason and lacking and not info.observes and len(lacking) == len(used):
         entry, missing = lacking[0]
-        reason = missing_reason(missing, entry.install or install)
+        reason = missing_reason(missing, entry.install)
     if reason:
         info = replace(info, state="unavailable", reason=reason)
     elif lacking:
@@ -349,7 +347,7 @@ def _availability(info: PluginInfo, needs: Sequence[str], install: str) -> _Outc
             entry=entry,
             plugin=info,
             missing=missing,
-            reason=missing_reason(missing, entry.install or install),
+            reason=missing_reason(missing, entry.install),
         )
         for entry, missing in rows
     )

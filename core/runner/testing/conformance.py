@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import asdict, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner.contracts import Availability
-from runner.entries import DeviceEntry
+from runner.entries import DeviceEntry, Entry, Lazy
 from runner.plugins.checks import argument_count
 from runner.plugins.loading import load
 from runner.system import interpreter
+from runner.testing.imports import Reference, misfit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     from runner.contracts import Dataset
-    from runner.entries import DatasetEntry, Entry
-    from runner.plugins.registry import PluginInfo
+    from runner.entries import DatasetEntry
+    from runner.plugins.registry import PluginInfo, Registered
 
 FRAMEWORKS = ("torch", "torchvision", "tensorflow", "jax", "mindspore", "onnx", "onnxruntime")
 HEAVY = (*FRAMEWORKS, "sklearn", "numpy", "PIL", "pydantic", "rich", "yaml")
@@ -34,7 +35,8 @@ def check_plugin(module: str) -> PluginInfo:
 
     The plugin loads; names, summaries and requirements are well formed; callables take the
     arguments that core gives them; every option has a docstring; device probes answer; importing
-    the plugin and calling its registration hooks imports no framework and nothing slow.
+    the plugin and calling its registration hooks imports no framework and nothing slow; what
+    ``lazy`` names is there, as far as what it imports is installed.
 
     Args:
         module: Name of the plugin module, such as ``my_package.plugin``.
@@ -47,15 +49,16 @@ def check_plugin(module: str) -> PluginInfo:
     info = next(info for info in registry.plugins if info.name == "checked")
     assert info.state in {"ready", "unavailable"}, f"{module} is {info.state}: {info.reason}"
     assert info.entries or info.observes, f"{module} registers no entry and observes nothing"
-    for kind, entries in info.entries.items():
-        for entry in entries:
-            _check_signatures(kind, entry)
-            _check_options(f"{kind} {entry.name}", entry.config)
-            if isinstance(entry, DeviceEntry):
-                _check_probe(entry)
-    all_entries = [entry for group in info.entries.values() for entry in group]
-    needs = [name.partition(".")[0] for entry in all_entries for name in entry.requires]
-    _check_imports(module, {*HEAVY, *needs, *getattr(plugin, "RUNNER_REQUIRES", ())})
+    needs = {*getattr(plugin, "RUNNER_REQUIRES", ())}
+    references: list[Reference] = []
+    for item in registry.entries(Entry):
+        owner = f"{item.kind} {item.entry.name}"
+        references += _check_callables(owner, item)
+        _check_options(owner, item.entry.config)
+        if isinstance(item.entry, DeviceEntry):
+            _check_probe(item.entry)
+        needs.update(item.entry.requires)
+    _check_imports(module, {*HEAVY, *(name.partition(".")[0] for name in needs)}, references)
     return info
 
 
@@ -83,20 +86,28 @@ def check_dataset(entry: DatasetEntry, options: object, *, samples: int = 16) ->
         _check_split(f"dataset {entry.name}, split {name}", split, samples)
 
 
-def _check_signatures(kind: str, entry: Entry) -> None:
-    for item in fields(entry):
-        function = getattr(entry, item.name)
-        count = argument_count(item)
-        if count is None or function is None:
+def _check_callables(owner: str, item: Registered[Entry]) -> Iterator[Reference]:
+    """Check the functions of an entry; yield those that are references, to be looked at later."""
+    missing = tuple(name.partition(".")[0] for name in item.missing)
+    for field in fields(item.entry):
+        value, count = getattr(item.entry, field.name), argument_count(field)
+        if count is None or value is None:
             continue
-        signature = inspect.signature(function)
-        try:
-            signature.bind(*[None] * count)
-        except TypeError as error:
-            raise AssertionError(
-                f"{kind} {entry.name}: {item.name} is called with {count} positional arguments, "
-                f"but takes {signature}"
-            ) from error
+        given = value if isinstance(value, partial) else partial(value)
+        for part in given.args:
+            if isinstance(part, Lazy):
+                yield Reference(target=part.target, place=part.place, missing=missing)
+        if not isinstance(given.func, Lazy):
+            wrong = misfit(f"{owner}: {field.name}", value, count)
+            assert not wrong, wrong
+            continue
+        yield Reference(
+            target=given.func.target,
+            place=given.func.place,
+            count=count + len(given.args),
+            named=tuple(given.keywords),
+            missing=missing,
+        )
 
 
 def _check_options(owner: str, config: type) -> None:
@@ -132,9 +143,10 @@ def _check_probe(entry: DeviceEntry) -> None:
     )
 
 
-def _check_imports(module: str, heavy: Iterable[str]) -> None:
+def _check_imports(module: str, heavy: Iterable[str], references: Sequence[Reference]) -> None:
+    asked = json.dumps([module, sorted(heavy), [asdict(item) for item in references]])
     done = subprocess.run(
-        interpreter.module("runner.testing.imports", module, json.dumps(sorted(heavy))).arguments,
+        interpreter.module("runner.testing.imports", asked).arguments,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
@@ -142,10 +154,11 @@ def _check_imports(module: str, heavy: Iterable[str]) -> None:
     )
     assert done.returncode == 0, f"importing {module} in a fresh process failed:\n{done.stderr}"
     found = json.loads(done.stdout.splitlines()[-1])
-    assert not found, (
-        f"importing {module} imports {', '.join(found)}; import them inside the functions that "
-        "entries name"
+    assert not found["imported"], (
+        f"importing {module} imports {', '.join(found['imported'])}; import them inside the "
+        "functions that entries name, or name these with lazy()"
     )
+    assert not found["wrong"], "\n".join(found["wrong"])
 
 
 def _check_split(place: str, split: Dataset, samples: int) -> None:

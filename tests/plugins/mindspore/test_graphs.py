@@ -6,14 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runner import NoOptions
-from runner_mindspore.graphs import executes
+from runner import ArtifactInfo, NoOptions
+from runner_mindspore import graphs
 from runner_mindspore.plugin import runner_register_exporters
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 EXPORT = {entry.name: entry.export for entry in runner_register_exporters()}["mindir"]
+
+
+def executes(path: Path) -> str:
+    info = ArtifactInfo(
+        format="mindir", file=path.name, input_name="x", input_shape=("n", 3, 8, 8), output_name="y"
+    )
+    return graphs.executes(path.parent, info)
 
 
 @pytest.fixture

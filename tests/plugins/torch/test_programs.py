@@ -13,15 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runner import ArtifactInfo
+from runner_torch import programs
 from runner_torch.autoload import torch
 from runner_torch.exporters import ProgramPredictor, dynamic_shapes, quiet_torch
-from runner_torch.programs import executes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 PROGRAM = "models/model.json"
+
+
+def executes(path: Path) -> str:
+    info = ArtifactInfo(
+        format="torch_export", file=path.name, input_name="x", input_shape=(2, 3), output_name="y"
+    )
+    return programs.executes(path.parent, info)
 
 
 @pytest.fixture(scope="module")

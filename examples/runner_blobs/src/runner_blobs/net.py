@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from torch import nn
 
+if TYPE_CHECKING:
+    from .options import TinyCnnOptions
 
-def tiny_cnn(width: int, num_classes: int) -> nn.Module:
+
+def tiny_cnn(config: TinyCnnOptions, num_classes: int) -> nn.Module:
     """Build three convolutions with stride 2, global pooling and a linear classifier."""
     layers: list[nn.Module] = []
+    width = config.width
     channels = [3, width, 2 * width, 4 * width]
     for before, after in pairwise(channels):
         layers += [

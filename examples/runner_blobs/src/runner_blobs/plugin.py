@@ -1,49 +1,15 @@
-"""What this package offers. Frameworks are imported inside functions, not here."""
+"""What this package offers; what ``lazy`` names imports frameworks, this module does not."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from annotated_types import Ge, Gt
+from runner import DatasetEntry, ModelEntry, hookimpl, lazy
 
-from runner import DatasetEntry, ModelEntry, hookimpl, options
+from .options import BlobsOptions, TinyCnnOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from runner.contracts import Dataset
-
-
-@options
-class TinyCnnOptions:
-    """The keys of `model:` besides `name`."""
-
-    width: Annotated[int, Gt(0)] = 8
-    """Channels of the first convolution."""
-
-
-@options
-class BlobsOptions:
-    """The keys of `dataset:` besides `name`."""
-
-    count: Annotated[int, Ge(8)] = 960
-    """Training images; validation has a quarter of them."""
-    size: Annotated[int, Ge(16)] = 32
-    """Height and width in pixels."""
-
-
-def build(config: TinyCnnOptions, num_classes: int) -> Any:
-    """Build the model."""
-    from .net import tiny_cnn
-
-    return tiny_cnn(config.width, num_classes)
-
-
-def open_blobs(config: BlobsOptions, split: str) -> Dataset:
-    """Open a split."""
-    from .shapes import Blobs
-
-    return Blobs(config.count if split == "train" else config.count // 4, config.size, split)
 
 
 @hookimpl
@@ -56,7 +22,7 @@ def runner_register_models() -> Iterable[ModelEntry]:
         config=TinyCnnOptions,
         requires=("torch",),
         install="pip install 'vision-runner[torch]'",
-        build=build,
+        build=lazy("runner_blobs.net:tiny_cnn"),
     )
 
 
@@ -64,5 +30,8 @@ def runner_register_models() -> Iterable[ModelEntry]:
 def runner_register_datasets() -> Iterable[DatasetEntry]:
     """Offer the dataset, to every framework."""
     yield DatasetEntry(
-        name="blobs", summary="Coloured shapes", config=BlobsOptions, open=open_blobs
+        name="blobs",
+        summary="Coloured shapes",
+        config=BlobsOptions,
+        open=lazy("runner_blobs.shapes:open_blobs"),
     )

@@ -9,7 +9,14 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .options import BlobsOptions
+
 SPLITS = {"train": 1, "val": 2}
+
+
+def open_blobs(config: BlobsOptions, split: str) -> Blobs:
+    """Open a split."""
+    return Blobs(config.count if split == "train" else config.count // 4, config.size, split)
 
 
 class Blobs:

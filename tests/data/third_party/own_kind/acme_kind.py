@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class AugmenterEntry(Entry):
     """Something that changes images, named under ``augmenters:``."""
 
-    framework: str
+    framework: str = ""
     modes: tuple[str, ...] = ()
     apply: Callable[[Any, bytes], bytes]
 
