@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -23,7 +24,6 @@ from runner_mindspore.weights import evaluation_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
     from typing import Any
 
     from numpy.typing import NDArray
@@ -194,7 +194,8 @@ def _plain_name(folder: Path) -> Iterator[str]:
     """Give a folder a second name in ASCII: MindSpore refuses to write to paths with others."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield f"/proc/self/fd/{descriptor}"
+        name = Path(f"/proc/self/fd/{descriptor}")
+        yield str(name if name.exists() else folder)  # only Linux has such names
     finally:
         os.close(descriptor)
 

@@ -202,8 +202,13 @@ class Signals:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask.difference(self._numbers))
 
     def watch(self) -> None:
-        """Receive the signals in a thread; those that start later inherit the mask."""
-        if self._mask is not None:
+        """Receive the signals in a thread; those that start later inherit the mask.
+
+        A system that cannot wait for signals (macOS) leaves them to Python's handlers.
+        """
+        if not hasattr(signal, "sigwaitinfo"):
+            self.release()
+        elif self._mask is not None:
             self._former_nudge = signal.signal(NUDGE, lambda *_: None)
             self._watcher = threading.Thread(target=self._wait, name="signals", daemon=True)
             self._watcher.start()

@@ -36,8 +36,10 @@ def threads_asked_for() -> int | None:
 
 
 def visible_cores() -> int:
-    """Return how many cores this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """Return how many cores this process may run on: all where the system knows no limit."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_quota(proc: Path = Path("/proc/self")) -> float | None:
@@ -81,7 +83,10 @@ def check_threads(count: int) -> None:
 
 
 def _threads() -> int:
-    return sum(1 for _ in Path("/proc/self/task").iterdir())
+    try:
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+    except OSError:  # not Linux, where Python's own count has to do
+        return threading.active_count()
 
 
 class _Mount(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+import sys
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
@@ -12,8 +13,8 @@ STATUS = Path("/proc/self/status")
 def peak_host_memory_bytes() -> int:
     """Return the most memory that this process has held.
 
-    ``ru_maxrss`` counts that of the process that has started this one as well: Linux keeps it when
-    another program takes the place of one.
+    ``ru_maxrss`` counts that of the parent as well: Linux keeps it when another program takes the
+    place of one. macOS has nothing else, and counts bytes there.
     """
     try:
         found = re.search(
@@ -21,5 +22,7 @@ def peak_host_memory_bytes() -> int:
         )
     except OSError:
         found = None
-    kib = int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib * 1024
+    if found:
+        return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

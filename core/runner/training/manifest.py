@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from importlib import metadata
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import __version__
+from runner.framework.cores import visible_cores
 from runner.plugins.returns import origin, report
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def environment(packages: Sequence[str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "host": platform.node(),
-        "cpus": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cpus": visible_cores(),
         "packages": {"vision-runner": __version__} | {name: _version(name) for name in packages},
     }
 

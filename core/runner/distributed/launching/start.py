@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,11 @@ def carry_out(
             not meet, or the user has to start the processes; or the run has failed.
         SystemExit: The run has ended with another status than 0, and has said why.
     """
+    if not hasattr(os, "pidfd_open"):
+        raise DeviceError(
+            "several processes are supervised on Linux only; use --devices 1, or start the "
+            "processes with a launcher of the framework"
+        )
     machines = machines or Machines()
     check_runnable(plan, training=plan.recipe.train is not None, exporting=exporting)
     launch = Launch(plan=plan, arguments=arguments, folder=folder, machines=machines)

@@ -39,6 +39,8 @@ def begin(plan: Plan, reporter: Reporter) -> None:
     reporter.started(local_rank)
     reporter.follow_parent(recipe.distributed.timeout_s)
     if recipe.distributed.bind_cores:
+        if not hasattr(os, "sched_setaffinity"):
+            raise DeviceError("distributed.bind_cores works on Linux only; remove it")
         processes = reporter.local_count
         if processes is None:  # srun may have bound this one already, and a table may name any card
             raise DeviceError(

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ASK = signal.SIGRTMIN + 7
-"""Of no meaning to anybody else."""
+ASK = getattr(signal, "SIGRTMIN", 0) + 7
+"""Of no meaning to anybody else; only Linux has such signals, and supervises processes."""
 ANSWER_S = 5.0
 """Time in which a process answers, unless the kernel holds it."""
 LOOK_S = 0.25
