@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from runner.plugins.registry import Registry
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES, PLUGINS, ARCHITECTURE = (
     ROOT / "docs" / f"{name}.md" for name in ("recipes", "plugins", "architecture")
 )
@@ -458,6 +458,27 @@ def test_every_module_of_core_has_its_place():
     for file in core.rglob("[!_]*.py"):
         room = file.parent.relative_to(core).as_posix()
         assert re.search(rf"`{file.stem}(\.py)?`", told[room]), f"{file.stem} in {room}"
+
+
+def test_the_picture_of_the_rooms_has_the_order_that_is_checked():
+    [picture] = re.findall(r"```text\n(cli .*?)```", ARCHITECTURE.read_text("utf-8"), re.DOTALL)
+    drawn = [name for line in picture.splitlines() for name in line.split("  ")[0].split(" · ")]
+    settings = (ROOT / "pyproject.toml").read_text("utf-8")
+    [layers] = re.findall(r"^layers = \[\n(.*?)^\]", settings, re.DOTALL | re.MULTILINE)
+    assert drawn == [
+        *re.findall(r'"(\w+)"', layers),
+        *("hooks", "entries", "contracts", "options", "errors"),
+    ]
+
+
+def test_contributors_are_sent_to_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rows = re.findall(r"^\| .* \| (.*) \|$", text, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([\w/]+(?:\.py|/))`", row)]
+    folders = [ROOT / "core" / "runner", ROOT / "plugins" / "runner_torch"]
+    folders += [ROOT / "plugins" / "runner_mindspore"]
+    assert len(named) > 20
+    assert [name for name in named if not any((folder / name).exists() for folder in folders)] == []
 
 
 def test_functions_on_the_way_of_data_exist():
