@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from runner.cli import explain
 from runner.distributed.launching.shell import Start
 from runner.distributed.machines import Machines
 from runner.errors import RunnerError
@@ -33,6 +32,7 @@ from runner.planning.plan import resolve
 from runner.plugins import loading
 from runner.recipe import compose, validate
 from runner.terminal import display
+from runner.training import explanation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -185,7 +185,7 @@ def outcome(case: Case, folder: Path, registry: Registry) -> str:
             "mutated", validate(document, registry), registry, unset=document.unset and ()
         )
         start = Start(command=["run", str(file)], runs_dir=Path("runs"), machines=Machines())
-        explain.as_text(plan, document, start)
+        explanation.as_text(plan, document, start)
     except RunnerError as error:
         return str(error)
     return ""

@@ -189,6 +189,9 @@ class FrameworkEntry(Entry):
 
     open: Callable[[EngineSpec, Device], Engine]
     """Build model, loss and optimizer on a device that belongs to this framework."""
+    build_module: Callable[[EngineSpec, Mapping[str, NDArray[Any]]], Any] | None = None
+    """Build the framework's own model in fp32 and in evaluation mode, with weights of canonical
+    names, for programs that use it without an engine (``runner.load_model``)."""
     read_weights: Callable[[Path], StoredWeights | Mapping[str, NDArray[Any]]] | None = None
     """Read a foreign weights file: the sets of tensors in it, or one of canonical names. Nothing in
     a file may be executed. ``None`` if there is no such format."""

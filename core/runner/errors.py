@@ -13,7 +13,8 @@
     ├── NonFiniteError             8    the loss or the weights are not finite
     ├── StorageError               9    the disk is full or the run folder cannot be written
     ├── OtherRankError             1    another of the processes that work together failed
-    └── InterruptedRunError        128 + the number of the signal that asked
+    ├── InterruptedRunError        128 + the number of the signal that asked
+    └── StopRun                    1    a listener ends the run; raised in one, it saves and leaves
 
 A message answers three questions: what was found, what was expected, how to fix it.
 It starts in lower case and has no full stop when it is one sentence.
@@ -132,3 +133,11 @@ class InterruptedRunError(RunnerError):
     def __init__(self, message: str, signal_number: int) -> None:
         self.exit_code = 128 + signal_number
         super().__init__(message)
+
+
+class StopRun(RunnerError):  # noqa: N818  a wish, as StopIteration is
+    """Raised by a listener to end the run.
+
+    A run that trains finishes its step and saves, as where a signal asks; anything else ends with
+    this error.
+    """

@@ -51,6 +51,7 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         summary="MindSpore",
         config=MindSporeOptions,
         open=lazy("runner_mindspore.engine:open_engine"),
+        build_module=lazy("runner_mindspore.weights:evaluation_model"),
         read_weights=lazy("runner_mindspore.weights:read_weights"),
         weight_suffixes=(".ckpt",),
         translate_weights=lazy("runner_mindspore.names:translate_weights"),

@@ -64,6 +64,7 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         summary="PyTorch with torchvision",
         config=TorchOptions,
         open=lazy("runner_torch.engine:open_engine"),
+        build_module=lazy("runner_torch.weights:evaluation_model"),
         read_weights=lazy("runner_torch.saved_files:read"),
         weight_suffixes=(".pth", ".pt", ".tar", ".bin"),
         recognises_weights=lazy("runner_torch.saved_files:recognises"),

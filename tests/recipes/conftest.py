@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from runner import recipe
-from runner.cli import explain
 from runner.distributed.launching.shell import Start
 from runner.planning.loading import load
 from runner.planning.plan import Plan, resolve
 from runner.plugins import loading
+from runner.training import explanation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ def explained() -> Callable[[str], str]:
     def make(name: str) -> str:
         loaded = load(name, allow_unset=True)
         start = Start(command=["run", name], runs_dir=Path("runs"))
-        return explain.as_text(loaded.plan, loaded.document, start)
+        return explanation.as_text(loaded.plan, loaded.document, start)
 
     return make
 

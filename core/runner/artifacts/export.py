@@ -136,7 +136,7 @@ class _Job:
         if section.evaluate:
             record["metrics"] = self._evaluate(model)
         self.events.emit("export.verified", **record)
-        check(artifact, result)
+        check(artifact.folder, result)
 
     def convert(self, source: Source, target: Path, record: dict[str, Any]) -> None:
         """Export the live model and convert that; what is learnt is added to the record.
@@ -176,7 +176,7 @@ class _Job:
             if compared and compared.top1_agreement < artifact.min_agreement:
                 record["verified"] = False
         self.events.emit("export.verified", **record)
-        check(artifact, result)
+        check(artifact.folder, result)
         if compared:
             check_comparison(artifact, compared, source.entry.name)
         _check_drop(artifact, record, section.max_top1_drop)
@@ -252,7 +252,7 @@ class _Job:
             record |= {"verified": None, "reason": str(error)}
             return None
         try:
-            check(original, self._verify(original, model, record))
+            check(original.folder, self._verify(original, model, record))
         except ArtifactError as error:
             name = self.plan.exporter_entries[self.position].name
             raise ArtifactError(f"{record['name']}, which {name} is made from: {error}") from error

@@ -20,6 +20,7 @@ from runner.session import metrics
 from runner.terminal.display import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
     import numpy as np
@@ -184,7 +185,7 @@ def _declared(artifact: Artifact, registry: Registry) -> float:
     return max(declared, default=TOLERANCE)
 
 
-def check(artifact: Artifact, result: Verification) -> None:
+def check(folder: Path, result: Verification) -> None:
     """Turn a failed verification into an error.
 
     Raises:
@@ -192,18 +193,18 @@ def check(artifact: Artifact, result: Verification) -> None:
     """
     if not result.pixels_equal:
         raise ArtifactError(
-            f"{artifact.folder}: the pre-processing here gives other pixels than the live model "
+            f"{folder}: the pre-processing here gives other pixels than the live model "
             "saw; compare the versions of pillow in manifest.json and here"
         )
     if not result.chooses_the_same:
         raise ArtifactError(
-            f"{artifact.folder}: it chooses the live model's class for {result.same_top1} of "
+            f"{folder}: it chooses the live model's class for {result.same_top1} of "
             f"{counted(result.images, 'stored image')}, expected a share of "
             f"{result.min_agreement:g}; " + MORE_AGREEMENT
         )
     if not result.passed:
         raise ArtifactError(
-            f"{artifact.folder}: the logits differ from the live model's by "
+            f"{folder}: the logits differ from the live model's by "
             f"{result.max_difference:.2e} of their largest magnitude, "
             f"allowed {result.tolerance:.2e} "
             f"(top-1 agrees on {result.same_top1} of {counted(result.images, 'image')}); "

@@ -19,7 +19,7 @@ from runner.session.opening import open_device, open_engine, open_split
 from runner.terminal.display import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
     from typing import Any
 
     from runner.contracts import Batch, Engine
@@ -141,7 +141,7 @@ class _Bench:
         return Rate(median=statistics.median(rates), low=min(rates), high=max(rates))
 
 
-def as_table(result: dict[str, Any]) -> str:
+def as_table(result: Mapping[str, Any]) -> str:
     """Write the figures of ``bench`` as text."""
     lines = [f"{'images per second':<24}{'median':>10}{'low':>10}{'high':>10}"]
     for name, rate in result["images_per_s"].items():

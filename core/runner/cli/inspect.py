@@ -60,9 +60,7 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Show the whole plan of a recipe; no framework is imported."""
-    from runner.cli import explain as explanation
-    from runner.distributed.launching.shell import Start
-    from runner.planning.loading import load
+    from runner import api
 
     rank = 0 if nnodes and node_rank is None else node_rank  # all of them are shown
     meeting = machines(nnodes, rank, rdzv, smoke=smoke)
@@ -75,13 +73,18 @@ def explain(
         nodes=meeting.count,
         smoke=smoke,
     )
-    loaded = load(recipe, changes, shortened=smoke, allow_unset=True)
-    command = [word for word in ["run", *sys.argv[2:]] if word != "--json"]
-    start = Start(command=command, runs_dir=runs_dir, machines=meeting)
+    plan = api.load_recipe(
+        recipe,
+        changes,
+        folder=runs_dir,
+        smoke=smoke,
+        machines=meeting,
+        command=[word for word in ["run", *sys.argv[2:]] if word != "--json"],
+    )
     if as_json:
-        streams.deliver_json(explanation.as_data(loaded.plan, loaded.document, start))
+        streams.deliver_json(plan.data)
     else:
-        streams.deliver_text(explanation.as_text(loaded.plan, loaded.document, start))
+        streams.deliver_text(plan.text)
 
 
 def list_plugins(as_json: JsonOption = False) -> None:

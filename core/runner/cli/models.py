@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from pathlib import Path  # noqa: TC003  typer evaluates the annotations
+from typing import Annotated, Optional
 
 import typer
 
@@ -22,9 +22,6 @@ from runner.cli.options import (
 )
 from runner.errors import DataError, UsageError
 from runner.terminal import display, streams
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Format(str, Enum):
@@ -52,20 +49,23 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a model over the whole validation split."""
+    from dataclasses import asdict
+
     from runner import api
     from runner.cli.console import Console
     from runner.cli.summary import evaluation_line
 
     results = []
-    found = api.evaluate(
+    found = api.evaluate_all(
         path,
         overrides(set_, framework=framework, device=device),
-        recipe_name=recipe or None,
-        listener=Console(),
+        recipe=recipe or None,
+        listeners=Console(),
         trusted=trust,
-        choice=weights or None,
+        weights=weights or None,
     )
-    for result in found:
+    for item in found:
+        result = {**asdict(item), "path": str(item.path)}
         results.append(result)
         if not as_json:
             streams.deliver_text(evaluation_line(result))
@@ -110,8 +110,8 @@ def predict(
         top=top,
         batch_size=batch_size,
         trusted=trust,
-        listener=Console(),
-        choice=weights or None,
+        listeners=Console(),
+        weights=weights or None,
     )
     text = writers[chosen](found)
     if output:
@@ -156,14 +156,16 @@ def export(
     from runner.artifacts.export import check_all
     from runner.cli.console import Console
 
-    records = api.export_checkpoint(
+    made = api.export(
         checkpoint,
         overrides(set_, framework=framework, device=device),
         formats=format_ or [],
         output=output,
-        listener=Console(),
-        choice=weights or None,
+        listeners=Console(),
+        weights=weights or None,
+        check=False,
     )
+    records = [item.record for item in made]
     if as_json:
         streams.deliver_json(records)
     check_all(records)
@@ -188,11 +190,13 @@ def verify(
     from runner.artifacts.verification import check
     from runner.cli.console import Console
 
-    read, result = api.verify(artifact, tolerance=tolerance, trusted=trust, listener=Console())
+    result = api.verify(
+        artifact, tolerance=tolerance, trusted=trust, listeners=Console(), check=not as_json
+    )
     if as_json:
         streams.deliver_json({"passed": result.passed, **asdict(result)})
-    check(read, result)
-    if not as_json:
+        check(artifact, result)
+    else:
         streams.show(
             f"{display.line(artifact)}: agrees with the live model on {result.images} stored "
             f"images; same pixels, largest difference {result.max_difference:.1e} "
@@ -242,11 +246,10 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Measure images per second: a recipe's loader, training and inference, or a trained model."""
+    from runner import api
     from runner.bench import model as bench_model
-    from runner.bench import recipe as benchmark
+    from runner.bench import recipe as bench_recipe
     from runner.cli.console import Console
-    from runner.planning.loading import load
-    from runner.storage.events import EventLog
 
     changes = overrides(
         set_,
@@ -256,39 +259,18 @@ def bench(
         precision=precision,
         smoke=smoke,
     )
-    if bench_model.is_model(recipe):
-        if smoke:
-            raise UsageError("--smoke shortens a recipe: it has no effect on a trained model")
-        result = bench_model.bench(
-            Path(recipe),
-            changes,
-            batch_size=batch_size,
-            steps=steps or bench_model.STEPS,
-            warmup=warmup or bench_model.WARMUP,
-            listener=Console(),
-            trusted=trust,
-        )
-        _print_bench(result, bench_model.as_table, as_json=as_json)
-        return
-    if batch_size:
-        raise UsageError(
-            "--batch-size is for a trained model; of a recipe, set train.batch_size and "
-            "eval.batch_size"
-        )
-    loaded = load(recipe, changes, shortened=smoke)
-    result = benchmark.bench(
-        loaded.plan,
-        EventLog(Console()),
-        steps=steps or benchmark.STEPS,
-        warmup=warmup or benchmark.WARMUP,
+    found = api.bench(
+        recipe,
+        changes,
+        batch_size=batch_size,
+        steps=steps,
+        warmup=warmup,
+        smoke=smoke,
+        listeners=Console(),
+        trusted=trust,
     )
-    _print_bench(result, benchmark.as_table, as_json=as_json)
-
-
-def _print_bench(
-    result: dict[str, Any], as_table: Callable[[dict[str, Any]], str], *, as_json: bool
-) -> None:
     if as_json:
-        streams.deliver_json(result)
+        streams.deliver_json(found.figures)
     else:
-        streams.deliver_text(as_table(result))
+        as_table = bench_recipe.as_table if "recipe" in found.figures else bench_model.as_table
+        streams.deliver_text(as_table(found.figures))

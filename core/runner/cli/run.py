@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from pathlib import Path  # noqa: TC003  typer evaluates the annotations
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +30,8 @@ from runner.terminal import streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from runner.results import Run
 
 
 def _command(summary: str, *, export: bool) -> Callable[..., None]:
@@ -62,21 +64,21 @@ def _command(summary: str, *, export: bool) -> Callable[..., None]:
             smoke=smoke,
         )
         with _saying("no run was begun"), Signals() as signals:  # before any threads are started
+            from runner import api
             from runner.cli.console import Console
-            from runner.planning.loading import load
-            from runner.training import dispatch
-            from runner.training.run import Request
 
-            loaded = load(recipe, changes, shortened=smoke)
-            request = Request(
-                command=sys.argv[1:],
-                listener=Console(),
+            found = api.run(
+                recipe,
+                changes,
+                folder=runs_dir,
+                listeners=Console(),
                 export=export,
+                smoke=smoke,
                 signals=signals,
                 machines=meeting,
+                command=sys.argv[1:],
             )
-            result = dispatch.start(loaded, runs_dir, request)
-        _print_run(result, as_json=as_json)
+        _print_run(found, as_json=as_json)
 
     command.__doc__ = summary
     return command
@@ -102,15 +104,18 @@ def resume(
     changes = overrides(set_, devices=devices, nodes=meeting.count)
     kept = f"nothing of the run was changed; continue with: runner resume {run_folder}"
     with _saying(kept), Signals() as signals:  # before anything below starts threads
+        from runner import api
         from runner.cli.console import Console
-        from runner.training import dispatch
-        from runner.training.run import Request
 
-        request = Request(
-            command=sys.argv[1:], listener=Console(), signals=signals, machines=meeting
+        found = api.resume(
+            run_folder,
+            changes,
+            listeners=Console(),
+            signals=signals,
+            machines=meeting,
+            command=sys.argv[1:],
         )
-        result = dispatch.resume(run_folder, changes, request)
-    _print_run(result, as_json=as_json)
+    _print_run(found, as_json=as_json)
 
 
 @contextmanager
@@ -123,11 +128,11 @@ def _saying(words: str) -> Iterator[None]:
         raise
 
 
-def _print_run(result: dict[str, Any] | None, *, as_json: bool) -> None:
+def _print_run(found: Run | None, *, as_json: bool) -> None:
     from runner.cli.summary import summary
 
-    if result is not None:  # that of rank 0, when several processes work together
+    if found is not None:  # that of rank 0, when several processes work together
         if as_json:
-            streams.deliver_json(result)
+            streams.deliver_json(found.result)
         else:
-            streams.show(summary(result))
+            streams.show(summary(found.result))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from runner.plugins import kinds
+from runner.plugins import kinds, listing
 from runner.plugins.registry import ANY_FRAMEWORK
 from runner.terminal import display
 
@@ -45,21 +46,7 @@ def plugins_table(registry: Registry) -> str:
 
 def entries_data(registry: Registry, kind: Kind) -> list[dict[str, object]]:
     """Return the entries of a kind, ready for JSON; those that clash are marked."""
-    rows = [(item, item.reason) for item in registry.entries(kind.entry)]
-    for group in registry.clashes(kind.entry):
-        names = ", ".join(item.plugin.name for item in group)
-        rows += [(item, f"registered by several plugins: {names}") for item in group]
-    return [
-        {
-            "name": item.entry.name,
-            "framework": item.framework,
-            "plugin": item.plugin.name,
-            "summary": item.entry.summary,
-            "available": not reason,
-            "reason": reason,
-        }
-        for item, reason in rows
-    ]
+    return [asdict(item) for item in listing.entries(registry, kind)]
 
 
 def entries_table(registry: Registry, kind: Kind) -> str:

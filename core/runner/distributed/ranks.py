@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 
 from runner.distributed import signals
 from runner.distributed.reporting.reporter import Reporter
-from runner.distributed.signals import SIGNALS
+from runner.distributed.signals import BY_LISTENER, SIGNALS
 from runner.errors import DeviceError, OtherRankError, RunnerError
 from runner.system import limits
 from runner.terminal import streams
@@ -275,10 +275,10 @@ class AgreedStop:
 
     def asks(self) -> list[float]:
         """Return what asks this rank, as numbers to be added over all ranks."""
-        return [float(self._request.signal_number == number) for number in SIGNALS]
+        return [float(self._request.signal_number == number) for number in (BY_LISTENER, *SIGNALS)]
 
     def hear(self, asked: Sequence[float]) -> None:
         """Take what ``asks`` has become, added over all ranks."""
-        for number, count in zip(SIGNALS, asked, strict=True):
+        for number, count in zip((BY_LISTENER, *SIGNALS), asked, strict=True):
             if count:
                 self._agreed = int(number)

@@ -60,6 +60,8 @@ WARNINGS = frozenset({signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU})
 """Those that do nothing but ask."""
 INSISTING = frozenset(SIGNALS) - WARNINGS
 ALWAYS_HEARD = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
+BY_LISTENER = 0
+"""Stands for a signal where a listener of the run asks."""
 NUDGE = signal.SIGURG
 """What makes the main thread look up from a call that waits; ignored where nobody handles it."""
 GRACE_S = 5.0
@@ -157,12 +159,14 @@ class Signals:
     Outside the main thread nothing is done: Python delivers signals to that thread alone.
     """
 
-    def __init__(self) -> None:
-        self._numbers = heard()
+    def __init__(self, numbers: Sequence[signal.Signals] | None = None) -> None:
+        """Choose the signals: all that ask this process, or some; of none, listeners alone ask."""
+        self._numbers = heard() if numbers is None else tuple(numbers)
         self._mask: set[int | signal.Signals] | None = None
         self._watcher: threading.Thread | None = None
         self._former_nudge: Any = None
         self._request: StopRequest | None = None
+        self._polite: StopRequest | None = None
         self._handlers: _Handlers | None = None
         self._asked = False
         self._ends = False
@@ -194,6 +198,14 @@ class Signals:
             signal.signal(NUDGE, self._former_nudge)
         self.release()
 
+    def stop(self) -> bool:
+        """Ask the loop to save and leave, as a signal does; return whether one is there to ask."""
+        if self._polite is None:
+            return False
+        if self._polite.signal_number is None:
+            self._polite.signal_number = BY_LISTENER
+        return True
+
     def release(self) -> None:
         """Receive the signals with Python's handlers."""
         if self._mask is not None:
@@ -221,6 +233,7 @@ class Signals:
             launched: A launcher has started this process, so one request may be several signals.
         """
         request = StopRequest(repeat_s=REPEAT_S if launched else 0.0)
+        self._polite = request
         self._handlers = handlers = _Handlers(request, self._numbers)
         if self._watcher is not None:
             self._request = request
@@ -230,7 +243,8 @@ class Signals:
             yield request
         finally:
             # The same request may come again until the process has left.
-            self._leaving = request.signal_number is not None
+            self._polite = None
+            self._leaving = request.signal_number not in (None, BY_LISTENER)
             self._asked = launched and self._leaving
             if not self._asked:
                 self._request = None

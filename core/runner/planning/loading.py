@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import recipe
 from runner.errors import RecipeError, UsageError
 from runner.planning import notes, plan, smoke
 from runner.plugins import loading
+from runner.recipe import source
+from runner.recipe.overrides import flow
 from runner.storage import paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from runner.errors import Problem
     from runner.planning.plan import Plan
     from runner.plugins.loading import Plugins
     from runner.recipe import Document
+    from runner.recipe.source import Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +36,25 @@ class Loaded:
 
 
 def load(
-    name: str, overrides: Sequence[str] = (), *, shortened: bool = False, allow_unset: bool = False
+    given: str | Path | Mapping[str, object],
+    overrides: Sequence[str] = (),
+    *,
+    shortened: bool = False,
+    allow_unset: bool = False,
+    name: str = "recipe",
 ) -> Loaded:
-    """Turn a recipe's name or path and the overrides into a plan.
+    """Turn a recipe and the overrides into a plan.
 
     Environment variables without a value stand as they are written; the plan refuses to open data
     while there are any.
 
     Args:
-        name: A path, or the name of a recipe that ships with runner or a plugin.
+        given: A path, the name of a recipe that ships with runner or a plugin, or what the file
+            would hold.
         overrides: Texts such as ``train.epochs=3``.
         shortened: Train a few steps on a few of the images, or synthetic ones.
         allow_unset: Do not count variables without a value among what is wrong.
+        name: What a recipe without a file is called.
 
     Raises:
         RecipeError: The recipe or an override is wrong.
@@ -49,10 +62,20 @@ def load(
     """
     loaded = loading.load()
     registry = loaded.registry
-    path = recipe.find(name, registry)
-    document = recipe.compose(
-        path, overrides, environ=os.environ, allow_unset=True, registry=registry
-    )
+    held = isinstance(given, Mapping)
+    path = Path(f"{name}.yaml") if held else recipe.find(str(given), registry)
+
+    def read(file: Path, problems: list[Problem]) -> Node:
+        return (
+            _held(given, name, problems) if held and file == path else source.read(file, problems)
+        )
+
+    def compose(file: Path, overrides: Sequence[str] = ()) -> Document:
+        return recipe.compose(
+            file, overrides, environ=os.environ, allow_unset=True, registry=registry, read=read
+        )
+
+    document = compose(path, overrides)
     unset = () if shortened else tuple(variable.problem() for variable in document.unset)
     try:
         checked = recipe.validate(document, registry)
@@ -69,14 +92,15 @@ def load(
     if shortened:
         resolved = smoke.plan_of(f"{path.stem}-smoke", checked, registry)
     else:
-        remark = notes.batch_of_another_size(
-            document,
-            checked,
-            lambda file: recipe.compose(
-                file, environ=os.environ, allow_unset=True, registry=registry
-            ),
-        )
+        remark = notes.batch_of_another_size(document, checked, compose)
         resolved = plan.resolve(path.stem, checked, registry, unset=unset)
         resolved = replace(resolved, remarks=(remark,) if remark else ())
     resolved = replace(resolved, remarks=(*document.notes, *resolved.remarks))
     return Loaded(plan=resolved, document=document, plugins=loaded)
+
+
+def _held(given: object, name: str, problems: list[Problem]) -> Node:
+    """Turn a recipe that a program holds into what its file would be."""
+    node = source.parse(flow(given, ""), name, problems, line_numbers=False)
+    assert node is not None, "a mapping is no empty document"
+    return node

@@ -1,11 +1,15 @@
-"""Overrides from the command line: ``--set train.epochs=10``."""
+"""Overrides: ``--set train.epochs=10``, and values of a program, which become such texts."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-from runner.errors import Problem, RecipeError
+from runner.errors import Problem, RecipeError, UsageError
 from runner.recipe.phrasing import as_text, dotted, show
 from runner.recipe.source import KeyPath, Node, Origin, parse, typed
 from runner.recipe.tree import long_form, merge, precision_long_form
@@ -26,6 +30,69 @@ class Override:
     def chooses_name(self) -> bool:
         """Whether it names a component, which replaces the component's section."""
         return len(self.path) == 1 or self.path[-1] == "name"
+
+
+def as_texts(overrides: Mapping[str, object] | Sequence[str]) -> list[str]:
+    """Return overrides as ``--set`` takes them.
+
+    Args:
+        overrides: Values by dotted key, such as ``{"train.epochs": 10}``, or such texts.
+
+    Raises:
+        UsageError: They are neither, or a value is of a type that recipes do not have.
+    """
+    if isinstance(overrides, Mapping):
+        return [f"{key}={_short(value, str(key))}" for key, value in overrides.items()]
+    if isinstance(overrides, str):
+        raise UsageError(
+            f"overrides is the text {overrides!r}; expected values by key, such as "
+            '{"train.epochs": 10}'
+        )
+    return list(overrides)
+
+
+def _short(value: object, key: str) -> str:
+    """Write a value as people do: a text without quotes, unless it would become something else."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str) and value and value == value.strip() and value[0] not in "[{\"'":
+        return value if typed(value)[0] == "str" else flow(value, key)
+    return flow(value, key)
+
+
+def flow(value: object, key: str) -> str:
+    """Write a value as YAML on one line.
+
+    Args:
+        value: ``None``, a truth value, a number, a text or a path, or lists, tuples and mappings of
+            such values.
+        key: Its dotted key, for errors.
+
+    Raises:
+        UsageError: It is, or holds, something else.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, Mapping):
+        members = [
+            f"{json.dumps(str(name))}: {flow(item, f'{key}.{name}' if key else str(name))}"
+            for name, item in value.items()
+        ]
+        return f"{{{', '.join(members)}}}"
+    if isinstance(value, (list, tuple)):
+        items = [flow(item, f"{key}.{position}") for position, item in enumerate(value)]
+        return f"[{', '.join(items)}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return json.dumps(value, ensure_ascii=False)
+    single = getattr(value, "item", None)
+    if single is not None and getattr(value, "ndim", None) == 0:  # a number of NumPy
+        return flow(single(), key)
+    raise UsageError(
+        f"{key}: found a {type(value).__name__}; expected None, True or False, a number, a text, a "
+        "path, or lists and mappings of these"
+    )
 
 
 def parse_override(text: str, problems: list[Problem]) -> Override | None:

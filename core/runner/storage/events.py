@@ -47,9 +47,24 @@ from runner.errors import StorageError
 from runner.storage import files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from typing import Any, TextIO
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield what an event log holds; a line that a killed process has cut is left out.
+
+    Raises:
+        StorageError: The file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    for line in text.splitlines():
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 class Listener(Protocol):

@@ -55,7 +55,7 @@ class Request:
     """Whether to write the artifacts that the recipe lists; a run that continues does what it was
     started with."""
     signals: Signals | None = None
-    """Those that ask to stop, held back since before NumPy was imported."""
+    """Those that ask to stop, held back since before NumPy was imported; none if left out."""
     machines: Machines = field(default_factory=Machines)
     """Those that the run is spread over."""
     devices: int | None = None
@@ -90,7 +90,7 @@ class Opened:
     def __enter__(self) -> Opened:
         with ExitStack() as stack:
             with telling_alone(self._reporter):
-                self._prepare(stack)
+                self._prepare()
             with telling_alone(self._reporter, joins=True):
                 group = self._join()
             self.ranks = stack.enter_context(Ranks(group, self._reporter))
@@ -99,7 +99,7 @@ class Opened:
             self.stack = stack.pop_all()
         return self
 
-    def _prepare(self, stack: ExitStack) -> None:
+    def _prepare(self) -> None:
         """Open the device.
 
         What is written, printed or bound comes after ``join``, where a process may stay.
@@ -113,7 +113,7 @@ class Opened:
                 "process alone; start it with runner.training.dispatch, or set device.count to 1"
             )
         begin(plan, self._reporter)
-        self.signals = request.signals or stack.enter_context(Signals())
+        self.signals = request.signals or Signals(())
         if plan.framework_entry.takes_signals:
             self.signals.watch()
         else:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NoReturn, final
 
 from runner.contracts import EpochMetrics
+from runner.distributed.signals import BY_LISTENER
 from runner.errors import CheckpointError, DataError, InterruptedRunError, NonFiniteError
 from runner.session.evaluate import Agreement, evaluate
 from runner.storage import checkpoint
@@ -420,7 +421,8 @@ class Trainer:
             self._save()
         self._saver.finish()
         number, path = self._stop.signal_number or 0, self._saver.last
-        message = f"stopped by signal {number} after step {self._position.step}"
+        asked_by = "a listener" if number == BY_LISTENER else f"signal {number}"
+        message = f"stopped by {asked_by} after step {self._position.step}"
         if path:  # which only rank 0 has written
             self._events.emit("run.interrupted", signal=number, checkpoint=str(path))
             message += f", saved {path}; continue with: runner resume {path.parent.parent}"
