@@ -1,7 +1,8 @@
 """Vision Runner: one command runs an image-classification recipe on any framework and device.
 
-These names are the public interface for plugin authors; ``runner.contracts`` holds the protocols
-that their objects follow and ``runner.testing`` the checks that they can run.
+These names are the public interface: for programs the functions of ``runner.api`` and what they
+return, for plugin authors the rest. ``runner.contracts`` holds the protocols that their objects
+follow, ``runner.testing`` the checks that they can run, and ``runner.errors`` what is raised.
 """
 
 from __future__ import annotations
@@ -11,6 +12,31 @@ from runner.options import NoOptions, options  # the module would take the name 
 
 TYPE_CHECKING = False  # type checkers read it as true; typing, too, must not come before own_path
 if TYPE_CHECKING:
+    from runner.api import (
+        Artifact,
+        Benchmark,
+        Evaluation,
+        Model,
+        Prediction,
+        RecipePlan,
+        Run,
+        Verification,
+        bench,
+        evaluate,
+        evaluate_all,
+        explain,
+        export,
+        list_entries,
+        load_model,
+        load_recipe,
+        load_run,
+        predict,
+        resume,
+        run,
+        train,
+        verify,
+    )
+    from runner.cli.console import Console
     from runner.contracts import (
         ArtifactInfo,
         Availability,
@@ -34,34 +60,60 @@ if TYPE_CHECKING:
         Translation,
         lazy,
     )
+    from runner.errors import RunnerError, StopRun
     from runner.hooks import hookimpl
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Artifact",
     "ArtifactInfo",
     "Availability",
     "Batch",
+    "Benchmark",
+    "Console",
     "ConverterEntry",
     "DatasetEntry",
     "DeviceEntry",
     "EngineState",
     "EvalCounts",
+    "Evaluation",
     "ExporterEntry",
     "FrameworkEntry",
     "ImporterEntry",
     "LoggerEntry",
+    "Model",
     "ModelEntry",
     "NoOptions",
     "OptimizerEntry",
+    "Prediction",
     "PredictorEntry",
+    "RecipePlan",
+    "Run",
+    "RunnerError",
     "StepResult",
+    "StopRun",
     "StoredWeights",
     "Translation",
+    "Verification",
     "__version__",
+    "bench",
+    "evaluate",
+    "evaluate_all",
+    "explain",
+    "export",
     "hookimpl",
     "lazy",
+    "list_entries",
+    "load_model",
+    "load_recipe",
+    "load_run",
     "options",
+    "predict",
+    "resume",
+    "run",
+    "train",
+    "verify",
 ]
 
 
@@ -70,7 +122,7 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         from importlib import import_module
 
-        for module in ("hooks", "entries", "contracts"):
+        for module in ("hooks", "entries", "contracts", "errors", "api", "cli.console"):
             found = vars(import_module(f"runner.{module}"))
             if name in found:
                 return globals().setdefault(name, found[name])

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any, Union, final
 from runner.artifacts import artifact as artifacts
 from runner.artifacts import classifier, verification
 from runner.artifacts import export as exporting
-from runner.bench import model as bench_model
-from runner.bench import recipe as bench_recipe
+from runner.artifacts import predict as prediction
+from runner.artifacts.predict import Prediction
+from runner.artifacts.verification import Verification
+from runner.benchmark import model as bench_model
+from runner.benchmark import recipe as bench_recipe
 from runner.data.decode_options import Noticed
 from runner.distributed.launching.shell import Start
 from runner.distributed.machines import Machines
@@ -40,8 +43,6 @@ from runner.weights import given
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from runner.artifacts.predict import Prediction
-    from runner.artifacts.verification import Verification
     from runner.contracts import Engine
     from runner.data.decode_options import Notice
     from runner.planning.loading import Loaded
@@ -51,6 +52,32 @@ if TYPE_CHECKING:
     from runner.recipe import RecipeListing
     from runner.session.opening import Split
     from runner.storage.events import Listener
+
+__all__ = [
+    "Artifact",
+    "Benchmark",
+    "Evaluation",
+    "Model",
+    "Prediction",
+    "RecipePlan",
+    "Run",
+    "StopRun",
+    "Verification",
+    "bench",
+    "evaluate",
+    "evaluate_all",
+    "explain",
+    "export",
+    "list_entries",
+    "load_model",
+    "load_recipe",
+    "load_run",
+    "predict",
+    "resume",
+    "run",
+    "train",
+    "verify",
+]
 
 RUNS = Path("runs")
 """Where run folders are made, unless another place is named."""
@@ -101,7 +128,7 @@ def run(
     signals: bool | Signals = False,
     machines: Machines | None = None,
     command: Sequence[str] = (),
-) -> Run | None:
+) -> Run:
     """Do what a recipe says: train, evaluate, export and verify.
 
     Args:
@@ -118,8 +145,8 @@ def run(
         command: The command line that asks, for the manifest.
 
     Returns:
-        The run, unfinished where a listener has stopped it; ``None`` in a process, or on a machine,
-        that works with others and does not have rank 0.
+        The run, unfinished where a listener has stopped it. A process, or a machine, that works
+        with others and does not have rank 0 learns no more than where the runs of the recipe are.
 
     Raises:
         RunnerError: The recipe is wrong, or the run has failed.
@@ -135,10 +162,11 @@ def run(
             machines=machines or Machines(),
         )
         loaded = load(recipe, changes, shortened=smoke, name=name)
-        return _outcome(lambda: dispatch.start(loaded, Path(folder), request), heard)
+        runs = Path(folder) / loaded.plan.name
+        return _outcome(lambda: dispatch.start(loaded, runs.parent, request), heard, runs)
 
 
-def train(recipe: Recipe, overrides: Overrides = (), **options: Any) -> Run | None:
+def train(recipe: Recipe, overrides: Overrides = (), **options: Any) -> Run:
     """Train and evaluate a recipe, without its exports; the options are those of ``run``."""
     return run(recipe, overrides, export=False, **options)
 
@@ -151,7 +179,7 @@ def resume(
     signals: bool | Signals = False,
     machines: Machines | None = None,
     command: Sequence[str] = (),
-) -> Run | None:
+) -> Run:
     """Continue an interrupted run, or one of its checkpoints, at its exact sample.
 
     Args:
@@ -174,7 +202,7 @@ def resume(
             signals=held,
             machines=machines or Machines(),
         )
-        return _outcome(lambda: dispatch.resume(path, changes, request), heard)
+        return _outcome(lambda: dispatch.resume(path, changes, request), heard, path)
 
 
 def evaluate(
@@ -272,8 +300,6 @@ def predict(
     Raises:
         UsageError: ``model`` stands for several checkpoints, or there is no image.
     """
-    from runner.artifacts import predict as prediction
-
     given_images = [images] if isinstance(images, (str, Path)) else images
     files = prediction.find_images([Path(image) for image in given_images])
     registry = loading.load().registry
@@ -635,14 +661,16 @@ def _held(signals: bool | Signals) -> AbstractContextManager[Signals]:  # noqa: 
     return Signals() if signals else nullcontext(Signals(()))
 
 
-def _outcome(carry_out: Callable[[], dict[str, Any] | None], heard: _Heard) -> Run | None:
+def _outcome(carry_out: Callable[[], dict[str, Any] | None], heard: _Heard, otherwise: Path) -> Run:
     try:
         result = carry_out()
     except InterruptedRunError:
         if not heard.stopped or heard.folder is None:
             raise
         return Run.at(heard.folder)
-    return None if result is None else Run.of(result)
+    if result is None:
+        return Run(folder=otherwise, recipe="", metrics={}, result={}, leads=False)
+    return Run.of(result)
 
 
 def _command(verb: str, recipe: Recipe, name: str, changes: Sequence[str]) -> list[str]:

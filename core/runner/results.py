@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 from runner.errors import UsageError
 from runner.storage import checkpoint, events, records, rundir
 from runner.storage.rundir import RunDir
-from runner.terminal import display
+from runner.terminal.shown import Shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,37 +20,6 @@ if TYPE_CHECKING:
 
     from runner.data.decode_options import Decoding
     from runner.data.transforms.options import Transform
-
-
-class Shown:
-    """A result that shows a title and rows of a few words each."""
-
-    __slots__ = ()
-
-    def _title(self) -> str:
-        raise NotImplementedError
-
-    def _rows(self) -> Iterator[tuple[str, object]]:
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        rows = [(name, _text(value)) for name, value in self._rows()]
-        width = max((len(name) for name, _ in rows), default=0)
-        title = f"{type(self).__name__} {display.line(self._title())}"
-        return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows)])
-
-    def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(_text(value))}</td></tr>"
-            for name, value in self._rows()
-        )
-        title = html.escape(f"{type(self).__name__} {display.line(self._title())}")
-        return f"<table><caption>{title}</caption><tbody>{cells}</tbody></table>"
-
-
-def _text(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else display.line(str(value))
 
 
 @final
@@ -80,10 +48,12 @@ class Artifact(Shown):
             record=record,
         )
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """Return what it is of."""
         return str(self.folder)
 
-    def _rows(self) -> Iterator[tuple[str, object]]:
+    def rows(self) -> Iterator[tuple[str, object]]:
+        """Yield a name and a value for each row."""
         words = {True: "yes", False: "NO", None: "not here"}
         reason = self.record.get("error") or self.record.get("reason")
         yield "verified", words[self.verified] + (f": {reason}" if reason else "")
@@ -102,6 +72,8 @@ class Run(Shown):
     """The last values by name, such as ``val.top1`` and ``train.loss``."""
     result: Mapping[str, Any]
     """What ``result.json`` holds (JSON); empty if the run is not finished."""
+    leads: bool = True
+    """Whether this process knows how it ended: that of rank 0, or the one that started it."""
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Run:
@@ -160,10 +132,12 @@ class Run(Shown):
         """What the run has exported."""
         return [Artifact.of(record) for record in self.result.get("exports", ())]
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """Return what it is of."""
         return str(self.folder)
 
-    def _rows(self) -> Iterator[tuple[str, object]]:
+    def rows(self) -> Iterator[tuple[str, object]]:
+        """Yield a name and a value for each row."""
         yield "finished", "yes" if self.finished else "no"
         if "epochs" in self.result:
             yield "epochs", self.result["epochs"]
@@ -204,10 +178,12 @@ class Evaluation(Shown):
     reference: Sequence[Mapping[str, Any]]
     """Published figures of the recipe, each beside the measured one."""
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """Return what it is of."""
         return str(self.path)
 
-    def _rows(self) -> Iterator[tuple[str, object]]:
+    def rows(self) -> Iterator[tuple[str, object]]:
+        """Yield a name and a value for each row."""
         yield from self.metrics.items()
 
 
@@ -223,10 +199,12 @@ class Benchmark(Shown):
     figures: Mapping[str, Any]
     """All of them, and what they were measured with (JSON)."""
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """Return what it is of."""
         return self.subject
 
-    def _rows(self) -> Iterator[tuple[str, object]]:
+    def rows(self) -> Iterator[tuple[str, object]]:
+        """Yield a name and a value for each row."""
         for name, rate in self.images_per_s.items():
             median = rate["median"] if isinstance(rate, Mapping) else rate
             yield name, f"{median:.1f} images/s"
@@ -302,10 +280,12 @@ class Model(Shown):
     path: Path
     """Where the weights are from."""
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """Return what it is of."""
         return str(self.path)
 
-    def _rows(self) -> Iterator[tuple[str, object]]:
+    def rows(self) -> Iterator[tuple[str, object]]:
+        """Yield a name and a value for each row."""
         yield "module", f"{type(self.module).__module__}.{type(self.module).__qualname__}"
         yield "classes", len(self.classes)
         yield "steps", ", ".join(step.name for step in self.preprocess.transforms)

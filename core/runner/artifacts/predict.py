@@ -15,6 +15,7 @@ from runner.session import metrics
 from runner.storage import files, paths
 from runner.terminal import display
 from runner.terminal.display import csv_cell
+from runner.terminal.shown import Shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,14 +35,25 @@ class Choice:
     probability: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Prediction(Shown):
     """What a model says about one image, or why it could not be read."""
 
     image: str
     choices: tuple[Choice, ...]
     """Most probable first."""
     error: str = ""
+
+    def title(self) -> str:
+        """Return the image."""
+        return self.image
+
+    def rows(self) -> Iterator[tuple[str, object]]:
+        """Yield the classes with their probabilities, or the error."""
+        if self.error:
+            yield "error", self.error
+        for choice in self.choices:
+            yield choice.name, f"{100 * choice.probability:.1f} %"
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:

@@ -18,8 +18,10 @@ from runner.errors import ArtifactError
 from runner.plugins.registry import ANY_FRAMEWORK
 from runner.session import metrics
 from runner.terminal.display import counted
+from runner.terminal.shown import Shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import Any
 
@@ -43,8 +45,8 @@ MORE_AGREEMENT = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Verification(Shown):
     """How an artifact compares with the live model it came from."""
 
     images: int
@@ -58,6 +60,17 @@ class Verification:
     min_agreement: float
     """Smallest share of images for which they must."""
     runtime: dict[str, Any]
+
+    def title(self) -> str:
+        """Return how it ended."""
+        return "passed" if self.passed else "FAILED"
+
+    def rows(self) -> Iterator[tuple[str, object]]:
+        """Yield what was compared."""
+        yield "stored images", self.images
+        yield "same pixels", "yes" if self.pixels_equal else "NO"
+        yield "largest difference", f"{self.max_difference:.1e}, allowed {self.tolerance:g}"
+        yield "same class", self.same_top1
 
     @property
     def passed(self) -> bool:

@@ -20,7 +20,7 @@ def on_host(arguments: Sequence[str], device: str) -> str:
         arguments: Arguments of ``runner``, as they were typed.
         device: Device entry that is there on every machine.
     """
-    from runner.bench.model import is_model
+    from runner.benchmark.model import is_model
 
     kept = list(_without_device(arguments))
     command = kept[0] if kept else ""

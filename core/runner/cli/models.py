@@ -247,8 +247,8 @@ def bench(
 ) -> None:
     """Measure images per second: a recipe's loader, training and inference, or a trained model."""
     from runner import api
-    from runner.bench import model as bench_model
-    from runner.bench import recipe as bench_recipe
+    from runner.benchmark import model as bench_model
+    from runner.benchmark import recipe as bench_recipe
     from runner.cli.console import Console
 
     changes = overrides(

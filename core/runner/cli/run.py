@@ -128,10 +128,10 @@ def _saying(words: str) -> Iterator[None]:
         raise
 
 
-def _print_run(found: Run | None, *, as_json: bool) -> None:
+def _print_run(found: Run, *, as_json: bool) -> None:
     from runner.cli.summary import summary
 
-    if found is not None:  # that of rank 0, when several processes work together
+    if found.leads:
         if as_json:
             streams.deliver_json(found.result)
         else:

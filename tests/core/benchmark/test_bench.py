@@ -25,7 +25,7 @@ def clock(monkeypatch):
     """Make every call of the model take one of a series of times, in milliseconds."""
     now = [0.0]
     shapes: list[tuple[str, tuple[int, ...]]] = []
-    monkeypatch.setattr("runner.bench.model.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("runner.benchmark.model.time.perf_counter", lambda: now[0])
 
     def take(durations):
         def predict(self, inputs):
