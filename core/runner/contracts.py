@@ -372,23 +372,12 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
-    """What observers learn about a run when it starts."""
+    """What loggers learn about a run when it starts."""
 
     name: str
     folder: Path
     recipe: Mapping[str, Any]
     """The resolved recipe (JSON)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochMetrics:
-    """What observers learn at the end of an epoch."""
-
-    epoch: int
-    """Number of finished epochs, from 1."""
-    step: int
-    values: Mapping[str, float]
-    """Metrics by name, such as ``train.loss`` and ``val.top1``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,7 +402,7 @@ class StepRecord:
 
 
 class RunLogger(Protocol):
-    """Writes a run down in another form; open from its start to its end."""
+    """Learns what happens in a run, from its start to its end, on rank 0."""
 
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
         """Learn of an event, as ``runner.storage.events`` lists them."""

@@ -417,10 +417,15 @@ class PredictorEntry(Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggerEntry(Entry):
-    """Another form in which a run is written down, named under ``loggers:``."""
+    """Somebody who learns what happens in a run, such as another form of its log.
+
+    A recipe names it under ``loggers:``, unless it is always on.
+    """
 
     open: Callable[[RunInfo, Any], RunLogger]
     """Start to write, given the run and the options; appends where the run continues."""
+    always: bool = False
+    """Whether every run opens it, with the defaults of its options. It never ends a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

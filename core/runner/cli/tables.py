@@ -82,7 +82,6 @@ def _plugin_data(registry: Registry, info: PluginInfo) -> dict[str, object]:
             for kind in kinds.KINDS
             if info.entries.get(kind.name)
         },
-        "observes": list(info.observes),
     }
 
 
@@ -90,8 +89,6 @@ def _what_it_registers(info: PluginInfo) -> str:
     counts = [
         display.counted(len(entries), kind) for kind, entries in info.entries.items() if entries
     ]
-    if info.observes:
-        counts.append("observers")
     return ", ".join(counts) or "-"
 
 

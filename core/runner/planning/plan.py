@@ -64,6 +64,9 @@ class Plan:
     optimizer: Registered[OptimizerEntry] | None
     exporters: tuple[Registered[ExportEntry], ...]
     loggers: tuple[Registered[LoggerEntry], ...]
+    """Those of the recipe."""
+    always_loggers: tuple[Registered[LoggerEntry], ...]
+    """Those that are always on, can be used here, and are not named in the recipe."""
     sources: tuple[Source | None, ...]
     """What each of them converts; ``None`` for those that export the model itself."""
     image_size: tuple[int, int]
@@ -89,6 +92,7 @@ class Plan:
             self.dataset,
             self.model,
             *self.loggers,
+            *self.always_loggers,
         ]
         if training and self.optimizer:
             used.append(self.optimizer)
@@ -415,6 +419,13 @@ def resolve(
             for item, found in zip(recipe.export, exporters, strict=True)
         ),
         loggers=tuple(registry.find(LoggerEntry, item.name, framework) for item in recipe.loggers),
+        always_loggers=tuple(
+            item
+            for item in registry.entries(LoggerEntry, framework)
+            if item.entry.always
+            and not item.reason
+            and item.entry.name not in {section.name for section in recipe.loggers}
+        ),
         image_size=image_size(recipe.transforms),
         train_batch=_split_batch(recipe),
         smoke=smoke or {},

@@ -22,7 +22,6 @@ from runner.plugins.registry import ANY_FRAMEWORK, framework_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from dataclasses import Field
-    from types import ModuleType
     from typing import TypeGuard
 
     from runner.plugins.kinds import Kind
@@ -55,15 +54,8 @@ def register(plugin: object, name: str) -> pluggy.PluginManager:
         RejectedPluginError: A hook is unknown, has wrong arguments, or is not marked.
     """
     manager = pluggy.PluginManager("runner")
-    specifications: tuple[type | ModuleType, ...] = (kinds.registration_hooks(), hooks)
-    for namespace in specifications:
-        manager.add_hookspecs(namespace)
-    known = [
-        caller
-        for namespace in specifications
-        for caller in vars(namespace)
-        if manager.parse_hookspec_opts(namespace, caller)
-    ]
+    manager.add_hookspecs(kinds.registration_hooks())
+    known = [kind.hook for kind in kinds.KINDS]
     try:
         manager.register(plugin, name)
     except pluggy.PluginValidationError as error:

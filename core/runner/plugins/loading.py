@@ -32,7 +32,6 @@ from runner.plugins.checks import (
     explain,
     register,
 )
-from runner.plugins.observers import OBSERVER_HOOKS, Observers
 from runner.plugins.registry import PluginInfo, Registered, Registry, missing_reason
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     import pluggy
 
     from runner.entries import Entry
-    from runner.plugins.observers import ObserverReport
     from runner.plugins.registry import State
 
 __all__ = ["PluginInfo", "Plugins", "load"]
@@ -54,22 +52,10 @@ OWN_DISTRIBUTION = "vision-runner"
 
 @final
 class Plugins:
-    """The plugins of this process: what they registered, and who observes runs."""
+    """The plugins of this process: what they registered."""
 
-    def __init__(self, registry: Registry, managers: Mapping[str, pluggy.PluginManager]) -> None:
+    def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self._managers = managers
-
-    def observers(self, report: ObserverReport) -> Observers:
-        """Return the observers of one run; ``report`` learns of each that is switched off."""
-        observes = {
-            info.name: info.observes for info in self.registry.plugins if info.state == "ready"
-        }
-
-        def call(plugin: str, hook: str, arguments: Mapping[str, object]) -> object:
-            return _call(self._managers[plugin], hook, arguments)
-
-        return Observers(observes, call, report)
 
 
 def load(
@@ -112,8 +98,7 @@ def load(
         Registry(
             (outcome.info for outcome in outcomes),
             (item for outcome in outcomes for item in outcome.registered),
-        ),
-        {o.info.name: o.manager for o in outcomes if o.manager is not None},
+        )
     )
 
 
@@ -133,7 +118,6 @@ class _Outcome:
 
     info: PluginInfo
     registered: tuple[Registered[Entry], ...] = ()
-    manager: pluggy.PluginManager | None = None
 
 
 def own_distributions() -> list[Distribution]:
@@ -250,7 +234,7 @@ def _open(candidate: _Candidate, trace: Callable[[str], object] | None) -> _Outc
         implemented = {caller.name for caller in manager.get_hookcallers(plugin) or ()}
         defaults = ModuleDefaults.of(plugin)
         entries = {
-            kind.name: check_entries(kind, _call(manager, kind.hook, {}), str(info), defaults)
+            kind.name: check_entries(kind, getattr(manager.hook, kind.hook)(), str(info), defaults)
             for kind in kinds.KINDS
             if kind.hook in implemented
         }
@@ -259,13 +243,11 @@ def _open(candidate: _Candidate, trace: Callable[[str], object] | None) -> _Outc
     except BaseException as error:  # noqa: BLE001  a plugin may even call sys.exit() when imported
         reason = "; ".join([explain(error, info.module), *_told(undone)])
         return _unused(candidate, "failed", reason)
-    observes = tuple(hook for hook in OBSERVER_HOOKS if hook in implemented)
-    info = replace(info, entries=entries, observes=observes)
-    outcome = _availability(info, defaults)
+    outcome = _availability(replace(info, entries=entries), defaults)
     if undone:
         reason = "; ".join(filter(None, (outcome.info.reason, *_told(undone))))
         outcome = replace(outcome, info=replace(outcome.info, reason=reason))
-    return replace(outcome, manager=manager)
+    return outcome
 
 
 def _told(undone: Sequence[str]) -> list[str]:
@@ -332,7 +314,7 @@ def _availability(info: PluginInfo, defaults: ModuleDefaults) -> _Outcome:
     # An importer only reads command lines: it says nothing about the framework being there.
     used = [row for row in rows if not isinstance(row[0], ImporterEntry)] or rows
     lacking = [row for row in used if row[1]]
-    if not reason and lacking and not info.observes and len(lacking) == len(used):
+    if not reason and lacking and len(lacking) == len(used):
         entry, missing = lacking[0]
         reason = missing_reason(missing, entry.install)
     if reason:
@@ -352,13 +334,6 @@ def _availability(info: PluginInfo, defaults: ModuleDefaults) -> _Outcome:
         for entry, missing in rows
     )
     return _Outcome(info=info, registered=registered)
-
-
-def _call(
-    manager: pluggy.PluginManager, hook: str, arguments: Mapping[str, object]
-) -> Sequence[object]:
-    results: Sequence[object] = getattr(manager.hook, hook)(**arguments)
-    return results
 
 
 def _missing(modules: Iterable[str]) -> tuple[str, ...]:

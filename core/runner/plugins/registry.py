@@ -43,8 +43,6 @@ class PluginInfo:
     """Why it is not ready, or which of its entries are not."""
     entries: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
     """What it registered, by kind, in its own order."""
-    observes: tuple[str, ...] = ()
-    """The observer hooks that it implements."""
 
     def __str__(self) -> str:
         origin = f"{self.distribution} {self.version}" if self.distribution else self.module

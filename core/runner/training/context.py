@@ -22,11 +22,11 @@ from runner.distributed.signals import Signals
 from runner.errors import DataError, UsageError
 from runner.planning.notes import notes
 from runner.planning.plan import check_exports, check_runnable, without_effect
-from runner.plugins.observers import Loggers
 from runner.plugins.returns import check_members, origin
 from runner.session.opening import check_same_classes, open_device, open_engine, open_split
 from runner.storage.events import EventLog
 from runner.training import consistency, manifest
+from runner.training.loggers import Loggers
 from runner.weights import given
 
 if TYPE_CHECKING:
@@ -125,7 +125,6 @@ class Opened:
         plan, leads, progress = self.plan, self.ranks.leads, self.ranks.progress
         self.events = EventLog(self.request.listener if leads else RankConsole(self.ranks.rank))
         stack.callback(self.events.close)
-        self.observers = self.plugins.observers(self._observer_failed)
         self.loggers = Loggers(self._logger_failed)
         stack.callback(self.loggers.close)
         if self.ranks.group:
@@ -308,12 +307,5 @@ class Opened:
         self.events.emit(
             "warning",
             message=f"logger {name!r} failed and writes nothing more of this run: "
-            f"{type(error).__name__}: {error}",
-        )
-
-    def _observer_failed(self, plugin: str, hook: str, error: Exception) -> None:
-        self.events.emit(
-            "warning",
-            message=f"plugin {plugin!r} failed in {hook} and observes this run no longer: "
             f"{type(error).__name__}: {error}",
         )

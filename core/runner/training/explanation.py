@@ -253,8 +253,12 @@ def _plugins(plan: Plan, document: Document) -> Iterator[str]:
             position = next(exports, None)
             keys = None if position is None else ("export", position, "name")
         elif isinstance(item.entry, LoggerEntry):
-            keys = ("loggers", next(loggers), "name")
-        why = f"chosen at {_origin(plan, document, keys)}" if keys else _converted(plan, item)
+            position = next(loggers, None)
+            keys = None if position is None else ("loggers", position, "name")
+        if keys:
+            why = f"chosen at {_origin(plan, document, keys)}"
+        else:
+            why = "always on" if isinstance(item.entry, LoggerEntry) else _converted(plan, item)
         yield f"{item.kind:<10} {item.entry.name:<16} from {item.plugin}, {why}"
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, NoReturn, final
 
-from runner.contracts import EpochMetrics
 from runner.distributed.signals import BY_LISTENER
 from runner.errors import CheckpointError, DataError, InterruptedRunError, NonFiniteError
 from runner.session.evaluate import Agreement, evaluate
@@ -63,7 +62,6 @@ class Trainer:
         ranks: Ranks,
         saver: Saver,
         events: EventLog,
-        finished_epoch: Callable[[EpochMetrics], None],
         stop: AgreedStop,
         finished_steps: Callable[[Sequence[StepRecord]], None] | None = None,
     ) -> None:
@@ -79,7 +77,6 @@ class Trainer:
         self._progress = ranks.progress
         self._saver = saver
         self._events = events
-        self._finished_epoch = finished_epoch
         self._finished_steps = finished_steps
         self._stop = stop
         # where the run stands
@@ -361,7 +358,6 @@ class Trainer:
             step=position.step,
             **self._metrics,
         )
-        self._finished_epoch(EpochMetrics(epoch=finished, step=position.step, values=self._metrics))
         if self._saved is not None and self._saved.step == position.step:
             self._saver.complete(self._position, self._metrics, best_top1)
             self._saved = self._position

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from runner.contracts import EpochMetrics, StepRecord
+    from runner.contracts import StepRecord
     from runner.planning.plan import Plan
     from runner.plugins.loading import Plugins
     from runner.storage.checkpoint import Checkpoint
@@ -98,7 +98,6 @@ class _Run:
         self._train = opened.train
         self._val = opened.val
         self._events = opened.events
-        self._observers = opened.observers
         self._loggers = opened.loggers
         self._exporting = False
 
@@ -156,7 +155,7 @@ class _Run:
     def carry_out(
         self, folder: RunDir, saved: Checkpoint | None, *, again: bool = False
     ) -> dict[str, Any] | None:
-        """Do what the recipe says, and tell log and observers how it ended.
+        """Do what the recipe says, and tell how it ended.
 
         Args:
             folder: The run folder.
@@ -167,23 +166,18 @@ class _Run:
         if not self._ranks.leads:
             self._follow(saved)
             return None
-        info = self._info(folder)
-        observers = self._observers
         try:
             self._tell_begin(folder, saved, again=again)
-            observers.run_started(info)
             with self._ranks.telling(), self._saying_what_is_left(folder):
-                result = self._result(folder, info, saved)
+                result = self._result(folder, saved)
             self._keeper.look()
             if self._keeper.losses:
                 result["folder_lost"] = self._keeper.losses
             result = folder.write_result(result)
             self._events.emit("run.finished", folder=str(folder.path), result=result)
-            observers.run_finished(info, records.floats(result))
         except BaseException as error:
             with suppress(RunnerError):  # the disk may be what failed
                 self._events.emit("run.failed", error=type(error).__name__, message=str(error))
-                observers.run_failed(info, error)
             raise
         export.check_all(result["exports"])
         return result
@@ -245,12 +239,12 @@ class _Run:
         """Take part in what rank 0 reports."""
         self._events.write_to(Path(os.devnull))
         if self._train:
-            self._fit(None, saved, lambda _metrics: None, None)
+            self._fit(None, saved, None)
         else:
             self._evaluate()
         self._ranks.part()
 
-    def _result(self, folder: RunDir, info: RunInfo, saved: Checkpoint | None) -> dict[str, Any]:
+    def _result(self, folder: RunDir, saved: Checkpoint | None) -> dict[str, Any]:
         plan = self._plan
         result: dict[str, Any] = {
             "recipe": plan.name,
@@ -263,12 +257,8 @@ class _Run:
         }
         if self._train:
             result["val_images_in_train"] = self._opened.val_images_in_train
-            result |= self._fit(
-                folder,
-                saved,
-                lambda metrics: self._observers.epoch_finished(info, metrics),
-                self._loggers.steps if plan.loggers else None,
-            )
+            logged = plan.loggers or plan.always_loggers
+            result |= self._fit(folder, saved, self._loggers.steps if logged else None)
         else:
             self._change(folder)
             with self._opened.signals.ending():
@@ -287,7 +277,6 @@ class _Run:
         self,
         folder: RunDir | None,
         saved: Checkpoint | None,
-        finished_epoch: Callable[[EpochMetrics], None],
         finished_steps: Callable[[Sequence[StepRecord]], None] | None,
     ) -> dict[str, Any]:
         assert self._train is not None
@@ -314,7 +303,6 @@ class _Run:
                 ranks=self._ranks,
                 saver=saver,
                 events=self._events,
-                finished_epoch=finished_epoch,
                 finished_steps=finished_steps,
                 stop=AgreedStop(request, self._ranks),
             )

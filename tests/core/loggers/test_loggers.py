@@ -6,13 +6,18 @@ import csv
 import json
 import re
 from datetime import datetime
-from typing import Any
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
+from runner import LoggerEntry, hookimpl
+from runner.contracts import RunLogger
 from runner.errors import PluginError
 from runner.loggers.dllogger import DlLogger
 from runner.loggers.step_csv import StepCsv
+from runner.plugins import loading
 
 DLLOGGER = "loggers: [{name: dllogger}]\n"
 STEP_CSV = "loggers: [step_csv]\n"
@@ -241,6 +246,76 @@ def test_a_logger_that_cannot_be_opened_is_named(project, monkeypatch):
     assert outcome.code == PluginError.exit_code
     assert "logger 'dllogger' of plugin 'logs' (vision-runner" in outcome.err
     assert "cannot be opened: no such format" in outcome.err
+
+
+class Heard(RunLogger):
+    """Is always on, and fails where it is told to."""
+
+    fails_in = ""
+    error: BaseException = OSError(28, "No space left on device")
+    heard: ClassVar[list[tuple[str, Any]]] = []
+
+    def __init__(self, run, options):
+        self.hear("open", run.name)
+
+    def hear(self, what, value):
+        self.heard.append((what, value))
+        if what == self.fails_in:
+            raise self.error
+
+    def event(self, name, fields):
+        self.hear("event", name)
+
+    def steps(self, records):
+        self.hear("steps", [record.step for record in records])
+
+    def close(self):
+        self.hear("close", None)
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Give a plan of this process a logger that is always on."""
+    entry = LoggerEntry(name="heard", summary="A test", always=True, open=Heard)
+    plugin = SimpleNamespace(runner_register_loggers=hookimpl(lambda: [entry]))
+    monkeypatch.setattr(loading, "load", partial(loading.load, extra=[("heard", plugin)]))
+    monkeypatch.setattr(Heard, "heard", [])
+    return entry
+
+
+def test_a_logger_that_is_always_on_hears_a_run_that_does_not_name_it(project, always):
+    outcome = project.run()
+    assert outcome.code == 0, outcome.err
+    events = [name for what, name in Heard.heard if what == "event"]
+    assert (events[0], events[-1]) == ("run.started", "run.finished")
+    steps = [step for what, found in Heard.heard if what == "steps" for step in found]
+    assert steps == list(range(outcome.json["steps"]))
+    assert (Heard.heard[0][0], Heard.heard[-1][0]) == ("open", "close")
+    explained = project.runner("explain", project.path / "colours.yaml").out
+    assert re.search(r"logger +heard +from plugin 'heard' .*, always on", explained)
+
+
+def test_one_that_the_recipe_names_as_well_is_opened_once(project, always):
+    project.run(extra="loggers: [heard]\n")
+    assert [what for what, _ in Heard.heard].count("open") == 1
+
+
+@pytest.mark.parametrize("place", ["open", "event", "steps"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SystemExit(3)])
+def test_a_logger_that_is_always_on_never_ends_a_run(project, always, monkeypatch, place, error):
+    monkeypatch.setattr(Heard, "fails_in", place)
+    monkeypatch.setattr(Heard, "error", error)
+    outcome = project.run()
+    assert outcome.code == 0, outcome.err
+    [event] = [e for e in project.events() if e["event"] == "warning"]
+    assert event["message"].startswith("logger 'heard' failed and writes nothing more of this run")
+    assert [what for what, _ in Heard.heard].count(place) == 1
+
+
+def test_an_interrupt_in_a_logger_is_not_swallowed(project, always, monkeypatch):
+    monkeypatch.setattr(Heard, "fails_in", "event")
+    monkeypatch.setattr(Heard, "error", KeyboardInterrupt())
+    assert project.run().code == 130
 
 
 def test_the_csv_of_a_recipe_that_does_not_train_is_refused(project):

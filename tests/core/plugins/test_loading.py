@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runner import DatasetEntry, ModelEntry, hookimpl
+from runner import DatasetEntry, LoggerEntry, ModelEntry, hookimpl
 from runner.cli import doctor
 from runner.cli.tables import entries_data, entries_table, plugins_data, plugins_table
 from runner.entries import ExportEntry
@@ -99,7 +99,6 @@ def test_a_working_distribution_is_ready(load_cases: LoadCases) -> None:
     assert (info.state, info.reason) == ("ready", "")
     assert (info.distribution, info.version) == ("acme-vision", "1.2.0")
     assert info.module == "acme_vision.plugin"
-    assert info.observes == ("runner_run_started",)
     found = plugins.registry.find(ModelEntry, "acme_net", "fake")
     assert found.plugin is info
     assert found.missing == ()
@@ -263,7 +262,10 @@ def test_lists_are_plain_data_and_aligned_text(load_cases: LoadCases) -> None:
     registry = load_cases("success", "import_error").registry
     data = plugins_data(registry)
     acme = next(row for row in json.loads(json.dumps(data)) if row["name"] == "acme")
-    assert acme["entries"] == {"model": entries_data(registry, kinds.of(ModelEntry))}
+    assert acme["entries"] == {
+        "model": entries_data(registry, kinds.of(ModelEntry)),
+        "logger": entries_data(registry, kinds.of(LoggerEntry)),
+    }
     assert entries_data(registry, kinds.of(ModelEntry)) == [
         {
             "name": "acme_net",
@@ -277,7 +279,7 @@ def test_lists_are_plain_data_and_aligned_text(load_cases: LoadCases) -> None:
     lines = plugins_table(registry).splitlines()
     assert lines[0].split() == ["plugin", "version", "distribution", "state", "registers"]
     assert any(
-        line.split() == ["acme", "1.2.0", "acme-vision", "ready", "1", "model,", "observers"]
+        line.split() == ["acme", "1.2.0", "acme-vision", "ready", "1", "model,", "1", "logger"]
         for line in lines
     )
     assert any(line.startswith("import_error: ImportError: cannot") for line in lines)
@@ -389,7 +391,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 logging.basicConfig(level=10)
 from runner import hookimpl
 @hookimpl
-def runner_run_started(run): pass
+def runner_register_models(): return ()
 """
 
 

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file
 
 from runner.artifacts import export
 from runner.errors import DataError
-from runner.plugins.observers import Observers
 from runner.session import opening
 from runner.session.evaluate import evaluate
 from runner.storage import checkpoint, files
 from runner.testing.fake_engine import FakeEngine
+from runner.training.loggers import Loggers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -532,6 +532,18 @@ def test_a_damaged_manifest_is_named(project):
     assert "manifest.json is damaged" in outcome.err
 
 
+def after_each_epoch(do):
+    """Return a method of loggers that does something when an epoch was told."""
+    tell = Loggers.event
+
+    def event(self, name, fields):
+        tell(self, name, fields)
+        if name == "epoch.finished":
+            do()
+
+    return event
+
+
 @pytest.mark.parametrize("epoch", [1, 3])
 @pytest.mark.parametrize("moment", ["epoch_finished", "evaluation"])
 def test_a_folder_that_is_removed_during_the_run_is_written_again(
@@ -550,8 +562,7 @@ def test_a_folder_that_is_removed_during_the_run_is_written_again(
             lambda *a, **named: (remove(), evaluate(*a, **named))[1],
         )
     else:
-        finished = Observers.epoch_finished
-        monkeypatch.setattr(Observers, "epoch_finished", lambda *a: (remove(), finished(*a))[1])
+        monkeypatch.setattr(Loggers, "event", after_each_epoch(remove))
     monkeypatch.setenv("RUNNER_PLUGINS", "fake,data,logs")
     outcome = project.run(extra="loggers: [{name: step_csv}]\n")
     assert outcome.code == 0, outcome.err
@@ -573,15 +584,12 @@ def test_a_folder_that_is_removed_during_the_run_is_written_again(
 
 
 def test_a_log_that_is_moved_away_is_written_again(project, monkeypatch):
-    finished = Observers.epoch_finished
-
-    def move(*arguments):
+    def move():
         file = project.run_folder() / "events.jsonl"
         if not file.with_suffix(".1").exists():
             file.rename(file.with_suffix(".1"))
-        return finished(*arguments)
 
-    monkeypatch.setattr(Observers, "epoch_finished", move)
+    monkeypatch.setattr(Loggers, "event", after_each_epoch(move))
     outcome = project.run()
     assert outcome.code == 0, outcome.err
     assert outcome.json["folder_lost"] == [{"missing": ["events.jsonl"]}]

@@ -162,7 +162,6 @@ def test_steps_that_are_left_out_leave_no_work_to_those_that_count(monkeypatch):
         ranks=ranks,
         saver=cast("Any", SimpleNamespace(is_due=lambda _: False, tell=lambda: None)),
         events=EventLog(),
-        finished_epoch=lambda _: None,
         stop=AgreedStop(StopRequest(), ranks),
         finished_steps=told.extend,
     )

@@ -2,25 +2,44 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 import runner_tensorboard.plugin
-from runner.contracts import EpochMetrics, RunInfo
+from runner import LoggerEntry
+from runner.contracts import RunInfo, StepRecord
 from runner.plugins.loading import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from runner.contracts import RunLogger
 
-def load_plugin() -> Any:
-    return load(extra=[("tb", runner_tensorboard.plugin)], environ={"RUNNER_PLUGINS": ""})
+RECIPE = {"seed": 1, "train": {"ema_decay": None, "amp": True}, "model": {"name": "caf\udce9"}}
 
 
-def never(plugin: str, hook: str, error: Exception) -> None:
-    raise AssertionError(f"{plugin} {hook}") from error
+def open_log(folder: Path) -> RunLogger:
+    registry = load(
+        extra=[("tb", runner_tensorboard.plugin)], environ={"RUNNER_PLUGINS": ""}
+    ).registry
+    entry = registry.find(LoggerEntry, "tensorboard").entry
+    assert entry.always
+    return entry.open(RunInfo(name="demo", folder=folder, recipe=RECIPE), entry.config())
+
+
+def record(step: int, loss: float | None) -> StepRecord:
+    return StepRecord(
+        step=step,
+        epoch=0,
+        step_in_epoch=step,
+        loss=loss,
+        learning_rate=0.5,
+        images=8,
+        seconds=1.0,
+        data_seconds=0.0,
+    )
 
 
 def records(file: Path) -> Iterator[bytes]:
@@ -32,20 +51,19 @@ def records(file: Path) -> Iterator[bytes]:
         data = data[16 + length :]
 
 
-def test_metrics_and_recipe_can_be_read_back(tmp_path: Path) -> None:
+def test_what_is_written_can_be_read_back_while_the_run_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-    run = RunInfo(name="demo", folder=tmp_path, recipe={"seed": 1})
-    observers = load_plugin().observers(never)
-    observers.run_started(run)
-    for epoch, top1 in ((1, 0.25), (2, 0.5)):
-        values = {"train.loss": 1.5, "val.top1": top1}
-        observers.epoch_finished(run, EpochMetrics(epoch=epoch, step=10 * epoch, values=values))
+    log = open_log(tmp_path)
+    log.event("run.resumed", {"step": 2})
+    log.steps([record(2, 1.5), record(3, None)])
+    log.event("epoch.finished", {"epoch": 1, "epochs": 2, "train.loss": 1.5, "val.top1": 0.25})
+    log.event("run.finished", {"result": {}})
 
-    files = sorted((tmp_path / "tensorboard").iterdir(), key=lambda file: file.suffix)
-    assert [file.suffix for file in files] == [".epoch-000001", ".epoch-000002", ".recipe"]
-    events = [Event.FromString(record) for file in files for record in records(file)]
+    [file] = (tmp_path / "tensorboard").iterdir()
+    events = [Event.FromString(item) for item in records(file)]
     found = {
         (value.tag, event.step): value.simple_value
         for event in events
@@ -53,23 +71,48 @@ def test_metrics_and_recipe_can_be_read_back(tmp_path: Path) -> None:
         if value.HasField("simple_value")
     }
     assert found == {
+        ("step/loss", 3): 1.5,
+        ("step/learning_rate", 3): 0.5,
+        ("step/learning_rate", 4): 0.5,
         ("train/loss", 1): 1.5,
         ("val/top1", 1): 0.25,
-        ("train/loss", 2): 1.5,
-        ("val/top1", 2): 0.5,
     }
-    assert any(b'"seed": 1' in record for record in records(files[-1]))
+    assert [event.step for event in events if event.session_log.status == SessionLog.START] == [3]
+    plugins = {
+        value.tag: HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        for event in events
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "hparams"
+    }
+    values = plugins["_hparams_/session_start_info"].session_start_info.hparams
+    assert {name: value.WhichOneof("kind") for name, value in values.items()} == {
+        "seed": "number_value",
+        "train.amp": "bool_value",
+        "model.name": "string_value",
+    }
+    assert values["model.name"].string_value == "caf\\udce9"
+    metrics = plugins["_hparams_/experiment"].experiment.metric_infos
+    assert [metric.name.tag for metric in metrics] == ["val/top1", "val/loss"]
+    assert "_hparams_/session_end_info" in plugins
+    assert any(b'"seed": 1' in item for item in records(file))
+    log.close()
 
 
-def test_without_tensorboardx_the_plugin_is_unavailable_and_silent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_continues_within_a_second_has_a_further_file(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    for _ in range(3):
+        open_log(tmp_path).close()
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 3
+
+
+def test_without_tensorboardx_the_plugin_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    plugins = load_plugin()
-    info = next(info for info in plugins.registry.plugins if info.name == "tb")
+    registry = load(
+        extra=[("tb", runner_tensorboard.plugin)], environ={"RUNNER_PLUGINS": ""}
+    ).registry
+    info = next(info for info in registry.plugins if info.name == "tb")
     assert info.state == "unavailable"
     assert info.reason == (
         "tensorboardX is not installed; pip install 'vision-runner[tensorboard]'"
     )
-    plugins.observers(never).run_started(RunInfo(name="demo", folder=tmp_path, recipe={}))
-    assert list(tmp_path.iterdir()) == []
+    assert registry.find(LoggerEntry, "tensorboard").reason == info.reason
