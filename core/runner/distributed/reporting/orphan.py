@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from runner.distributed.reporting import channel, progress
-from runner.distributed.signals import SIGNALS
 
 
 def follow(status: Path, timeout_s: float) -> None:
@@ -36,7 +35,7 @@ def follow(status: Path, timeout_s: float) -> None:
 
 def _wait(parent: int, path: Path, timeout_s: float) -> None:
     # where a framework handles signals, every thread but one must hold them back
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     with suppress(ProcessLookupError):  # it is gone already
         descriptor = os.pidfd_open(parent)
         poll = select.poll()
