@@ -25,7 +25,7 @@ from runner.data.decode_options import Noticed
 from runner.distributed.launching.shell import Start
 from runner.distributed.machines import Machines
 from runner.distributed.signals import Signals
-from runner.errors import InterruptedRunError, PluginError, StopRun, UsageError
+from runner.errors import InterruptedRunError, OtherRankError, PluginError, StopRun, UsageError
 from runner.planning.loading import load
 from runner.planning.plan import check_runnable
 from runner.plugins import kinds, listing, loading
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from runner.contracts import Engine
     from runner.data.decode_options import Notice
+    from runner.distributed.launching.task import Task
     from runner.planning.loading import Loaded
     from runner.planning.plan import Plan
     from runner.plugins.listing import Listed
@@ -203,6 +204,17 @@ def resume(
             machines=machines or Machines(),
         )
         return _outcome(lambda: dispatch.resume(path, changes, request), heard, path)
+
+
+def take_part(task: Task, *, listeners: Listeners, signals: Signals) -> None:
+    """Work as one of the processes that were started for a run; they hand its result over."""
+    request = Request(
+        command=task.command,
+        listener=_Heard(listeners, signals),
+        export=task.export,
+        signals=signals,
+    )
+    dispatch.take_part(task, request)
 
 
 def evaluate(
@@ -668,6 +680,12 @@ def _outcome(carry_out: Callable[[], dict[str, Any] | None], heard: _Heard, othe
         if not heard.stopped or heard.folder is None:
             raise
         return Run.at(heard.folder)
+    except SystemExit as left:  # of processes that were started, and have said why
+        error = OtherRankError(
+            f"the processes of the run have failed with status {left.code}, and have said why"
+        )
+        error.exit_code, error.said = int(left.code or 0), True
+        raise error from None
     if result is None:
         return Run(folder=otherwise, recipe="", metrics={}, result={}, leads=False)
     return Run.of(result)

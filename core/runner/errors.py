@@ -35,6 +35,8 @@ class RunnerError(Exception):
     exit_code = 1
     rank: int | None = None
     """Number of the process, among several that work together, that the error happened in."""
+    said = False
+    """Whether a process that was started for the run has printed it already."""
 
 
 class UsageError(RunnerError):

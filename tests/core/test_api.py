@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +216,46 @@ def test_the_interface_costs_nothing_until_it_is_used():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+@pytest.fixture
+def two(recipe, project, monkeypatch):
+    """Have the processes of several devices find the fake framework."""
+    monkeypatch.setenv("PYTHONPATH", project.environment["PYTHONPATH"])
+    return {"device.count": 2, "train.epochs": 1, "export": []}
+
+
+def test_several_devices_work_from_python(recipe, two):
+    told = []
+    run = runner.run({"extends": "colours.yaml"}, two, listeners=lambda *event: told.append(event))
+    assert run.result["world_size"] == 2
+    assert run.finished
+    assert run.history[0]["val.top1"] == run.metrics["val.top1"]
+    assert events_of(told)[0] == "run.launched"
+    [asked] = run.folder.parent.glob("*.launch/attempt_0/request.json")
+    assert json.loads(asked.read_text())["name"] == "recipe"
+    further = runner.resume(run, {"train.epochs": 2})
+    assert [epoch["epoch"] for epoch in further.history] == [1, 2]
+    assert further.result["world_size"] == 2
+
+
+def test_several_devices_work_where_signals_cannot_be_heard(recipe, two):
+    """As in a notebook, whose cells may be carried out by another thread than the main one."""
+    with ThreadPoolExecutor(1) as other:
+        run = other.submit(runner.train, recipe, two).result()
+    assert run.result["world_size"] == 2
+
+
+def test_a_script_needs_no_guard_for_several_devices(recipe, two, project):
+    script = Path("script.py")
+    script.write_text(f"import runner\nprint(runner.train('colours.yaml', {two!r}).finished)\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_an_error_of_several_devices_is_raised(recipe, two, project):
+    changes = {**two, "optimizer.learning_rate": 1e300}
+    with pytest.raises(runner.RunnerError, match="the processes of the run have failed") as error:
+        runner.train(recipe, changes)
+    assert error.value.exit_code == 8
+    assert "the loss is" in project.capture.readouterr().err

@@ -56,6 +56,7 @@ COMMANDS = {
     "import-args": "inspect.import_args",
     "schema": "inspect.schema",
     "offline": "offline.app",
+    "launched": "run.launched",
 }
 """Module and name of each command, in the order in which they are listed."""
 
@@ -79,7 +80,7 @@ def application(arguments: Sequence[str] = ()) -> typer.Typer:
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
-            app.command(name, cls=Diverted)(command)
+            app.command(name, cls=Diverted, hidden=name == "launched")(command)
     return app
 
 
@@ -148,6 +149,8 @@ def _of_a_path(error: Exception) -> UsageError | None:
 
 
 def _explain(error: RunnerError) -> None:
+    if error.said:
+        return
     prefix = "error: "
     if error.rank is not None:
         # the parent says which error it was that ends the run

@@ -118,6 +118,25 @@ def resume(
     _print_run(found, as_json=as_json)
 
 
+def launched(
+    request: Annotated[Path, typer.Argument(help="The file that runner has written.")],
+) -> None:
+    """Work as one of the processes that runner starts for the devices of a run."""
+    from runner.distributed.launching.task import Task
+    from runner.distributed.signals import Signals
+
+    task = Task.read(request)
+    sys.argv[1:] = task.command  # what hints begin with
+    kept = "no run was begun"
+    if task.resumes:
+        kept = f"nothing of the run was changed; continue with: runner resume {task.resumes}"
+    with _saying(kept), Signals() as signals:  # before anything below starts threads
+        from runner import api
+        from runner.cli.console import Console
+
+        api.take_part(task, listeners=Console(), signals=signals)
+
+
 @contextmanager
 def _saying(words: str) -> Iterator[None]:
     """Say what was done so far where Ctrl-C ends it before the run itself can say more."""

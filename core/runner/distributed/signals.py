@@ -198,6 +198,12 @@ class Signals:
             signal.signal(NUDGE, self._former_nudge)
         self.release()
 
+    @property
+    def numbers(self) -> Sequence[signal.Signals]:
+        """The signals that ask: none outside the main thread."""
+        main = threading.current_thread() is threading.main_thread()
+        return self._numbers if main else ()
+
     def stop(self) -> bool:
         """Ask the loop to save and leave, as a signal does; return whether one is there to ask."""
         if self._polite is None:

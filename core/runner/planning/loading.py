@@ -99,6 +99,32 @@ def load(
     return Loaded(plan=resolved, document=document, plugins=loaded)
 
 
+def read_back(name: str, text: str, remarks: Sequence[str]) -> Loaded:
+    """Return the plan of a recipe that another process has resolved.
+
+    Args:
+        name: What it is called.
+        text: What ``recipe.dump`` has made of it.
+        remarks: What is to be told of it.
+
+    Raises:
+        RecipeError: What is installed here does not take it.
+    """
+    loaded = loading.load()
+
+    def read(_file: Path, problems: list[Problem]) -> Node:
+        node = source.parse(text, name, problems, line_numbers=False)
+        assert node is not None, "a resolved recipe is no empty document"
+        return node
+
+    document = recipe.compose(
+        Path(f"{name}.yaml"), environ=os.environ, registry=loaded.registry, read=read
+    )
+    checked = recipe.validate(document, loaded.registry)
+    resolved = replace(plan.resolve(name, checked, loaded.registry), remarks=tuple(remarks))
+    return Loaded(plan=resolved, document=document, plugins=loaded)
+
+
 def _held(given: object, name: str, problems: list[Problem]) -> Node:
     """Turn a recipe that a program holds into what its file would be."""
     node = source.parse(flow(given, ""), name, problems, line_numbers=False)

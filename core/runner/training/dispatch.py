@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from runner import recipe
 from runner.artifacts import export
 from runner.distributed.launching import start as launch
+from runner.distributed.launching.task import Task
 from runner.distributed.ranks import telling_alone
 from runner.distributed.reporting import reporter
 from runner.distributed.slurm.place import alone_in_pod, take_place
 from runner.errors import DataError, UsageError
 from runner.planning import plan
+from runner.planning.loading import read_back
 from runner.plugins import loading
 from runner.storage import checkpoint, paths, rundir
 from runner.storage.events import EventLog
@@ -24,7 +27,7 @@ from runner.training import resume as continuing
 from runner.training.consistency import ON_REQUEST, RESUMABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from runner.planning.loading import Loaded
     from runner.planning.plan import Plan
@@ -45,7 +48,8 @@ def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any
         needed = launch.is_needed(resolved, request.machines)
     request = replace(request, devices=loaded.plan.recipe.device.count)
     if needed:
-        return _launch(resolved, runs_dir / resolved.name, request)
+        task = Task.of(resolved, request.command, runs_dir, export=request.export)
+        return _launch(resolved, runs_dir / resolved.name, request, task)
     return own.hand_over(run.start(resolved, loaded.plugins, runs_dir, request))
 
 
@@ -68,9 +72,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
     """
     own = reporter.of_process()
     with telling_alone(own):
-        paths.check_there(path, "a run, or one of its checkpoints")
-        folder = rundir.find(path)
-        source = path if checkpoint.is_complete(path) else None
+        folder, source = _named(path)
         _check_resumable(overrides)
         manifest = folder.read_manifest()
         loaded = loading.load()
@@ -89,11 +91,49 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         needed = launch.is_needed(resolved, request.machines)
     request = replace(request, devices=checked.device.count)
     if needed:
-        request = replace(request, export=manifest["export"])
-        return _launch(resolved, folder.path.parent, request)
-    try:
+        runs = folder.path.parent
+        task = Task.of(resolved, request.command, runs.parent, export=manifest["export"])
+        task = replace(task, resumes=str(path), overrides=overrides)
+        return _launch(resolved, runs, request, task)
+    with _naming_its_folder(folder):
         return own.hand_over(run.resume(resolved, loaded, folder, source, request, changed))
+
+
+def take_part(task: Task, request: run.Request) -> None:
+    """Carry out what the process that started this one asks, and hand it the result.
+
+    Raises:
+        DeviceError: No launcher, or another one, has started this process.
+    """
+    own = reporter.of_process()
+    with telling_alone(own):
+        loaded = read_back(task.name, task.recipe, task.remarks)
+        launch.is_needed(loaded.plan)
+        checked, registry = loaded.plan.recipe, loaded.plugins.registry
+        if task.resumes:
+            folder, source = _named(Path(task.resumes))
+            changed = continuing.changed(folder, source, checked, task.overrides, registry)
+    request = replace(request, devices=checked.device.count)
+    if not task.resumes:
+        own.hand_over(run.start(loaded.plan, loaded.plugins, Path(task.runs_dir), request))
+        return
+    with _naming_its_folder(folder):
+        own.hand_over(run.resume(loaded.plan, loaded.plugins, folder, source, request, changed))
+
+
+def _named(path: Path) -> tuple[rundir.RunDir, Path | None]:
+    """Return the run that a path names, and the checkpoint if it names one."""
+    paths.check_there(path, "a run, or one of its checkpoints")
+    return rundir.find(path), path if checkpoint.is_complete(path) else None
+
+
+@contextmanager
+def _naming_its_folder(folder: rundir.RunDir) -> Iterator[None]:
+    """Say of missing data where the paths of a run begin that was started elsewhere."""
+    try:
+        yield
     except DataError as error:
+        manifest = folder.read_manifest()
         if manifest["folder"] == str(Path.cwd()):
             raise
         moved = DataError(
@@ -176,15 +216,17 @@ def _as_launched(resolved: Plan) -> Plan:
     return resolved.with_devices(launched)
 
 
-def _launch(resolved: Plan, folder: Path, request: run.Request) -> dict[str, Any] | None:
+def _launch(
+    resolved: Plan, folder: Path, request: run.Request, task: Task
+) -> dict[str, Any] | None:
     """Start one process for each device, and return the result of the run."""
     if request.signals:
         request.signals.release()  # a child inherits what is held back
     return launch.carry_out(
         resolved,
-        request.command,
+        task,
         folder,
         EventLog(request.listener),
-        exporting=request.export,
+        hears=request.signals.numbers if request.signals else (),
         machines=request.machines,
     )

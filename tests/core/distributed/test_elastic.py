@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.distributed.launching.request import Launch
+from runner.distributed.launching.task import Task
 from runner.distributed.machines import Machines
 from runner.distributed.supervising import elastic
 from runner.errors import DeviceError
@@ -33,7 +34,8 @@ def test_machines_that_were_started_for_something_else_are_named(project):
     changes = ("device.count=4", "train.batch_size=8")
     plan = load(str(project.write_recipe()), changes).plan
     own = Machines(count=2, least=1, port=1)
-    launch = Launch(plan=plan, arguments=["run"], folder=project.path, machines=own)
+    task = Task.of(plan, ["run"], project.path, export=False)
+    launch = Launch(plan=plan, task=task, folder=project.path, machines=own)
     told = {"asks": launch.asks, "devices": 2}
     assert launch.choose({0: told, 1: told}).ranks == (0, 1)
     other = {**told, "asks": {**launch.asks, "--devices": "2"}}

@@ -11,7 +11,9 @@ import pytest
 from runner.contracts import Availability
 from runner.distributed.launching import start as launch
 from runner.distributed.launching.request import Launch
+from runner.distributed.launching.task import Task
 from runner.distributed.machines import Machines
+from runner.distributed.signals import heard
 from runner.entries import Command
 from runner.errors import DeviceError, StorageError, UsageError
 from runner.storage.events import EventLog
@@ -25,7 +27,8 @@ def test_runs_that_start_in_one_second_have_logs_of_their_own(plan, tmp_path, mo
         now = staticmethod(lambda: datetime(2026, 1, 31, 12))
 
     monkeypatch.setattr(launch, "datetime", Clock)
-    prepared = Launch(plan=plan, arguments=["run"], folder=tmp_path / "runs", machines=Machines())
+    task = Task.of(plan, ["run"], tmp_path, export=False)
+    prepared = Launch(plan=plan, task=task, folder=tmp_path / "runs", machines=Machines())
     names = [launch._claim_logs(prepared) for _ in range(3)]
     assert names == ["20260131-120000", "20260131-120000-1", "20260131-120000-2"]
     assert all(prepared.logs(name, 0).is_dir() for name in names)
@@ -42,10 +45,10 @@ def with_framework(plan, **changes):
 def carry_out(plan, *, machines=None, events=None):
     return launch.carry_out(
         plan,
-        ["run", "r.yaml"],
+        Task.of(plan, ["run", "r.yaml"], Path("runs"), export=False),
         Path("runs"),
         events or EventLog(),
-        exporting=False,
+        hears=heard(),
         machines=machines,
     )
 

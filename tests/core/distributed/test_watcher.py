@@ -17,9 +17,11 @@ import pytest
 
 from runner.cli.console import RankConsole
 from runner.distributed.launching import start as launch
+from runner.distributed.launching.task import Task
 from runner.distributed.reporting import channel, child
 from runner.distributed.reporting.progress import Progress
 from runner.distributed.reporting.stacks import Call
+from runner.distributed.signals import heard
 from runner.distributed.supervising import output, watcher
 from runner.distributed.supervising import stop as stopping
 from runner.distributed.supervising.failures import Failure, Failures
@@ -69,7 +71,8 @@ def outcome_of(plan, monkeypatch):
             recipe=replace(plan.recipe, distributed=section),
             framework=replace(plan.framework, entry=entry),
         )
-        return launch.carry_out(changed, ["run"], Path("runs"), EventLog(), exporting=False)
+        task = Task.of(changed, ["run"], Path("runs"), export=False)
+        return launch.carry_out(changed, task, Path("runs"), EventLog(), hears=heard())
 
     return run
 
@@ -327,7 +330,7 @@ def test_cores_are_shared_as_neighbours_and_everyone_has_one():
 
 
 def test_a_signal_asks_politely_only_while_there_are_processes():
-    with Stop() as stop:
+    with Stop(heard()) as stop:
         with stop.politely():
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGTERM)  # the same request
@@ -339,7 +342,7 @@ def test_a_signal_asks_politely_only_while_there_are_processes():
 
 def test_a_warning_that_comes_again_ends_nothing(monkeypatch):
     monkeypatch.setattr(stopping, "REPEAT_S", 0.0)
-    with Stop() as stop, stop.politely():
+    with Stop(heard()) as stop, stop.politely():
         for number in (signal.SIGUSR1, signal.SIGXCPU, signal.SIGXCPU, signal.SIGTERM):
             os.kill(os.getpid(), number)
             assert (stop.number, stop.at_once) == (signal.SIGUSR1, False)

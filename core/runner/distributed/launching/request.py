@@ -6,14 +6,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runner.distributed.launching import command
+from runner.distributed.launching.task import COMMAND
 from runner.distributed.supervising import elastic
 from runner.errors import DeviceError
+from runner.recipe import dump
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
+    from runner.distributed.launching.task import Task
     from runner.distributed.machines import Machines
     from runner.distributed.supervising.elastic import Choice
     from runner.entries import Command
@@ -26,8 +29,8 @@ class Launch:
 
     plan: Plan
     """For all devices."""
-    arguments: Sequence[str]
-    """Arguments of ``runner`` in each process."""
+    task: Task
+    """What the processes are to do with it."""
     folder: Path
     """Where run folders are made, which all machines see."""
     machines: Machines
@@ -84,17 +87,17 @@ class Launch:
 
         Args:
             plan: For the devices that are left.
-            logs: Where the processes print to.
+            logs: Where the processes print to, and read what is asked.
             machines: The machines that have come.
             environment: Further variables.
 
         Raises:
             RunnerError: The framework cannot start them.
+            OSError: The request cannot be written.
         """
-        arguments = [*self.arguments]
-        if plan is not self.plan:
-            arguments += ["--set", f"device.count={plan.recipe.device.count}"]
-        prepared = command.commands(plan, arguments, logs, machines)
+        asked = logs / "request.json"
+        replace(self.task, recipe=dump(plan.recipe)).write(asked)
+        prepared = command.commands(plan, [COMMAND, str(asked)], logs, machines)
         return [replace(item, environment={**item.environment, **environment}) for item in prepared]
 
     def logs(self, stamp: str, machine: int) -> Path:

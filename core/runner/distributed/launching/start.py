@@ -19,10 +19,12 @@ from runner.plugins.probe import probe
 from runner.terminal.display import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import signal
+    from collections.abc import Collection
     from pathlib import Path
 
     from runner.contracts import Availability
+    from runner.distributed.launching.task import Task
     from runner.planning.plan import Plan
     from runner.storage.events import EventLog
 
@@ -50,21 +52,21 @@ def is_needed(plan: Plan, machines: Machines | None = None) -> bool:
 
 def carry_out(
     plan: Plan,
-    arguments: Sequence[str],
+    task: Task,
     folder: Path,
     events: EventLog,
     *,
-    exporting: bool,
+    hears: Collection[signal.Signals],
     machines: Machines | None = None,
 ) -> dict[str, Any] | None:
     """Start the processes of this machine, wait for them, and return the result of the run.
 
     Args:
         plan: The recipe, which asks for several devices.
-        arguments: Arguments of ``runner`` in each process.
+        task: What the processes are to do with it.
         folder: Where run folders are made.
         events: Receives the commands, and why they are started again.
-        exporting: Whether the run writes the artifacts that the recipe lists.
+        hears: Signals that ask to stop.
         machines: The machines that the run is spread over; this one alone if left out.
 
     Returns:
@@ -81,8 +83,8 @@ def carry_out(
             "processes with a launcher of the framework"
         )
     machines = machines or Machines()
-    check_runnable(plan, training=plan.recipe.train is not None, exporting=exporting)
-    launch = Launch(plan=plan, arguments=arguments, folder=folder, machines=machines)
+    check_runnable(plan, training=plan.recipe.train is not None, exporting=task.export)
+    launch = Launch(plan=plan, task=task, folder=folder, machines=machines)
     cards.check_count(plan.recipe.device.cards, launch.local_count)
     _check_one_command(launch, events)
     idle = without_effect(plan, elastic=machines.elastic)
@@ -95,7 +97,7 @@ def carry_out(
     plan.check_complete()
     stamp = _claim_logs(launch)
     try:
-        with Stop() as stop:
+        with Stop(hears) as stop:
             return Attempts(launch, stamp, events, stop).carry_out()
     finally:
         logs = launch.logs(stamp, machines.rank)
@@ -130,7 +132,8 @@ def _claim_logs(launch: Launch) -> str:
 
 def _check_one_command(launch: Launch, events: EventLog) -> None:
     """Leave processes to the user for which there is one command each, on whatever machine."""
-    prepared = launch.commands(launch.plan, launch.folder, launch.machines, {})
+    words = launch.task.command  # a user types these, and has no file
+    prepared = commands(launch.plan, words, launch.folder, launch.machines)
     if len(prepared) > 1:
         launch.plan.check_complete()
         events.emit("run.launched", commands=[line(command) for command in prepared])

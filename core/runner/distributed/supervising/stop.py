@@ -6,10 +6,10 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
-from runner.distributed.signals import StopRequest, heard
+from runner.distributed.signals import StopRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from types import FrameType
 
 REPEAT_S = 0.5
@@ -29,7 +29,9 @@ class Stop:
     unless it only warns. At any other time a signal raises ``StoppedError``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Collection[signal.Signals]) -> None:
+        """Choose the signals; of none, nothing asks."""
+        self._numbers = numbers
         self.at_once = False
         """Everything is to end at once."""
         self._request = StopRequest(repeat_s=REPEAT_S)
@@ -37,7 +39,7 @@ class Stop:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
-        self._previous = {number: signal.signal(number, self._note) for number in heard()}
+        self._previous = {number: signal.signal(number, self._note) for number in self._numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
