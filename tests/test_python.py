@@ -76,3 +76,32 @@ def test_the_cells_of_the_notebook_run(tmp_path):
     printed = python(shell, tmp_path)
     assert printed.count("<table>") == 4
     assert "<caption>Verification passed</caption>" in printed
+
+
+LOADED = """\
+import numpy as np
+import runner
+from PIL import Image
+
+Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3)).save("image.png")
+run = runner.train({recipe!r}, {{"model.name": "resnet18"}}, smoke=True)
+model = runner.load_model(run)
+inputs = np.stack([model.preprocess(form) for form in ("image.png", Image.open("image.png"))])
+if {recipe!r} == "quickstart":
+    import torch
+    logits = model.module(torch.from_numpy(inputs)).detach().numpy()
+else:
+    import mindspore
+    logits = model.module(mindspore.Tensor(inputs)).asnumpy()
+shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+[prediction] = runner.predict(run, "image.png", top=len(model.classes))
+expected = [choice.probability for choice in sorted(prediction.choices, key=lambda c: c.label)]
+print(np.abs(shares - expected).max() < 1e-5)
+"""
+
+
+@pytest.mark.parametrize("framework", ["torch", "mindspore"])
+def test_the_network_in_its_own_form_gives_the_same(tmp_path, framework):
+    pytest.importorskip(framework, exc_type=ImportError)
+    recipe = "quickstart" if framework == "torch" else "quickstart_mindspore"
+    assert python(LOADED.format(recipe=recipe), tmp_path) == "True\n"

@@ -259,3 +259,9 @@ def test_an_error_of_several_devices_is_raised(recipe, two, project):
         runner.train(recipe, changes)
     assert error.value.exit_code == 8
     assert "the loss is" in project.capture.readouterr().err
+
+
+def test_a_framework_that_hands_out_no_models_says_so(recipe, project):
+    run = runner.train(recipe, {"train.epochs": 1})
+    with pytest.raises(runner.RunnerError, match=r"^fake does not hand out its models$"):
+        runner.load_model(run)

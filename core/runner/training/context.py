@@ -110,7 +110,7 @@ class Opened:
         if launch.is_needed(plan):
             raise UsageError(
                 f"the recipe asks for {plan.recipe.device.count} devices, and this is one "
-                "process alone; start it with runner.training.dispatch, or set device.count to 1"
+                "process alone; use runner.run, or set device.count to 1"
             )
         begin(plan, self._reporter)
         self.signals = request.signals or Signals(())
