@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter
 
-from runner.entries import Entry, FrameworkEntry, ImporterEntry, ModelEntry, PredictorEntry
+from runner.entries import (
+    Entry,
+    FrameworkEntry,
+    ImporterEntry,
+    LauncherEntry,
+    ModelEntry,
+    PredictorEntry,
+)
 from runner.options import NoOptions
 from runner.plugins import kinds, loading
 from runner.plugins.registry import ANY_FRAMEWORK, Registry, framework_of
@@ -74,7 +81,7 @@ def reference() -> str:
     """Return the generated part."""
     registry = own_registry()
     parts = [_overview(), _sections(registry), _transforms(), _runtimes(registry)]
-    parts += [_importers(registry), _no_effect()]
+    parts += [_launchers(registry), _importers(registry), _no_effect()]
     return "\n\n".join(parts)
 
 
@@ -289,12 +296,21 @@ def _runtimes(registry: Registry) -> str:
     return f"### Runtimes of exported models\n\n{about}\n\n{table}"
 
 
+def _launchers(registry: Registry) -> str:
+    rows = [
+        (f"`{item.entry.name}`", item.framework, _text(item.entry.summary))
+        for item in registry.entries(LauncherEntry)
+    ]
+    about = "Nor these: what starts processes tells each of them its place."
+    return f"### Launchers\n\n{about}\n\n{_table(('name', 'framework', 'what'), rows)}"
+
+
 def _importers(registry: Registry) -> str:
     rows = [
         (f"`{item.entry.name}`", _text(item.entry.summary))
         for item in registry.entries(ImporterEntry)
     ]
-    about = "Nor does it name these: `runner import-args` makes recipes of their command lines."
+    about = "Nor these: `runner import-args` makes recipes of their command lines."
     return f"### Importers of command lines\n\n{about}\n\n{_table(('name', 'what'), rows)}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 from runner.data.decode_options import AS_STORED, unreported
 from runner.errors import PluginError
@@ -147,15 +147,46 @@ class LaunchRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RankPlace:
-    """The place of one process among all."""
+class Place:
+    """What a launcher tells a process of its place among the others."""
 
-    rank: int
-    world_size: int
-    local_rank: int
-    """Among those of its machine."""
-    local_world_size: int
-    machines: Machines
+    rank: int | None = None
+    """Number of this process, from 0; ``None`` if it only helps the others to meet, and where it is
+    not told before they have met."""
+    world_size: int = 0
+    """Processes on all machines together; 0 where a whole machine is meant."""
+    local_rank: int | None = None
+    """Number of this process among those of its machine; ``None`` as for ``rank``."""
+    local_world_size: int | None = None
+    """Processes on this machine; ``None`` where it is not told."""
+    node_rank: int = 0
+    """Number of this machine, from 0."""
+    nodes: int | None = None
+    """Number of machines; ``None`` where it is not told."""
+    host: str = ""
+    """Name or address of the machine where all meet."""
+    port: int | None = None
+    """Port there."""
+    interface: str = ""
+    """Network interface towards the other machines; "" if it is not known."""
+    whole_machine: bool = False
+    """The launcher started one process on each machine, such as a pod, which is to start those for
+    its devices: what its variables call a rank is the number of a machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """The job that a process belongs to, of a launcher that starts its processes again."""
+
+    job: str
+    """What identifies the job, the same in every attempt and on every machine."""
+    number: int | None = None
+    """Attempts before this one, where the launcher counts them. Not every machine need know of
+    each, and when a machine joins or leaves, processes may be started again uncounted."""
+    known_by: Literal["id", "launcher", "count"] = "id"
+    """What tells a further attempt from a new run of the same ``job``. ``id``: nothing more is
+    needed, since each job has its own. ``launcher``: the same process of a launcher has started
+    both, or it counts attempts. ``count``: only a ``number`` above 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,16 +202,6 @@ class Command:
     interrupted: bool = True
     """Interrupt the launcher when ``runner`` is killed. Not one that would kill its processes then:
     they notice it themselves, and save."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What a launcher that starts its processes again tells of itself."""
-
-    id: str
-    """The same in every attempt."""
-    restarted: bool
-    """Whether it has counted an attempt before; not every machine need know of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,32 +230,36 @@ class FrameworkEntry(Entry):
     own launcher, or one for each process when the user starts them. It ends with ``runner`` and the
     arguments of the request. Imports nothing. Core starts it again when a process was lost, so the
     launcher itself restarts nothing."""
-    launched_world_size: Callable[[], int | None] | None = None
-    """Return how many processes a launcher has started this one with, as the environment tells;
-    ``None`` when none has. Imports nothing."""
-    launched_local_rank: Callable[[], int | None] | None = None
-    """Return the number of this process among those of its machine, as the environment tells;
-    ``None`` if no launcher has started it, or if it only helps the others to meet. Imports
-    nothing."""
     join: Callable[[Device, float], Group] | None = None
     """Meet the other processes, once the device is open; ``None`` if the framework trains on one
     device only. Everything that is written or printed comes after it. An exchange that another
     process does not take part in for as many seconds as the second argument fails."""
-    rank_environment: Callable[[RankPlace], Mapping[str, str]] | None = None
+    rank_environment: Callable[[Place], Mapping[str, str]] | None = None
     """Return the environment that makes a process a rank, where a batch system has started one
     process for each device; ``None`` if the framework needs its own launcher."""
-    pod: Callable[[], Machines | None] | None = None
-    """Return the place of this machine among others, where the environment tells it in variables
-    that the framework shares with its launcher, as in the pods of an operator of Kubernetes, and no
-    launcher has started this process. Core works on this machine alone, and says so. Imports
-    nothing."""
-    job: Callable[[], Job | None] | None = None
-    """Return the job that a launcher started by somebody else belongs to, if it starts processes
-    again; core continues the run that an earlier attempt has begun. Imports nothing."""
     takes_signals: bool = False
     """The framework's libraries install signal handlers of their own, so that Python's are not
     called; the run then blocks the signals before the framework is imported, and waits for them
     in a thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LauncherEntry(Entry):
+    """What starts processes on one machine or several, and tells each its place in variables.
+
+    Both functions take the environment, and return ``None`` where it is not this launcher's. They
+    import nothing, and raise a ``RunnerError`` where it is, and is wrong.
+    """
+
+    framework: str = "any"
+    """``any``, or the one framework whose processes it starts."""
+    place: Callable[[Mapping[str, str]], Place | None]
+    """Return the place of this process, or of this machine where it starts one process on each."""
+    attempt: Callable[[Mapping[str, str]], Attempt | None] | None = None
+    """Return the job, if processes are started again; core continues the run that an earlier
+    attempt began."""
+    shared_variables: bool = False
+    """Others set its variables too, so it is asked after launchers that know their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from runner import (
+    Attempt,
     ConverterEntry,
     ImporterEntry,
+    LauncherEntry,
     LoggerEntry,
+    Place,
     PredictorEntry,
     hookimpl,
     lazy,
@@ -17,6 +20,7 @@ from runner_ascend.options import NpuOptions
 from runner_ascend.summary import SummaryOptions
 from runner_ascend.traits import NPU
 from runner_torch.device_entry import device_entry
+from runner_torch.launch import machine_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
     from runner import ArtifactInfo, DeviceEntry
 
+TASK = "MINDX_TASK_ID"
+"""Names the job of a pod, in every attempt the same one."""
 INSTALL = (
     "pip install torch_npu, which needs CANN first (source its set_env.sh) and the release of "
     "torch that it names"
@@ -39,6 +45,35 @@ def runner_register_devices() -> Iterable[DeviceEntry]:
         config=NpuOptions,
         install=INSTALL,
         configure=lazy("runner_ascend.device:configure"),
+    )
+
+
+def _pod_place(environ: Mapping[str, str]) -> Place | None:
+    """Return the place of a pod of an AscendJob; ``RANK`` is that of the pod, the rest are cards'.
+
+    One with a single card is told its place in the words in which torchrun tells a process its own.
+    """
+    local = environ.get("LOCAL_WORLD_SIZE", "")
+    if TASK not in environ or not ("," in environ.get("LOCAL_RANK", "") or local == "1"):
+        return None
+    cards = environ.get("WORLD_SIZE", "")
+    known = cards.isdecimal() and local.isdecimal()
+    nodes = str(int(cards) // max(1, int(local))) if known else ""
+    return machine_place(environ, nodes, environ.get("RANK", ""))
+
+
+def _attempt(environ: Mapping[str, str]) -> Attempt | None:
+    return Attempt(job=f"AscendJob {environ[TASK]}") if TASK in environ else None
+
+
+@hookimpl
+def runner_register_launchers() -> Iterable[LauncherEntry]:
+    """Read what MindCluster tells the pods of a job."""
+    yield LauncherEntry(
+        name="ascendjob",
+        summary="Pods of an AscendJob of MindCluster",
+        place=_pod_place,
+        attempt=_attempt,
     )
 
 

@@ -61,7 +61,6 @@ NPU = DeviceTraits(
     group_environment={"HCCL_WHITELIST_DISABLE": "1"},  # otherwise it needs a file of addresses
     visible_devices=VISIBLE_DEVICES,
     address_variables=("HCCL_IF_IP",),
-    pod_variable="MINDX_TASK_ID",  # of the AscendJob of MindCluster
     channels_last=False,
     pinned_memory=True,
     explain_absence=explain_absence,

@@ -14,7 +14,7 @@ from runner.framework.cores import available_cores, threads_asked_for, visible_c
 from runner.framework.device import DeviceBase, check_available, check_index
 from runner.terminal.display import counted
 from runner_mindspore.autoload import ms, nn
-from runner_mindspore.launch import launched_world_size
+from runner_mindspore.launch import place, rank_table_place
 from runner_mindspore.messages import quiet, reason
 from runner_mindspore.traits import DeviceTraits
 
@@ -159,7 +159,8 @@ def _launched_threads() -> int | None:
     would take the whole machine.
     """
     threads = threads_asked_for()
-    if launched_world_size() is None or threads is None:
+    launched = place(os.environ) or rank_table_place(os.environ)
+    if launched is None or threads is None:
         return None
     return min(max(threads, FEWEST_THREADS), max(available_cores(), FEWEST_THREADS))
 

@@ -14,8 +14,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.distributed.machines import Machines
-from runner.entries import Command
+from runner.entries import Command, Place
 from runner.errors import DeviceError, PluginError, UsageError
 from runner.framework.cores import available_cores
 from runner.system import interpreter
@@ -25,6 +24,7 @@ from runner_mindspore.traits import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from runner.entries import LaunchRequest
     from runner_mindspore.options import MindSporeOptions
@@ -179,47 +179,56 @@ def _with_rank_table(request: LaunchRequest, path: Path) -> Sequence[Command]:
     ]
 
 
-def launched_world_size() -> int | None:
-    """Return how many processes this one was started with, or ``None`` if it was started alone.
-
-    msrun's scheduler, which leads the processes together, counts as one that was launched.
-    """
-    if "MS_ROLE" in os.environ and not _in_pod():
-        return _number("MS_WORKER_NUM")
-    if "RANK_TABLE_FILE" in os.environ and "RANK_ID" in os.environ:
-        return _number("RANK_SIZE")
-    return None
-
-
-def _in_pod() -> bool:
-    """Return whether ``MS_ROLE`` is that of a pod: msrun numbers its processes."""
-    return "MS_LOCAL_WORKER" in os.environ and "RANK_ID" not in os.environ
-
-
-def pod() -> Machines | None:
-    """Return the place of this pod among others; an implementation of ``FrameworkEntry.pod``."""
-    if not _in_pod():
+def place(environ: Mapping[str, str]) -> Place | None:
+    """Return the place that msrun has given this process; its scheduler counts as launched."""
+    if "MS_ROLE" not in environ or _in_pod(environ):
         return None
-    values = {name: os.environ.get(f"MS_{name}", "") for name in ("WORKER_NUM", "LOCAL_WORKER")}
-    rank, host, port = (os.environ.get(name, "") for name in POD[-3:])
+    world_size = _number(environ, "MS_WORKER_NUM")
+    meeting: dict[str, Any] = {
+        "host": environ.get("MS_SCHED_HOST", ""),
+        "port": _decimal(environ.get("MS_SCHED_PORT", "")),
+    }
+    if environ["MS_ROLE"] == "MS_SCHED":  # msrun numbers it as well
+        return Place(world_size=world_size, **meeting)
+    return Place(world_size=world_size, **_numbers(environ), **meeting)
+
+
+def rank_table_place(environ: Mapping[str, str]) -> Place | None:
+    """Return the place of a process that has a rank table."""
+    if "RANK_TABLE_FILE" not in environ or "RANK_ID" not in environ:
+        return None
+    return Place(world_size=_number(environ, "RANK_SIZE"), **_numbers(environ))
+
+
+def _numbers(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the rank of a process, and its number on its machine, which that of its card is."""
+    local_rank = _number(environ, "DEVICE_ID") if "DEVICE_ID" in environ else None
+    return {"rank": _decimal(environ.get("RANK_ID", "")), "local_rank": local_rank}
+
+
+def _in_pod(environ: Mapping[str, str]) -> bool:
+    """Return whether ``MS_ROLE`` is that of a pod: msrun numbers its processes."""
+    return "MS_LOCAL_WORKER" in environ and "RANK_ID" not in environ
+
+
+def pod_place(environ: Mapping[str, str]) -> Place | None:
+    """Return the place of a pod of an AscendJob with MindSpore."""
+    if not _in_pod(environ):
+        return None
+    values = {name: environ.get(f"MS_{name}", "") for name in ("WORKER_NUM", "LOCAL_WORKER")}
+    rank, host, port = (environ.get(name, "") for name in POD[-3:])
     if not all(text.isdecimal() for text in (*values.values(), rank, port)) or not host:
         return None
-    count = int(values["WORKER_NUM"]) // max(1, int(values["LOCAL_WORKER"]))
-    return Machines(count=count, rank=int(rank), host=host, port=int(port))
+    nodes = int(values["WORKER_NUM"]) // max(1, int(values["LOCAL_WORKER"]))
+    return Place(whole_machine=True, node_rank=int(rank), nodes=nodes, host=host, port=int(port))
 
 
-def launched_local_rank() -> int | None:
-    """Return the number of this process among those of its machine, which that of its card is.
-
-    msrun's scheduler has none, though msrun numbers it as well.
-    """
-    if launched_world_size() is None or os.environ.get("MS_ROLE") == "MS_SCHED":
-        return None
-    return _number("DEVICE_ID") if "DEVICE_ID" in os.environ else None
+def _decimal(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
 
 
-def _number(name: str) -> int:
-    text = os.environ.get(name, "")
+def _number(environ: Mapping[str, str], name: str) -> int:
+    text = environ.get(name, "")
     if not text.isdecimal():
         raise DeviceError(
             f"{name} is {text!r}, expected a number: a launcher sets it beside MS_ROLE or RANK_ID; "

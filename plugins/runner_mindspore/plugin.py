@@ -11,6 +11,7 @@ from runner import (
     ExporterEntry,
     FrameworkEntry,
     ImporterEntry,
+    LauncherEntry,
     ModelEntry,
     OptimizerEntry,
     PredictorEntry,
@@ -56,12 +57,22 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         weight_suffixes=(".ckpt",),
         translate_weights=lazy("runner_mindspore.names:translate_weights"),
         launch=lazy("runner_mindspore.launch:launch"),
-        launched_world_size=lazy("runner_mindspore.launch:launched_world_size"),
-        launched_local_rank=lazy("runner_mindspore.launch:launched_local_rank"),
-        pod=lazy("runner_mindspore.launch:pod"),
         join=lazy("runner_mindspore.group:join"),
         takes_signals=True,
     )
+
+
+@hookimpl
+def runner_register_launchers() -> Iterable[LauncherEntry]:
+    """Read what msrun, rank tables and operators of Kubernetes tell of a process's place."""
+    launchers = (
+        ("msrun", "msrun of MindSpore", "place"),
+        ("rank_table", "A command for each process, with a rank table", "rank_table_place"),
+        ("ascendjob_mindspore", "Pods of an AscendJob with MindSpore", "pod_place"),
+    )
+    for name, summary, place in launchers:
+        found = lazy(f"runner_mindspore.launch:{place}")
+        yield LauncherEntry(name=name, framework=FRAMEWORK, summary=summary, place=found)
 
 
 @hookimpl

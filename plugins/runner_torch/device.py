@@ -14,7 +14,7 @@ from runner.framework.cores import available_cores, check_threads, threads_asked
 from runner.framework.device import DeviceBase, check_available, check_index, format_refused
 from runner_torch.autoload import torch
 from runner_torch.host_memory import keep_freed_memory
-from runner_torch.launch import local_place, refuse_one_card
+from runner_torch.launch import env_place, refuse_one_card
 from runner_torch.precision import COMPUTE_TYPES, cast_problem, casts_whole_network
 from runner_torch.traits import CPU, DeviceTraits
 
@@ -160,16 +160,17 @@ def open_device(
 
 def _choose_index(traits: DeviceTraits, index: int, visible: int) -> int:
     """Return the number of this process's card."""
-    place = local_place()
-    if place is not None and place.processes > 1:
-        refuse_one_card(index, place.processes)
-        if place.processes > visible:
+    place = env_place(os.environ)
+    processes = (place and place.local_world_size) or 1
+    if place is not None and place.local_rank is not None and processes > 1:
+        refuse_one_card(index, processes)
+        if processes > visible:
             raise DeviceError(
-                f"{place.processes} processes need as many {traits.kind} devices on this machine, "
+                f"{processes} processes need as many {traits.kind} devices on this machine, "
                 f"and {visible} are visible ({traits.visible_devices} chooses which); "
                 f"use --devices {visible}"
             )
-        return place.rank
+        return place.local_rank
     check_index(traits, index, visible)
     return index
 
@@ -178,8 +179,8 @@ def configure_cpu(options: CpuOptions) -> Mapping[str, Any]:
     """Set the number of threads, and keep freed memory."""
     threads = options.threads
     if threads is None and threads_asked_for() is None:
-        place = local_place()
-        threads = max(1, available_cores() // (1 if place is None else place.processes))
+        place = env_place(os.environ)
+        threads = max(1, available_cores() // ((place and place.local_world_size) or 1))
     if threads is not None:
         torch.set_num_threads(threads)
     _start_threads(torch.get_num_threads())

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from runner.contracts import Availability
 from runner.framework.device_traits import entry_of
-from runner_torch.launch import POD_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,8 +40,6 @@ def device_entry(
             (JSON). It is called once, when the device is chosen and nothing is computed yet. It
             raises ``DeviceError`` where the device cannot do what they ask.
     """
-    if traits.pod_variable:
-        POD_VARIABLES.add(traits.pod_variable)
     return entry_of(
         traits,
         framework=FRAMEWORK,

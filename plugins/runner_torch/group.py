@@ -9,6 +9,7 @@ import contextlib
 import gc
 import inspect
 import os
+import secrets
 import threading
 import time
 from dataclasses import dataclass, field
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any
 
+    from torch.distributed.distributed_c10d import Store
+
     from runner.contracts import Device
 
 HOST_BACKEND = "gloo"
 PLACE = ("MASTER_ADDR", "MASTER_PORT")
 """Variables that say where the processes meet."""
+RANKS = ("RANK", "WORLD_SIZE")
+HELLO_S = 0.05
+"""How often rank 0 looks for those that have come."""
 TIMED_OUT = ("Timed out", "timed out", "timeout")
 """How back-ends say that an exchange took too long."""
 GRACE_S = 2.0
@@ -53,8 +59,13 @@ def join(device: Device, timeout_s: float) -> TorchGroup:
     os.environ.update(unless_set(traits.group_environment))
     own = "" if traits.is_host else f",{traits.kind}:{traits.distributed_backend}"
     backend = f"cpu:{HOST_BACKEND}{own}"
+    timeout = timedelta(seconds=timeout_s)
     try:
-        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+        store = _new_store(timeout)
+        rank, world_size = (int(os.environ[name]) if store else -1 for name in RANKS)
+        torch.distributed.init_process_group(
+            backend, timeout=timeout, store=store, rank=rank, world_size=world_size
+        )
     except (RuntimeError, ValueError) as error:
         place = ":".join(os.environ[name] for name in PLACE)
         raise DeviceError(
@@ -68,6 +79,39 @@ def join(device: Device, timeout_s: float) -> TorchGroup:
         backend=backend,
         timeout_s=timeout_s,
     )
+
+
+def _new_store(timeout: timedelta) -> Store | None:
+    """Return a store without what an earlier attempt has left; ``None`` if torch makes a new one.
+
+    torchrun's agent lends its own store to its processes, in every attempt the same one: those that
+    it starts again would find the addresses of the dead there (pytorch issue 135712). Neither a
+    count of attempts nor a round of meetings is told alike on all machines. So rank 0 chooses a
+    name, which it tells everybody who says hello with a word that nobody has said before.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # it has both
+
+    host, port = (os.environ[name] for name in PLACE)
+    rank, world_size = (int(os.environ[name]) for name in RANKS)
+    agents = TCPStore(host, int(port), world_size, timeout=timeout)
+    if rank:
+        word = secrets.token_hex(8)
+        agents.set(f"runner/hello/{rank}", word)
+        name = agents.get(f"runner/name/{word}").decode()  # waits for it
+        agents.add(f"{name}/met", 1)
+        return PrefixStore(name, agents)
+    name = f"runner/{secrets.token_hex(8)}"
+    deadline = time.monotonic() + timeout.total_seconds()
+    while agents.add(f"{name}/met", 0) < world_size - 1:
+        if time.monotonic() > deadline:
+            raise RuntimeError("timed out before every rank had come")
+        for hello in (f"runner/hello/{other}" for other in range(1, world_size)):
+            if agents.check([hello]):
+                agents.set(f"runner/name/{agents.get(hello).decode()}", name)
+        time.sleep(HELLO_S)
+    return PrefixStore(name, agents)
 
 
 def _check_environment() -> None:

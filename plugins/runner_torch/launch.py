@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from runner.distributed.machines import Machines
-from runner.entries import Job
+from runner.entries import Attempt, Place
 from runner.errors import DeviceError, UsageError
 from runner.framework.cores import available_cores
 from runner.system import interpreter
@@ -19,15 +18,12 @@ from runner.system import interpreter
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from runner.entries import Command, LaunchRequest, RankPlace
-
+    from runner.entries import Command, LaunchRequest
 
 AUTOLOAD = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 """As in ``runner_torch.autoload``: the launcher, which computes nothing, imports torch as well."""
 OPTIONS = "PET_"
 """What torchrun reads its options from: those of a pod are not those of this command."""
-POD_VARIABLES: set[str] = set()
-"""``DeviceTraits.pod_variable`` of the kinds of device that are registered."""
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 """Environment in which a launcher tells a process its place."""
 
@@ -40,7 +36,7 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
     """
     refuse_one_card(getattr(request.device_options, "index", 0), request.count)
     # torchrun by its module name: its script may be that of another environment
-    launcher = interpreter.module("torch.distributed.run")
+    machines, launcher = request.machines, interpreter.module("torch.distributed.run")
     processes = ["--nproc-per-node", str(request.local_count)]
     # each process prints to files of its own, and core restarts them
     watched = ["--max-restarts", "0", "--redirects", "3", "--log-dir", str(request.log_folder)]
@@ -52,7 +48,9 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
         replace(
             launcher,
             arguments=[*launcher.arguments, *_meeting(request), *processes, *watched, *program],
-            environment=unless_set({**AUTOLOAD, **threads, **_network(request.machines)}),
+            environment=unless_set(
+                {**AUTOLOAD, **threads, **_network(machines.count, machines.interface)}
+            ),
             unset=[name for name in os.environ if name.startswith(OPTIONS)],
         )
     ]
@@ -71,25 +69,22 @@ def _meeting(request: LaunchRequest) -> list[str]:
     ]
 
 
-def _network(machines: Machines) -> Mapping[str, str]:
+def _network(nodes: int, interface: str) -> Mapping[str, str]:
     """Return how the processes of several machines reach each other."""
-    if not (machines.several and machines.interface):
-        return {}
     # gloo looks its own host name up otherwise, which may be an address of this machine alone
-    return {"GLOO_SOCKET_IFNAME": machines.interface}
+    return {"GLOO_SOCKET_IFNAME": interface} if nodes > 1 and interface else {}
 
 
-def rank_environment(place: RankPlace) -> Mapping[str, str]:
+def rank_environment(place: Place) -> Mapping[str, str]:
     """Return what torch reads; an implementation of ``FrameworkEntry.rank_environment``."""
-    machines = place.machines
     return {
         "RANK": str(place.rank),
         "WORLD_SIZE": str(place.world_size),
         "LOCAL_RANK": str(place.local_rank),
         "LOCAL_WORLD_SIZE": str(place.local_world_size),
-        "MASTER_ADDR": machines.host,
-        "MASTER_PORT": str(machines.port),
-        **unless_set(_network(machines)),
+        "MASTER_ADDR": place.host,
+        "MASTER_PORT": str(place.port),
+        **unless_set(_network(place.nodes or 1, place.interface)),
     }
 
 
@@ -111,80 +106,82 @@ def unless_set(defaults: Mapping[str, str]) -> Mapping[str, str]:
     return {name: value for name, value in defaults.items() if name not in os.environ}
 
 
-def launched_world_size() -> int | None:
-    """Return how many processes torchrun has started, this one among them, on all machines."""
-    return _number("WORLD_SIZE") if _is_launched() else None
+def place(environ: Mapping[str, str]) -> Place | None:
+    """Return the place that torchrun has given this process."""
+    return _env_place(environ) if "TORCHELASTIC_RUN_ID" in environ else None
 
 
-def _is_launched() -> bool:
-    """Return whether the place that the environment tells is that of a process, not of a pod.
+def env_place(environ: Mapping[str, str]) -> Place | None:
+    """Return the place in the variables of ``env://``, which scripts set for each process, too.
 
     A PyTorchJob with a Master numbers its pods with ``RANK``, and tells nothing of the processes on
     each. Operators of other clusters list them: ``LOCAL_RANK=0,1`` and so on.
     """
-    environ = os.environ
+    return None if "," in environ.get("LOCAL_RANK", "") else _env_place(environ)
+
+
+def _env_place(environ: Mapping[str, str]) -> Place | None:
     if not all(name in environ for name in TOLD):
-        return False
-    if "TORCHELASTIC_RUN_ID" in environ:
-        return True
-    one_card = not POD_VARIABLES.isdisjoint(environ) and environ["LOCAL_WORLD_SIZE"] == "1"
-    return "," not in environ["LOCAL_RANK"] and not one_card
-
-
-def pod() -> Machines | None:
-    """Return the place of this pod among others; an implementation of ``FrameworkEntry.pod``."""
-    environ = os.environ
-    if _is_launched():
         return None
-    prefix = OPTIONS if OPTIONS + "NNODES" in environ else ""
-    host, port = (environ.get(f"{prefix}MASTER_{name}", "") for name in ("ADDR", "PORT"))
-    if prefix:
-        count, rank = environ["PET_NNODES"], environ.get("PET_NODE_RANK", "")
-    else:
-        count, rank = environ.get("WORLD_SIZE", ""), environ.get("RANK", "")
-        local = environ.get("LOCAL_WORLD_SIZE", "1")
-        if local.isdecimal() and count.isdecimal():  # such an operator counts cards
-            count = str(int(count) // max(1, int(local)))
-    if not (count.isdecimal() and rank.isdecimal() and port.isdecimal() and host):
-        return None
-    return Machines(count=int(count), rank=int(rank), host=host, port=int(port))
+    rank, world_size, local_rank, local_world_size = (_number(environ, name) for name in TOLD)
+    return Place(
+        rank=rank,
+        world_size=world_size,
+        local_rank=local_rank,
+        local_world_size=local_world_size,
+        node_rank=rank // max(1, local_world_size),
+        nodes=world_size // max(1, local_world_size),
+        host=environ.get("MASTER_ADDR", ""),
+        port=_port(environ.get("MASTER_PORT", "")),
+    )
 
 
-def job() -> Job | None:
-    """Return the job of torchrun; an implementation of ``FrameworkEntry.job``."""
-    environ = os.environ
-    if not _is_launched() or "TORCHELASTIC_RUN_ID" not in environ:
+def attempt(environ: Mapping[str, str]) -> Attempt | None:
+    """Return the job of torchrun, whose agent may start its processes again."""
+    if place(environ) is None:
         return None
     name = environ["TORCHELASTIC_RUN_ID"]
+    number = int(environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if name == "none":  # it was given no number
         name = f"{name} at {environ.get('MASTER_ADDR')}:{environ.get('MASTER_PORT')}"
-    return Job(id=name, restarted=environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0")
+        return Attempt(job=name, number=number, known_by="launcher")
+    return Attempt(job=name, number=number)
 
 
-def launched_local_rank() -> int | None:
-    """Return the number of this process among those that torchrun has started on its machine."""
-    place = local_place()
-    return None if place is None else place.rank
+def pod_place(environ: Mapping[str, str]) -> Place | None:
+    """Return the place of a pod of Kubeflow, of a TrainJob or a PyTorchJob with a Master."""
+    if all(name in environ for name in TOLD):
+        return None
+    if OPTIONS + "NNODES" in environ:
+        nodes, rank = environ["PET_NNODES"], environ.get("PET_NODE_RANK", "")
+        return machine_place(environ, nodes, rank, prefix=OPTIONS)
+    return machine_place(environ, environ.get("WORLD_SIZE", ""), environ.get("RANK", ""))
 
 
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalPlace:
-    """The place of this process among those of its machine."""
-
-    rank: int
-    processes: int
-
-
-def local_place() -> LocalPlace | None:
-    """Return the place that torchrun has given this process; ``None`` if it was started alone."""
-    if _is_launched():
-        return LocalPlace(rank=_number("LOCAL_RANK"), processes=_number("LOCAL_WORLD_SIZE"))
-    return None
+def machine_place(
+    environ: Mapping[str, str], nodes: str, rank: str, prefix: str = ""
+) -> Place | None:
+    """Return the place of a machine whose processes are not started yet; ``None`` if not whole."""
+    host, port = (environ.get(f"{prefix}MASTER_{name}", "") for name in ("ADDR", "PORT"))
+    if not (nodes.isdecimal() and rank.isdecimal() and port.isdecimal() and host):
+        return None
+    return Place(
+        whole_machine=True, node_rank=int(rank), nodes=int(nodes), host=host, port=int(port)
+    )
 
 
-def _number(name: str) -> int:
-    text = os.environ[name]
+def kubeflow_attempt(environ: Mapping[str, str]) -> Attempt | None:
+    """Return the job of an elastic PyTorchJob, whose pods are started again."""
+    job = environ.get("PET_RDZV_ID")
+    return Attempt(job=f"PyTorchJob {job}") if job else None
+
+
+def _port(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    text = environ[name]
     if not text.isdecimal():
         raise DeviceError(
             f"{name} is {text!r}, expected the number that a launcher sets for each process; "

@@ -11,6 +11,7 @@ from runner import (
     DeviceEntry,
     ExporterEntry,
     FrameworkEntry,
+    LauncherEntry,
     ModelEntry,
     NoOptions,
     OptimizerEntry,
@@ -26,11 +27,12 @@ from runner.framework.options import (
 )
 from runner_torch.device_entry import FRAMEWORK, REQUIRES, device_entry
 from runner_torch.launch import (
-    job,
+    attempt,
+    env_place,
+    kubeflow_attempt,
     launch,
-    launched_local_rank,
-    launched_world_size,
-    pod,
+    place,
+    pod_place,
     rank_environment,
 )
 from runner_torch.options import (
@@ -69,12 +71,34 @@ def runner_register_frameworks() -> Iterable[FrameworkEntry]:
         weight_suffixes=(".pth", ".pt", ".tar", ".bin"),
         recognises_weights=lazy("runner_torch.saved_files:recognises"),
         launch=launch,
-        launched_world_size=launched_world_size,
-        launched_local_rank=launched_local_rank,
         rank_environment=rank_environment,
-        pod=pod,
-        job=job,
         join=lazy("runner_torch.group:join"),
+    )
+
+
+@hookimpl
+def runner_register_launchers() -> Iterable[LauncherEntry]:
+    """Read what torchrun, Kubeflow and scripts tell of a process's place."""
+    yield LauncherEntry(
+        name="torchrun",
+        framework=FRAMEWORK,
+        summary="torchrun, whose agent may start its processes again",
+        place=place,
+        attempt=attempt,
+    )
+    yield LauncherEntry(
+        name="kubeflow",
+        framework=FRAMEWORK,
+        summary="Pods of a TrainJob or a PyTorchJob",
+        place=pod_place,
+        attempt=kubeflow_attempt,
+    )
+    yield LauncherEntry(
+        name="env",
+        framework=FRAMEWORK,
+        summary="A script that sets RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE",
+        place=env_place,
+        shared_variables=True,
     )
 
 

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 class DeviceTraits(framework.DeviceTraits):
     """One kind of device, as ``torch.device`` and ``torch.autocast`` name it."""
 
-    pod_variable: str = ""
-    """Environment variable by which pods of the vendor's cluster software are known: with one card
-    they are told their place in the words in which torchrun tells a process its own."""
     channels_last: bool
     """Convolutions are at least as fast on channels-last tensors."""
     pinned_memory: bool

@@ -62,7 +62,7 @@ def test_the_fake_framework_conforms() -> None:
 
 
 def test_two_processes_of_the_fake_framework_conform() -> None:
-    check_processes(networks.in_fake)
+    check_processes(networks.in_fake, plugin="runner.testing.fake")
 
 
 def test_the_torch_framework_conforms() -> None:

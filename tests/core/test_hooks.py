@@ -13,6 +13,7 @@ from runner import (
     ExporterEntry,
     FrameworkEntry,
     ImporterEntry,
+    LauncherEntry,
     LoggerEntry,
     ModelEntry,
     OptimizerEntry,
@@ -29,6 +30,10 @@ class EveryHook:
     @hookimpl
     def runner_register_frameworks(self) -> list[FrameworkEntry]:
         return [FrameworkEntry(name="f", summary="A test", open=self.nothing)]
+
+    @hookimpl
+    def runner_register_launchers(self) -> list[LauncherEntry]:
+        return [LauncherEntry(name="n", summary="A test", place=self.nothing)]
 
     @hookimpl
     def runner_register_devices(self) -> list[DeviceEntry]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -218,3 +219,44 @@ def test_one_machine_goes_on_where_one_is_enough(folder):
     result = json.loads((folder.run / "result.json").read_text("utf-8"))
     assert (result["world_size"], result["steps"]) == (1, 24)
     folder.assert_nothing_is_left()
+
+
+def torchrun(folder, rank, port):
+    """Start the agent of torchrun on a machine; the run goes on with as few as one of them."""
+    machine = folder.machines[rank]
+    # an agent opens the store only where the host name stands for the address, unless it is told
+    meeting = [
+        *("--rdzv-backend", "c10d", "--rdzv-id", "night", "--local-addr", machine.address),
+        *("--rdzv-endpoint", f"{folder.machines[0].address}:{port}"),
+        *("--rdzv-conf", f"is_host={int(rank == 0)}"),
+    ]
+    launcher = ["torch.distributed.run", "--nnodes", "1:2", "--max-restarts", "3", *meeting]
+    run = ("train", "two.yaml", "--set", "distributed.min_devices=1", "--set", "train.epochs=20")
+    command = (sys.executable, "-m", *launcher, "-m", "--", "runner", *run)
+    # an agent that has a store of its own does not tell a machine that comes later where it is
+    own_stores = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    environment = {**ENVIRONMENT, **own_stores, "GLOO_SOCKET_IFNAME": "cable"}
+    return machine.start(*command, cwd=folder.path, **environment)
+
+
+@pytest.mark.slow
+def test_a_run_belongs_to_its_job_where_torchrun_alone_is_elastic(folder):
+    """A worker is killed, a machine goes, and another one comes."""
+    port = next(folder.ports)
+    started = [torchrun(folder, rank, port) for rank in range(2)]
+    folder.wait_for_checkpoint(*started)
+
+    places = {n: Path(f"/proc/{n}/environ").read_bytes() for n in folder.machines[1].processes()}
+    [worker] = [number for number, environ in places.items() if b"\0LOCAL_RANK=0\0" in environ]
+    os.kill(worker, signal.SIGKILL)
+    folder.machines.wait_for(lambda: len(folder.events("run.resumed")) == 1)
+    folder.machines[1].clear()
+    folder.machines.wait_for(lambda: len(folder.events("run.resumed")) == 2)
+    started[1] = torchrun(folder, 1, port)
+    outcomes = folder.finish(started)
+    assert [outcome.code for outcome in outcomes] == [0, 0], [item.err for item in outcomes]
+    steps = [event["step"] for event in folder.events("run.resumed")]
+    assert len(steps) == 3
+    assert 0 < steps[0] <= steps[1] < steps[2]
+    result = json.loads((folder.run / "result.json").read_text("utf-8"))
+    assert (result["world_size"], result["steps"]) == (2, 240)

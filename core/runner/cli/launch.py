@@ -104,7 +104,7 @@ def launch(
 
 
 def _machines(nnodes: str, rdzv: str, *, slurm: bool) -> Machines:
-    from runner.distributed.machines import from_options
+    from runner.distributed.machine_options import from_options
 
     if slurm and rdzv:
         raise UsageError("--rdzv has no effect with --slurm: the nodes are not known yet")

@@ -123,7 +123,7 @@ def machines(nnodes: str, node_rank: int | None, rdzv: str, *, smoke: bool = Fal
     Raises:
         UsageError: The options do not fit together.
     """
-    from runner.distributed.machines import from_options
+    from runner.distributed.machine_options import from_options
 
     found = from_options(nnodes, node_rank, rdzv, os.environ)
     if smoke and found.several:

@@ -1,7 +1,8 @@
-"""The run of a job, where a launcher that somebody else has started starts its processes again.
+"""The run of a job, whose processes something other than ``runner`` starts again.
 
-Such a launcher (torchrun with ``--max-restarts``) runs the same command each time. The run belongs
-to its job, so an attempt continues in the folder that an earlier one has made.
+Such a launcher, as torchrun with ``--max-restarts`` or an operator of Kubernetes, runs the same
+command each time. The run belongs to its job, so an attempt continues in the folder that an earlier
+one made.
 """
 
 from __future__ import annotations
@@ -11,55 +12,54 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.distributed.reporting import reporter
+from runner.distributed import place
 from runner.errors import CheckpointError
 from runner.storage.rundir import RunDir
 
 if TYPE_CHECKING:
     from runner.distributed.ranks import Ranks
-    from runner.entries import Job
+    from runner.entries import Attempt
     from runner.planning.plan import Plan
 
 
-def describe(plan: Plan) -> dict[str, str] | None:
+def describe(plan: Plan, ranks: Ranks) -> dict[str, str] | None:
     """Return what a manifest says of the job (JSON); ``None`` where there is none."""
-    job = _job(plan)
-    return None if job is None else {"id": job.id, "launcher": _launcher()}
+    attempt = place.attempt(plan, ranks.reporter)
+    return None if attempt is None else {"id": attempt.job, "launcher": _launcher()}
 
 
 def begun(plan: Plan, runs_dir: Path, ranks: Ranks) -> RunDir | None:
-    """Return the run that an earlier attempt has begun; all ranks call this together.
+    """Return the run that an earlier attempt began; all ranks call this together.
 
-    Not every machine knows that there was one: who has lost a process counts it.
+    Not every machine knows that there was one: the machine that lost a process counts it.
     """
-    if ranks.reporter.watched:
+    attempt = place.attempt(plan, ranks.reporter)
+    if ranks.lowest(attempt is not None) is None:
         return None
-    job = _job(plan)
-    if ranks.lowest(job is not None) is None:
-        return None
-    restarted = ranks.lowest(job is not None and job.restarted) is not None
-    found = ranks.lead(lambda: _find(job, runs_dir / plan.name, restarted=restarted))
+    counted = ranks.lowest(attempt is not None and bool(attempt.number)) is not None
+    found = ranks.lead(lambda: _find(attempt, runs_dir / plan.name, counted=counted))
     path = ranks.share_text(str(found.path.absolute()) if found else "", 0)
     return RunDir(Path(path)) if path else None
 
 
-def _job(plan: Plan) -> Job | None:
-    ask = plan.framework_entry.job
-    return None if ask is None or reporter.of_process().watched else ask()
-
-
-def _find(job: Job | None, folder: Path, *, restarted: bool) -> RunDir | None:
+def _find(attempt: Attempt | None, folder: Path, *, counted: bool) -> RunDir | None:
     """Find the latest run of a job in a folder of runs.
 
-    Processes may be started again without being counted, when a machine joins or leaves; they then
-    have the launcher that has started the run, on the machine of rank 0.
+    A run that is finished is that of a further attempt only where a launcher counts it: the same
+    command in the same job may as well ask for another run.
     """
+    if attempt is None:
+        return None
     for manifest in sorted(folder.glob("*/manifest.json"), reverse=True):
         run = RunDir(manifest.parent)
-        if job is not None and _made_by(run) == {"id": job.id, "launcher": _launcher()}:
-            return run if restarted or not run.result.exists() else None
-        if job is not None and restarted and _made_by(run).get("id") == job.id:
+        made_by = _made_by(run)
+        if made_by.get("id") != attempt.job:
+            continue
+        if counted:
             return run
+        known = {"id": True, "launcher": made_by["launcher"] == _launcher(), "count": False}
+        if known[attempt.known_by]:
+            return None if run.result.exists() else run
     return None
 
 
@@ -72,7 +72,7 @@ def _made_by(run: RunDir) -> dict[str, str]:
 
 
 def _launcher() -> str:
-    """Name the process that has started this one, as no other is named."""
+    """Name the parent of this process, as no other process is named."""
     parent = os.getppid()
     try:
         stat = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8")

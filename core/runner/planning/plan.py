@@ -16,6 +16,7 @@ from runner.entries import (
     ExportEntry,
     ExportPlan,
     FrameworkEntry,
+    LauncherEntry,
     LoggerEntry,
     ModelEntry,
     OptimizerEntry,
@@ -58,6 +59,8 @@ class Plan:
     """Name of the recipe; the run folder carries it."""
     recipe: Recipe
     framework: Registered[FrameworkEntry]
+    launchers: tuple[LauncherEntry, ...]
+    """Those that may start its processes."""
     device: Registered[DeviceEntry]
     dataset: Registered[DatasetEntry]
     model: Registered[ModelEntry]
@@ -403,6 +406,7 @@ def resolve(
         name=name,
         recipe=recipe,
         framework=registry.find(FrameworkEntry, framework),
+        launchers=tuple(item.entry for item in registry.entries(LauncherEntry, framework)),
         device=registry.find(DeviceEntry, recipe.device.name, framework),
         dataset=registry.find(DatasetEntry, recipe.dataset.name, framework),
         model=registry.find(ModelEntry, recipe.model.name, framework),

@@ -51,6 +51,7 @@ class Kind:
 
 KINDS = (
     Kind(name="framework", entry=entries.FrameworkEntry, section="framework"),
+    Kind(name="launcher", entry=entries.LauncherEntry),
     Kind(name="device", entry=entries.DeviceEntry, section="device"),
     Kind(name="dataset", entry=entries.DatasetEntry, section="dataset"),
     Kind(name="model", entry=entries.ModelEntry, section="model"),

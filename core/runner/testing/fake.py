@@ -26,6 +26,7 @@ from runner.entries import (
     DeviceEntry,
     ExporterEntry,
     FrameworkEntry,
+    LauncherEntry,
     ModelEntry,
     OptimizerEntry,
     PredictorEntry,
@@ -211,13 +212,23 @@ def runner_register_frameworks() -> Sequence[FrameworkEntry]:
             read_weights=read_npz,
             weight_suffixes=(".npz",),
             launch=fake_group.launch,
-            launched_world_size=fake_group.launched_world_size,
-            launched_local_rank=fake_group.launched_local_rank,
-            pod=fake_group.pod,
-            job=fake_group.job,
             join=fake_group.join,
             rank_environment=fake_group.rank_environment,
             takes_signals=os.environ.get("RUNNER_FAKE_SIGNALS") == "1",
+        )
+    ]
+
+
+@hookimpl
+def runner_register_launchers() -> Sequence[LauncherEntry]:
+    """Read the places of its processes."""
+    return [
+        LauncherEntry(
+            name="fake",
+            framework="fake",
+            summary="Launcher of the fake framework",
+            place=fake_group.place,
+            attempt=fake_group.attempt,
         )
     ]
 

@@ -33,8 +33,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO, final
 
-from runner.distributed.machines import Machines
-from runner.entries import Job
+from runner.distributed.machines import endpoint
+from runner.entries import Attempt, Place
 from runner.errors import OtherRankError
 from runner.system import interpreter
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from runner.contracts import Device
-    from runner.entries import Command, LaunchRequest, RankPlace
+    from runner.entries import Command, LaunchRequest
 
 WORLD_SIZE, FIRST_RANK = "RUNNER_FAKE_WORLD_SIZE", "RUNNER_FAKE_FIRST_RANK"
 JOB, POD = "RUNNER_FAKE_JOB", "RUNNER_FAKE_POD"
@@ -73,38 +73,38 @@ def launch(request: LaunchRequest) -> Sequence[Command]:
     return [replace(program, environment=environment, interrupted=False)]
 
 
-def rank_environment(place: RankPlace) -> Mapping[str, str]:
+def rank_environment(place: Place) -> Mapping[str, str]:
     """Return what makes a process a rank that has no launcher."""
     return {
         RANK: str(place.rank),
         LOCAL_RANK: str(place.local_rank),
         WORLD_SIZE: str(place.world_size),
-        SOCKET: place.machines.endpoint,
+        SOCKET: endpoint(place.host, place.port),
     }
 
 
-def launched_world_size() -> int | None:
-    """Return how many processes there are, where this one was launched."""
-    return int(os.environ[WORLD_SIZE]) if WORLD_SIZE in os.environ else None
-
-
-def launched_local_rank() -> int | None:
-    """Return the number of this process on its machine; ``None`` for the one that helps."""
-    return int(os.environ[LOCAL_RANK]) if LOCAL_RANK in os.environ else None
-
-
-def pod() -> Machines | None:
-    """Return the place of this machine among others that an operator tells."""
-    found = re.fullmatch(r"(\d+)/(\d+) at (\S+):(\d+)", os.environ.get(POD, ""))
-    if found is None or WORLD_SIZE in os.environ:
+def place(environ: Mapping[str, str]) -> Place | None:
+    """Return the place of a process, or of a machine as an operator tells it."""
+    if WORLD_SIZE in environ:
+        local_rank, rank = (environ.get(name, "") for name in (LOCAL_RANK, RANK))
+        return Place(
+            world_size=int(environ[WORLD_SIZE]),
+            rank=int(rank) if rank.isdecimal() else None,
+            local_rank=int(local_rank) if local_rank else None,
+        )
+    found = re.fullmatch(r"(\d+)/(\d+) at (\S+):(\d+)", environ.get(POD, ""))
+    if found is None:
         return None
-    return Machines(rank=int(found[1]), count=int(found[2]), host=found[3], port=int(found[4]))
+    rank, nodes, host, port = found.groups()
+    return Place(
+        whole_machine=True, node_rank=int(rank), nodes=int(nodes), host=host, port=int(port)
+    )
 
 
-def job() -> Job | None:
+def attempt(environ: Mapping[str, str]) -> Attempt | None:
     """Return the job of a launcher that starts processes again."""
-    name, _, restarts = os.environ.get(JOB, "").partition(":")
-    return Job(id=name, restarted=restarts != "0") if name else None
+    name, _, restarts = environ.get(JOB, "").partition(":")
+    return Attempt(job=name, number=int(restarts), known_by="launcher") if name else None
 
 
 def join(device: Device, timeout_s: float) -> FakeGroup:

@@ -1,6 +1,6 @@
 """Starting the processes that ``check_group`` is called in, with the framework's own launcher.
 
-    python -m runner.testing.processes FILE FUNCTION FOLDER
+    python -m runner.testing.processes FILE FUNCTION FOLDER [PLUGIN]
 
 is what each of them runs.
 """
@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.distributed.machines import Machines
-from runner.entries import LaunchRequest
+from runner.entries import LauncherEntry, LaunchRequest
+from runner.plugins.loading import load
 from runner.testing.group_checks import check_group
 from runner.testing.subject import chosen, open_device
 
@@ -39,7 +40,11 @@ EXCHANGE_S = 60.0
 
 
 def check_processes(
-    arguments: Callable[[], Mapping[str, Any]], *, count: int = 2, timeout_s: float = 300.0
+    arguments: Callable[[], Mapping[str, Any]],
+    *,
+    count: int = 2,
+    timeout_s: float = 300.0,
+    plugin: str = "",
 ) -> None:
     """Start processes with the framework's ``launch``, and call ``check_group`` in each.
 
@@ -48,6 +53,7 @@ def check_processes(
             by name; every process runs its file.
         count: How many processes.
         timeout_s: Time that all may take.
+        plugin: Name of the module that registers the launcher, where it is not installed.
 
     Raises:
         AssertionError: A check failed in one of them, or they did not end in time.
@@ -59,6 +65,7 @@ def check_processes(
     with tempfile.TemporaryDirectory(prefix="check-processes-") as name:
         folder = Path(name)
         words = [inspect.getsourcefile(arguments) or "", arguments.__name__, name]
+        words += [plugin] * bool(plugin)
         request = LaunchRequest(
             count=count,
             local_count=count,
@@ -140,14 +147,14 @@ def _wait(
 
 def main() -> None:
     """Check one process, and write what is wrong into a file."""
-    file, function, folder = sys.argv[1:]
+    file, function, folder, *plugins = sys.argv[1:]
     given = dict(getattr(_imported(file), function)())
     framework = given["framework"]
     device = open_device(given.pop("device"), given.pop("device_options", None))
     group = framework.join(device, EXCHANGE_S)
     problem = ""
     try:
-        _check_place(framework, group)
+        _check_place(framework, group, plugins)
         check_group(device=device, group=group, **given)
     except AssertionError as error:
         problem = f"process {group.rank}: {error}"
@@ -170,15 +177,21 @@ def _imported(file: str) -> ModuleType:
     return module
 
 
-def _check_place(framework: FrameworkEntry, group: Group) -> None:
+def _check_place(framework: FrameworkEntry, group: Group, plugins: Sequence[str]) -> None:
     """Compare what the environment tells with what the processes have found."""
-    size = framework.launched_world_size and framework.launched_world_size()
-    assert size == group.world_size, (
-        f"launched_world_size() is {size}, the group has {group.world_size} processes"
+    loaded = load(extra=[(name, importlib.import_module(name)) for name in plugins])
+    launchers = loaded.registry.entries(LauncherEntry, framework.name)
+    places = [item.entry.place(os.environ) for item in launchers]
+    place = next((found for found in places if found and not found.whole_machine), None)
+    assert place is not None, (
+        f"no launcher of framework {framework.name} knows the place of this process: register a "
+        "LauncherEntry that reads what launch() tells it, and name its module as plugin="
     )
-    if framework.launched_local_rank is not None:
-        rank = framework.launched_local_rank()
-        assert rank == group.rank, f"launched_local_rank() is {rank}, its rank is {group.rank}"
+    assert place.world_size == group.world_size, (
+        f"place() has {place.world_size} processes, the group {group.world_size}"
+    )
+    for rank in (place.rank, place.local_rank):
+        assert rank in {None, group.rank}, f"place() has rank {rank}, the group {group.rank}"
 
 
 if __name__ == "__main__":

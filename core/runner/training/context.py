@@ -13,7 +13,7 @@ from runner.contracts import Group
 from runner.data.classes import same_inside
 from runner.data.duplicates import overlap, repeated, two_labels
 from runner.data.image_files import ImageFiles
-from runner.distributed.launching import start as launch
+from runner.distributed import place
 from runner.distributed.machines import Machines
 from runner.distributed.ranks import Ranks, telling_alone
 from runner.distributed.reporting import reporter
@@ -107,12 +107,13 @@ class Opened:
         plan, request = self.plan, self.request
         self._training = plan.recipe.train is not None
         check_runnable(plan, training=self._training, exporting=request.export)
-        if launch.is_needed(plan):
+        self.place = place.rank_of(plan)
+        if place.needs_launch(plan, self.place):
             raise UsageError(
                 f"the recipe asks for {plan.recipe.device.count} devices, and this is one "
                 "process alone; use runner.run, or set device.count to 1"
             )
-        begin(plan, self._reporter)
+        begin(plan, self.place, self._reporter)
         self.signals = request.signals or Signals(())
         if plan.framework_entry.takes_signals:
             self.signals.watch()
@@ -169,10 +170,9 @@ class Opened:
 
     def _join(self) -> Group | None:
         recipe, entry = self.plan.recipe, self.plan.framework_entry
-        join, ask = entry.join, entry.launched_world_size
+        join = entry.join
         # A launcher may start a process beside the only one that trains, and it stays in `join`.
-        alone = recipe.device.count == 1 and (ask is None or ask() is None)
-        if join is None or alone:
+        if join is None or (recipe.device.count == 1 and self.place is None):
             return None
         self._reporter.progress.begin("meeting the other processes")
         timeout_s = recipe.distributed.timeout_s

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from runner import recipe
 from runner.artifacts import export
-from runner.distributed.launching import start as launch
+from runner.distributed import place
 from runner.distributed.launching.task import Task
 from runner.distributed.ranks import telling_alone
 from runner.distributed.reporting import reporter
-from runner.distributed.slurm.place import alone_in_pod, take_place
 from runner.errors import DataError, UsageError
 from runner.planning import plan
 from runner.planning.loading import read_back
@@ -29,6 +28,8 @@ from runner.training.consistency import ON_REQUEST, RESUMABLE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from runner.distributed.reporting.reporter import Reporter
+    from runner.entries import Place
     from runner.planning.loading import Loaded
     from runner.planning.plan import Plan
     from runner.plugins.registry import Registry
@@ -43,9 +44,9 @@ def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any
     """
     own = reporter.of_process()
     with telling_alone(own):
-        _take_place(loaded.plan, request)
-        resolved = _as_launched(loaded.plan)
-        needed = launch.is_needed(resolved, request.machines)
+        taken = _take_place(loaded.plan, request, own)
+        resolved = _as_launched(loaded.plan, taken)
+        needed = place.needs_launch(resolved, taken, request.machines)
     request = replace(request, devices=loaded.plan.recipe.device.count)
     if needed:
         task = Task.of(resolved, request.command, runs_dir, export=request.export)
@@ -53,12 +54,13 @@ def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any
     return own.hand_over(run.start(resolved, loaded.plugins, runs_dir, request))
 
 
-def _take_place(resolved: Plan, request: run.Request) -> None:
+def _take_place(resolved: Plan, request: run.Request, own: Reporter) -> Place | None:
     """Become a rank where a batch system says so; tell where others are left out."""
-    take_place(resolved, request.machines)
-    alone = alone_in_pod(resolved, request.machines)
+    taken = place.take(resolved, request.machines, own)
+    alone = place.others_left_out(taken, request.machines, own)
     if alone:
         EventLog(request.listener).emit("warning", message=alone)
+    return taken
 
 
 def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[str, Any] | None:
@@ -86,9 +88,9 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
                 continuing.changed(folder, None, checked, overrides, registry)
                 return finished if _speaks(resolved) else None
         changed = continuing.changed(folder, source, checked, overrides, registry)
-        _take_place(resolved, request)
-        resolved = _as_launched(resolved)
-        needed = launch.is_needed(resolved, request.machines)
+        taken = _take_place(resolved, request, own)
+        resolved = _as_launched(resolved, taken)
+        needed = place.needs_launch(resolved, taken, request.machines)
     request = replace(request, devices=checked.device.count)
     if needed:
         runs = folder.path.parent
@@ -108,7 +110,7 @@ def take_part(task: Task, request: run.Request) -> None:
     own = reporter.of_process()
     with telling_alone(own):
         loaded = read_back(task.name, task.recipe, task.remarks)
-        launch.is_needed(loaded.plan)
+        place.needs_launch(loaded.plan, place.rank_of(loaded.plan))
         checked, registry = loaded.plan.recipe, loaded.plugins.registry
         if task.resumes:
             folder, source = _named(Path(task.resumes))
@@ -183,8 +185,8 @@ def _refuse_without_effect(
 
 def _speaks(resolved: Plan) -> bool:
     """Say whether this process is the first of its machine, or none that a launcher has started."""
-    ask = resolved.framework_entry.launched_local_rank
-    return not ask or not ask()
+    rank = place.rank_of(resolved)
+    return rank is None or not rank.local_rank
 
 
 def _is_longer(checked: Recipe, result: Mapping[str, Any]) -> bool:
@@ -202,24 +204,25 @@ def _check_resumable(overrides: Sequence[str]) -> None:
             )
 
 
-def _as_launched(resolved: Plan) -> Plan:
+def _as_launched(resolved: Plan, taken: Place | None) -> Plan:
     """Return the plan for as many processes as a launcher has started, where these may be fewer.
 
     Raises:
         UsageError: They cannot share the batch.
     """
     asked, least = resolved.recipe.device.count, resolved.recipe.distributed.min_devices
-    ask = resolved.framework_entry.launched_world_size
-    launched = ask() if ask else None
-    if launched is None or least is None or not least <= launched < asked:
+    if taken is None or least is None or not least <= taken.world_size < asked:
         return resolved
-    return resolved.with_devices(launched)
+    return resolved.with_devices(taken.world_size)
 
 
 def _launch(
     resolved: Plan, folder: Path, request: run.Request, task: Task
 ) -> dict[str, Any] | None:
     """Start one process for each device, and return the result of the run."""
+    # a process that starts no others needs nothing of what watches them
+    from runner.distributed.launching import start as launch
+
     if request.signals:
         request.signals.release()  # a child inherits what is held back
     return launch.carry_out(

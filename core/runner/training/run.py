@@ -107,7 +107,7 @@ class _Run:
         manifest = {
             **self._opened.manifest(),
             "resolved": recipe.resolved(checked),
-            "job": job.describe(self._plan),
+            "job": job.describe(self._plan, self._ranks),
         }
         folder = rundir.create(runs_dir, self._plan.name, recipe.dump(checked), manifest)
         self._ranks.reporter.folder(folder.path)  # at once: a further attempt makes no second one
@@ -292,9 +292,8 @@ class _Run:
             recipe_text=recipe.dump(plan.recipe),
         )
         # Only the loop can stop in the middle and save; anything else is ended by a signal at once.
-        launched = self._plan.framework_entry.launched_world_size
-        is_launched = launched is not None and launched() is not None
-        with self._opened.signals.polite(launched=is_launched) as request:
+        launched = self._opened.place is not None
+        with self._opened.signals.polite(launched=launched) as request:
             trainer = Trainer(
                 plan,
                 self._engine,

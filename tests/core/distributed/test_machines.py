@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from runner.cli.options import overrides
-from runner.distributed.machines import Machines, as_machine, from_options
+from runner.distributed.machine_options import from_options
+from runner.distributed.machines import Machines, as_machine
 from runner.errors import UsageError
 
 PLACE = "10.0.0.7:29500"

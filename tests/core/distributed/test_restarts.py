@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.distributed import place
 from runner.distributed.reporting import child
 from runner.distributed.reporting.reporter import Reporter
 from runner.errors import DeviceError
@@ -129,10 +130,11 @@ def test_a_rank_that_hangs_within_a_step_is_named_by_where_it_is(project, launch
 def test_cores_are_not_shared_where_something_else_has_started_the_processes(plan, monkeypatch):
     distributed = replace(plan.recipe.distributed, bind_cores=True)
     plan = replace(plan, recipe=replace(plan.recipe, distributed=distributed))
-    child.begin(plan, Reporter())  # it starts the others itself
-    monkeypatch.setenv(fake_group.LOCAL_RANK, "3")
+    child.begin(plan, place.rank_of(plan), Reporter())  # it starts the others itself
+    for name, value in ((fake_group.LOCAL_RANK, "3"), (fake_group.WORLD_SIZE, "4")):
+        monkeypatch.setenv(name, value)
     with pytest.raises(DeviceError, match=r"bind_cores is the work of runner .* srun --cpu-bind"):
-        child.begin(plan, Reporter())
+        child.begin(plan, place.rank_of(plan), Reporter())
 
 
 def test_lost_devices_are_left_out_where_the_recipe_says_so(project, launched):

@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
-from runner.distributed.machines import Machines, from_options
+from runner.distributed.machine_options import from_options
+from runner.distributed.machines import Machines
+from runner.distributed.place import take
+from runner.distributed.reporting.reporter import Reporter
 from runner.distributed.slurm import environment
-from runner.distributed.slurm.place import take_place
+from runner.entries import Attempt, Place
 from runner.errors import UsageError
 from runner.planning.loading import load
 from runner.storage import checkpoint
@@ -127,21 +130,27 @@ def in_a_step(**changes: str) -> dict[str, str]:
 
 
 def test_with_one_task_for_each_device_slurm_says_the_rank():
-    place = environment.place(in_a_step(), 8)
+    place = environment.place(in_a_step())
     assert place is not None
     assert (place.rank, place.world_size, place.local_rank, place.local_world_size) == (5, 8, 1, 4)
-    machines = place.machines
-    assert (machines.count, machines.rank, machines.host) == (2, 1, "node-a")
-    assert machines.port == environment.port(in_a_step())
-    assert machines.port != environment.port(in_a_step(SLURM_STEP_ID="3"))
-    assert machines.port in environment.PORTS
+    assert (place.nodes, place.node_rank, place.host) == (2, 1, "node-a")
+    assert place.port == environment.port(in_a_step())
+    assert place.port != environment.port(in_a_step(SLURM_STEP_ID="3"))
+    assert place.port in environment.PORTS
 
 
 def test_with_one_task_on_each_machine_that_task_starts_the_processes():
     each = in_a_step(SLURM_STEP_NUM_TASKS="2", SLURM_PROCID="1", SLURM_LOCALID="0")
-    assert environment.place(each, 8) is None
-    assert environment.place({}, 8) is None
-    assert environment.place({"SLURM_JOB_ID": "77", "SLURM_PROCID": "0"}, 8) is None
+    assert environment.place(each) == Place(whole_machine=True, node_rank=1, nodes=2)
+    assert environment.place({}) is None
+    assert environment.place({"SLURM_JOB_ID": "77", "SLURM_PROCID": "0"}) is None
+
+
+def test_a_step_has_the_same_number_when_its_job_is_queued_again():
+    first = environment.attempt(in_a_step())
+    assert first == Attempt(job="slurm 77.2", number=0, known_by="count")
+    assert environment.attempt(in_a_step(SLURM_RESTART_COUNT="1")) == replace(first, number=1)
+    assert environment.attempt({"SLURM_JOB_ID": "77"}) is None
 
 
 @pytest.mark.parametrize(
@@ -154,8 +163,12 @@ def test_with_one_task_on_each_machine_that_task_starts_the_processes():
     ],
 )
 def test_tasks_that_do_not_fit_are_refused(changes, devices, words):
+    def read(environ):
+        environment.place(environ)
+        environment.check_tasks(environ, devices)
+
     with pytest.raises(UsageError, match=words):
-        environment.place(in_a_step(**changes), devices)
+        read(in_a_step(**changes))
 
 
 def test_the_first_node_is_asked_for(cluster, monkeypatch):
@@ -179,11 +192,12 @@ def test_a_framework_without_ranks_of_its_own_needs_one_task_on_each_machine(pro
     entry = replace(plan.framework_entry, rank_environment=None)
     plan = replace(plan, framework=replace(plan.framework, entry=entry))
     with pytest.raises(UsageError, match=r"8 tasks, .* fake needs its own launcher: .*per-node=1"):
-        take_place(plan, Machines())
+        take(plan, Machines(), Reporter())
     with pytest.raises(UsageError, match="leave out --nnodes"):
-        take_place(
+        take(
             load(str(project.write_recipe()), ["device.count=8"]).plan,
             Machines(count=2, port=1),
+            Reporter(),
         )
 
 
@@ -191,7 +205,7 @@ def test_machines_are_not_named_beside_a_launcher(project, monkeypatch):
     monkeypatch.setenv("RUNNER_FAKE_WORLD_SIZE", "2")
     plan = load(str(project.write_recipe()), ["device.count=2"]).plan
     with pytest.raises(UsageError, match=r"a launcher has started 2 processes.*leave out --nnodes"):
-        take_place(plan, Machines(count=2, port=1))
+        take(plan, Machines(count=2, port=1), Reporter())
 
 
 def test_tasks_for_each_device_train_together(project, cluster):

@@ -13,6 +13,7 @@ from runner.distributed.launching import start as launch
 from runner.distributed.launching.request import Launch
 from runner.distributed.launching.task import Task
 from runner.distributed.machines import Machines
+from runner.distributed.place import needs_launch
 from runner.distributed.signals import heard
 from runner.entries import Command
 from runner.errors import DeviceError, StorageError, UsageError
@@ -72,14 +73,14 @@ def test_another_number_of_processes_than_devices_is_refused(
 
 def test_a_framework_that_works_on_one_device_gives_the_way_out(plan):
     with pytest.raises(DeviceError, match=r"asks for 2 fake_cpu devices; .* add --devices 1"):
-        launch.is_needed(with_framework(plan, join=None))
+        needs_launch(with_framework(plan, join=None), None)
     with pytest.raises(DeviceError, match=r"no launcher .* start them yourself"):
         launch.commands(with_framework(plan, launch=None), ["run"], Path("logs"))
 
 
 def test_each_machine_starts_its_share_of_the_processes(plan):
     four = plan.with_devices(4)
-    assert launch.is_needed(four, TWO)
+    assert needs_launch(four, None, TWO)
     [command] = launch.commands(four, ["run", "r.yaml"], Path("logs"), TWO)
     assert command.arguments[-4:] == ["2", "runner", "run", "r.yaml"]
     assert command.environment[fake_group.FIRST_RANK] == "2"

@@ -15,13 +15,13 @@ import pytest
 from runner.distributed.launching import cards
 from runner.distributed.machines import Machines
 from runner.distributed.meeting import network
-from runner.entries import Command, DeviceEntry, LaunchRequest
+from runner.entries import Command, DeviceEntry, LaunchRequest, Place
 from runner.errors import DeviceError, UsageError
 from runner.options import NoOptions
 from runner.plugins import loading
 from runner.system import interpreter
 from runner_mindspore import rank_table
-from runner_mindspore.launch import launch, launched_local_rank, launched_world_size, pod
+from runner_mindspore.launch import launch, place, pod_place, rank_table_place
 from runner_mindspore.options import MindSporeOptions
 
 LAUNCH_VARIABLES = ("MS_ROLE", "MS_WORKER_NUM", "RANK_TABLE_FILE", "RANK_SIZE", "RANK_ID")
@@ -135,8 +135,9 @@ POD = {
 def test_the_place_of_a_pod_is_not_that_of_a_process(monkeypatch):
     for name, value in POD.items():
         monkeypatch.setenv(name, value)
-    assert (launched_world_size(), launched_local_rank()) == (None, None)
-    assert pod() == Machines(count=2, rank=1, host="job-0", port=8118)
+    assert (place(os.environ), rank_table_place(os.environ)) == (None, None)
+    machine = Place(whole_machine=True, node_rank=1, nodes=2, host="job-0", port=8118)
+    assert pod_place(os.environ) == machine
     (command,) = launch(request_for("cpu", 2))
     assert set(POD) - set(command.unset) == {"MINDX_TASK_ID"}
 
@@ -145,9 +146,11 @@ def test_the_place_of_a_pod_is_not_that_of_a_process(monkeypatch):
 def test_in_a_pod_msrun_still_tells_its_processes_their_place(monkeypatch, role):
     for name, value in {**POD, "MS_ROLE": role, "RANK_ID": "0", "DEVICE_ID": "0"}.items():
         monkeypatch.setenv(name, value)
-    assert launched_world_size() == 4
-    assert launched_local_rank() == (0 if role == "MS_WORKER" else None)
-    assert pod() is None
+    found = place(os.environ)
+    assert found is not None
+    assert found.world_size == 4
+    assert found.local_rank == found.rank == (0 if role == "MS_WORKER" else None)
+    assert pod_place(os.environ) is None
 
 
 def test_what_the_user_has_set_stays(monkeypatch):
@@ -362,29 +365,31 @@ def test_a_table_and_a_choice_of_cards_exclude_each_other(tmp_path):
 
 
 def test_a_launched_process_knows_how_many_there_are(monkeypatch):
-    assert launched_world_size() is None
+    assert rank_table_place(os.environ) is None
     monkeypatch.setenv("RANK_TABLE_FILE", "table.json")  # left over in a user's profile
-    assert launched_world_size() is None
+    assert rank_table_place(os.environ) is None
     monkeypatch.setenv("RANK_ID", "3")
     monkeypatch.setenv("RANK_SIZE", "16")
-    assert launched_world_size() == 16
+    assert rank_table_place(os.environ) == Place(rank=3, world_size=16)
     monkeypatch.delenv("RANK_SIZE")
     with pytest.raises(DeviceError, match=r"RANK_SIZE is '', expected a number"):
-        launched_world_size()
+        rank_table_place(os.environ)
 
 
 @pytest.mark.parametrize("role", ["MS_WORKER", "MS_SCHED"])
 def test_processes_of_msrun_know_how_many_there_are(monkeypatch, role):
     monkeypatch.setenv("MS_ROLE", role)
     monkeypatch.setenv("MS_WORKER_NUM", "8")
-    assert launched_world_size() == 8
+    found = place(os.environ)
+    assert found is not None
+    assert found.world_size == 8
 
 
 def test_launching_imports_no_mindspore():
     import subprocess
 
     code = (
-        "import sys; from runner_mindspore.launch import launched_world_size; "
-        "launched_world_size(); assert 'mindspore' not in sys.modules"
+        "import os, sys; from runner_mindspore.launch import place; "
+        "place(os.environ); assert 'mindspore' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

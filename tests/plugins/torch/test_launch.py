@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from runner.distributed.launching import cards
 from runner.distributed.machines import Machines
 from runner.distributed.meeting import network
-from runner.entries import Job, LaunchRequest, RankPlace
+from runner.distributed.place import attempt, find, others_left_out, rank_of
+from runner.distributed.reporting.reporter import Reporter
+from runner.entries import Attempt, LaunchRequest, Place
 from runner.errors import DeviceError, UsageError
 from runner.framework.cores import available_cores
+from runner.planning.loading import load
 from runner.system.interpreter import BOOT
-from runner_ascend.plugin import runner_register_devices
 from runner_torch.device_entry import device_entry
 from runner_torch.launch import (
     AUTOLOAD,
-    LocalPlace,
-    job,
+    env_place,
     launch,
-    launched_local_rank,
-    launched_world_size,
-    local_place,
-    pod,
     rank_environment,
 )
 from runner_torch.options import CpuOptions, CudaOptions, TorchOptions
 from runner_torch.traits import CUDA
+
+if TYPE_CHECKING:
+    from runner.planning.plan import Plan
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
 WATCHED = ("--max-restarts", "0", "--redirects", "3", "--log-dir", "logs")
@@ -37,6 +40,12 @@ CUDA_ENTRY = device_entry(CUDA, summary="GPU", config=CudaOptions, install="")
 SECOND_OF_TWO = Machines(
     count=2, rank=1, host="10.0.0.7", port=29500, address="10.0.0.8", interface="eth1"
 )
+
+
+@pytest.fixture
+def plan() -> Plan:
+    """Provide a plan for PyTorch."""
+    return load("quickstart").plan
 
 
 @pytest.fixture(autouse=True)
@@ -121,52 +130,58 @@ ONE_CARD = {**ASCEND_JOB, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "LOCAL_RAN
 PODS = [TRAIN_JOB, PYTORCH_JOB, ASCEND_JOB, ONE_CARD]
 
 
-@pytest.fixture
-def ascend() -> None:
-    """Register the device of whose pods there is one in the list."""
-    tuple(runner_register_devices())
+def place_of_rank(plan: Plan) -> tuple[int, int | None]:
+    found = rank_of(plan)
+    assert found is not None
+    return found.world_size, found.local_rank
 
 
-@pytest.mark.usefixtures("ascend")
 @pytest.mark.parametrize("variables", PODS)
-def test_the_place_of_a_pod_is_not_that_of_a_process(monkeypatch, variables) -> None:
+def test_the_place_of_a_pod_is_not_that_of_a_process(plan, monkeypatch, variables) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert (launched_world_size(), launched_local_rank()) == (None, None)
-    assert pod() == Machines(count=2, rank=1, host="job-0", port=23456)
+    assert find(plan) == Place(whole_machine=True, node_rank=1, nodes=2, host="job-0", port=23456)
     (command,) = launch(request_for(2))
     assert sorted(command.unset) == sorted(name for name in variables if name[:4] == "PET_")
 
 
 @pytest.mark.parametrize("variables", PODS)
-def test_in_a_pod_torchrun_still_tells_its_processes_their_place(monkeypatch, variables) -> None:
+def test_in_a_pod_torchrun_still_tells_its_processes_their_place(
+    plan, monkeypatch, variables
+) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     be_launched(monkeypatch, 1, 2)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
-    assert (launched_world_size(), launched_local_rank(), pod()) == (2, 1, None)
+    assert place_of_rank(plan) == (2, 1)
 
 
-def test_a_pod_that_is_alone_or_told_nothing_has_no_place(monkeypatch) -> None:
-    assert pod() is None
+def test_a_pod_that_is_alone_or_told_nothing_has_no_place(plan, monkeypatch) -> None:
+    assert find(plan) is None
     for name, value in {**PYTORCH_JOB, "WORLD_SIZE": "1", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    found = pod()
+    found = find(plan)
     assert found is not None
-    assert not found.several
+    assert found.nodes == 1
+    assert not others_left_out(found, Machines(), Reporter())
     monkeypatch.delenv("MASTER_PORT")
-    assert pod() is None
+    assert find(plan) is None
 
 
-def test_a_job_of_torchrun_is_known_by_its_number_or_its_place(monkeypatch) -> None:
-    assert job() is None
+def test_a_job_of_torchrun_is_known_by_its_number_or_its_place(plan, monkeypatch, tmp_path) -> None:
+    assert attempt(plan, Reporter()) is None
     be_launched(monkeypatch, 1, 2)
     for name, value in {**MASTER, "TORCHELASTIC_RUN_ID": "none"}.items():
         monkeypatch.setenv(name, value)
-    assert job() == Job(id="none at job-0:23456", restarted=False)
+    anonymous = Attempt(job="none at job-0:23456", number=0, known_by="launcher")
+    assert attempt(plan, Reporter()) == anonymous
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "night")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert job() == Job(id="night", restarted=True)
+    assert attempt(plan, Reporter()) == Attempt(job="night", number=1)
+    watched = Reporter(tmp_path / "status")
+    assert attempt(plan, watched) is None  # runner itself starts that torchrun
+    monkeypatch.setenv("MINDX_TASK_ID", "7")
+    assert attempt(plan, watched) == Attempt(job="AscendJob 7")
 
 
 def test_the_launcher_leaves_the_arguments_of_the_processes_alone() -> None:
@@ -189,16 +204,23 @@ def test_the_interface_that_the_user_has_chosen_stays(monkeypatch: pytest.Monkey
 
 
 def test_a_batch_system_can_make_a_process_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = RankPlace(
-        rank=3, world_size=4, local_rank=1, local_world_size=2, machines=SECOND_OF_TWO
+    place = Place(
+        rank=3,
+        world_size=4,
+        local_rank=1,
+        local_world_size=2,
+        node_rank=1,
+        nodes=2,
+        host="10.0.0.7",
+        port=29500,
+        interface="eth1",
     )
     found = rank_environment(place)
     assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("10.0.0.7", "29500")
     assert found["GLOO_SOCKET_IFNAME"] == "eth1"
     for name, value in found.items():
         monkeypatch.setenv(name, value)
-    assert launched_world_size() == 4
-    assert local_place() == LocalPlace(rank=1, processes=2)
+    assert env_place(os.environ) == replace(place, interface="")
 
 
 def test_nccl_is_told_the_interface_towards_other_machines() -> None:
@@ -226,15 +248,13 @@ def test_one_card_for_several_processes_is_refused() -> None:
         launch(request_for(2, "cuda", CudaOptions(index=1)))
 
 
-def test_a_process_knows_that_it_was_launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launched_world_size() is None
-    assert local_place() is None
+def test_a_process_knows_that_it_was_launched(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find(plan) is None
     be_launched(monkeypatch, 3, 4)
-    assert launched_world_size() == 4
-    assert local_place() == LocalPlace(rank=3, processes=4)
+    assert place_of_rank(plan) == (4, 3)
     monkeypatch.setenv("WORLD_SIZE", "")
     with pytest.raises(DeviceError, match=r"WORLD_SIZE is '', expected the number .* or unset it"):
-        launched_world_size()
+        find(plan)
 
 
 def test_every_process_takes_the_card_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:

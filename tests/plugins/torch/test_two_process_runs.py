@@ -106,9 +106,7 @@ def torchrun(
 def test_what_torchrun_starts_again_continues_the_run_of_its_job(
     undisturbed: RecipeFolder, make_recipe_folder: Callable[..., RecipeFolder]
 ) -> None:
-    # or the new processes find the addresses of the old ones (pytorch issue 135712)
-    own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    folder = make_recipe_folder(RECIPE, **ENVIRONMENT, **own_store)
+    folder = make_recipe_folder(RECIPE, **ENVIRONMENT)
     process = torchrun(folder, "train", "two.yaml", restarts=3)
     folder.wait_for_checkpoint(process)
     os.kill(folder.worker("LOCAL_RANK=1"), signal.SIGKILL)

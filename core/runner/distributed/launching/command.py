@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from runner.distributed.launching import cards
 from runner.distributed.machines import Machines
-from runner.distributed.meeting import network
 from runner.entries import LaunchRequest
 from runner.errors import DeviceError
 from runner.system import interpreter
@@ -31,6 +30,9 @@ def commands(
         DeviceError: The framework has no launcher, or the device no cards to choose among.
         UsageError: The devices are not the same number on each machine.
     """
+    # what explains a run of one process, or carries it out, needs no network
+    from runner.distributed.meeting import network
+
     machines = machines or Machines()
     section, launch = plan.recipe.device, plan.framework_entry.launch
     if launch is None:

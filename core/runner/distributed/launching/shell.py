@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from runner.distributed.launching import cards
-from runner.distributed.launching import start as launch
+from runner.distributed.launching import cards, command
 from runner.distributed.machines import Machines, as_machine
 from runner.terminal import display
 
@@ -46,7 +45,7 @@ def launch_lines(plan: Plan, start: Start) -> list[str]:
     for rank, prepared in enumerate(commands_of_machines(plan, start)):
         if several:
             lines.append(f"{machine_line(start.command, rank)}, starts")
-        lines += ["  " * several + launch.line(item) for item in prepared]
+        lines += ["  " * several + command.line(item) for item in prepared]
     return lines
 
 
@@ -59,7 +58,7 @@ def commands_of_machines(plan: Plan, start: Start) -> list[Sequence[Command]]:
     machines, logs = start.machines, start.runs_dir / plan.name / "launch"
     cards.check_count(plan.recipe.device.cards, machines.share(plan.recipe.device.count))
     return [
-        launch.commands(
+        command.commands(
             plan,
             as_machine(start.command, rank) if machines.several else start.command,
             logs,

@@ -14,7 +14,7 @@ from runner.distributed.machines import Machines
 from runner.distributed.supervising.attempts import Attempts
 from runner.distributed.supervising.stop import Stop
 from runner.errors import DeviceError, StorageError
-from runner.planning.plan import check_devices, check_runnable, missing_device, without_effect
+from runner.planning.plan import check_runnable, missing_device, without_effect
 from runner.plugins.probe import probe
 from runner.terminal.display import counted
 
@@ -28,26 +28,7 @@ if TYPE_CHECKING:
     from runner.planning.plan import Plan
     from runner.storage.events import EventLog
 
-__all__ = ["carry_out", "commands", "is_needed", "line"]
-
-
-def is_needed(plan: Plan, machines: Machines | None = None) -> bool:
-    """Say whether the recipe asks for several devices and no launcher has started this process.
-
-    Raises:
-        DeviceError: A launcher has started another number of processes, or the framework works on
-            one device.
-    """
-    check_devices(plan)
-    count, ask = plan.recipe.device.count, plan.framework_entry.launched_world_size
-    launched = ask() if ask else None
-    if launched is not None and launched != count:
-        raise DeviceError(
-            f"a launcher has started {counted(launched, 'process')}, and the recipe asks for "
-            f"{counted(count, 'device')}; add --devices {launched}, or start {count}"
-        )
-    several = machines is not None and machines.several
-    return launched is None and (count > 1 or several)
+__all__ = ["carry_out", "commands", "line"]
 
 
 def carry_out(

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from runner.distributed.reporting.reporter import Reporter
+    from runner.entries import Place
     from runner.planning.plan import Plan
 
 
-def begin(plan: Plan, reporter: Reporter) -> None:
+def begin(plan: Plan, place: Place | None, reporter: Reporter) -> None:
     """Report which process of its machine this is, and bind it to its cores if the recipe says so.
 
     Cores are chosen before the framework is imported, which counts them; threads that exist already
@@ -25,16 +26,16 @@ def begin(plan: Plan, reporter: Reporter) -> None:
         DeviceError: Cores are to be bound, and it is not known which process this is, or of how
             many.
     """
-    entry, recipe = plan.framework_entry, plan.recipe
-    if entry.launched_local_rank is None:
+    recipe = plan.recipe
+    if place is None or place.rank is place.local_rank is None:  # alone, or helps others to meet
+        return
+    local_rank = place.local_rank
+    if local_rank is None:
         if recipe.distributed.bind_cores:
             raise DeviceError(
-                f"distributed.bind_cores: {entry.name} does not tell which of the machine's "
-                "processes this is; remove it, and let the launcher bind them"
+                "distributed.bind_cores: what has started this process does not tell which of the "
+                "machine's processes it is; remove it, and let the launcher bind them"
             )
-        return
-    local_rank = entry.launched_local_rank()
-    if local_rank is None:  # it is alone, or helps the others to meet
         return
     reporter.started(local_rank)
     reporter.follow_parent(recipe.distributed.timeout_s)

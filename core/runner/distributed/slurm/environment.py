@@ -1,4 +1,4 @@
-"""What SLURM tells a process that ``srun`` has started.
+"""What SLURM tells a process that ``srun`` started.
 
 ``srun`` describes the step that a process belongs to in its environment; the variables are those of
 its manual page. A batch script itself is not part of a step.
@@ -11,8 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from runner.distributed.machines import Machines
-from runner.entries import RankPlace
+from runner.entries import Attempt, Place
 from runner.errors import UsageError
 from runner.terminal.display import counted
 
@@ -58,30 +57,23 @@ def step(environ: Mapping[str, str]) -> Step | None:
     )
 
 
-def place(environ: Mapping[str, str], devices: int) -> RankPlace | None:
-    """Return the rank of this process where SLURM has started one task for each device.
+def place(environ: Mapping[str, str]) -> Place | None:
+    """Return the rank of this process where SLURM started one task for each device.
 
     Args:
         environ: Environment variables.
-        devices: Devices that the recipe asks for.
 
     Returns:
-        ``None`` where this process starts the others: outside of a step, and with one task on each
-        machine.
+        A whole machine where there is one task on each; ``None`` outside of a step.
 
     Raises:
-        UsageError: There is another number of tasks, or not as many on each machine.
+        UsageError: There are not as many tasks on each machine.
     """
     found = step(environ)
-    if found is None or found.one_task_each:
+    if found is None:
         return None
-    if found.tasks != devices:
-        raise UsageError(
-            f"srun has started {counted(found.tasks, 'task')} on {counted(found.nodes, 'node')}, "
-            f"and the recipe asks for {counted(devices, 'device')}: "
-            f"expected one task on each node (srun --ntasks-per-node=1), or one for each device "
-            f"(srun --ntasks={devices}, or --devices {found.tasks})"
-        )
+    if found.one_task_each:
+        return Place(whole_machine=True, node_rank=found.node_rank, nodes=found.nodes)
     local, rest = divmod(found.tasks, found.nodes)
     if rest or any(count != local for count in found.tasks_per_node):
         spread = ", ".join(str(count) for count in found.tasks_per_node) or "not told"
@@ -94,18 +86,44 @@ def place(environ: Mapping[str, str], devices: int) -> RankPlace | None:
             f"task {found.rank} of srun is number {found.local_rank} on node {found.node_rank}: "
             "expected the first tasks on the first node; use srun --distribution=block"
         )
-    host, _, port = meeting_point(environ).rpartition(":")
-    return RankPlace(
+    return Place(
         rank=found.rank,
         world_size=found.tasks,
         local_rank=found.local_rank,
         local_world_size=local,
-        machines=Machines(
-            count=found.nodes,
-            rank=found.node_rank,
-            host=host,
-            port=int(port),
-        ),
+        node_rank=found.node_rank,
+        nodes=found.nodes,
+        host=_first_host(environ),
+        port=port(environ),
+    )
+
+
+def check_tasks(environ: Mapping[str, str], devices: int) -> None:
+    """Refuse another number of tasks than a recipe asks for devices.
+
+    Raises:
+        UsageError: They differ.
+    """
+    found = step(environ)
+    if found is not None and found.tasks != devices:
+        raise UsageError(
+            f"srun has started {counted(found.tasks, 'task')} on {counted(found.nodes, 'node')}, "
+            f"and the recipe asks for {counted(devices, 'device')}: "
+            f"expected one task on each node (srun --ntasks-per-node=1), or one for each device "
+            f"(srun --ntasks={devices}, or --devices {found.tasks})"
+        )
+
+
+def attempt(environ: Mapping[str, str]) -> Attempt | None:
+    """Return the job of a step, which has the same number when its job is queued again."""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID")
+    if not all(name in environ for name in names):
+        return None
+    return Attempt(
+        job="slurm {}.{}".format(*(environ[name] for name in names)),
+        number=int(environ.get("SLURM_RESTART_COUNT", "0")),
+        # a shell in a step starts one run after another
+        known_by="count",
     )
 
 
