@@ -292,7 +292,7 @@ def check_all_used(module: torch.nn.Module, model: str) -> None:
 
 
 def is_exchange(error: RuntimeError) -> bool:
-    """Say whether an error comes from an exchange between processes; gloo's have no class."""
+    """Return whether an error comes from an exchange between processes; gloo's have no class."""
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 

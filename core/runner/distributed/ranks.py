@@ -249,7 +249,7 @@ def _message(error: BaseException) -> str:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Say whether an error that one rank alone has met may not come again."""
+    """Return whether an error that one rank alone has met may not come again."""
     foreseen = isinstance(error, RunnerError) and not isinstance(error, OtherRankError)
     return isinstance(error, Exception) and not foreseen
 

@@ -304,7 +304,7 @@ class Signals:
             os._exit(128 + found.si_signo)
 
     def _only_wakes(self, found: signal.struct_siginfo) -> bool:
-        """Say whether a signal is the one that ends the waiting thread."""
+        """Return whether a signal is the one that ends the waiting thread."""
         return self._watcher is None and found.si_pid == os.getpid()
 
 

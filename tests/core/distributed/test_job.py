@@ -8,6 +8,7 @@ import pytest
 from tests.core.distributed.conftest import OPTIONS
 
 from runner.distributed import job
+from runner.entries import Attempt
 from runner.testing import fake_group
 from runner.testing.fake_engine import FakeEngine
 
@@ -58,6 +59,18 @@ def test_processes_that_are_started_again_uncounted_do_so_too(project, attempt, 
     """As when a machine joins: they have the same launcher."""
     assert attempt(0).code == 0
     assert len(list(project.path.glob("runs/colours/*/"))) == 1
+
+
+@pytest.mark.parametrize(("known_by", "runs"), [("id", 1), ("launcher", 2), ("count", 2)])
+def test_a_job_with_an_id_of_its_own_is_continued_by_whichever_launcher(
+    project, attempt, lost, monkeypatch, known_by, runs
+):
+    """As when another machine's agent of torchrun comes to have rank 0."""
+    told = Attempt(job="night", known_by=known_by)
+    monkeypatch.setattr(fake_group, "attempt", lambda _environ: told)
+    monkeypatch.setattr(job, "_launcher", lambda: "another")
+    assert attempt(0).code == 0
+    assert len(list(project.path.glob("runs/colours/*/"))) == runs
 
 
 def test_another_job_begins_a_run_of_its_own(project, attempt, lost):

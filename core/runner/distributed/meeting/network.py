@@ -57,7 +57,7 @@ def address_towards(host: str) -> str:
 
 
 def only_here(host: str, address: str) -> bool:
-    """Say whether a host's name stands for an address that leads back to the machine itself.
+    """Return whether a host's name stands for an address that leads back to the machine itself.
 
     Who writes such an address, or ``localhost``, means it.
     """
@@ -123,7 +123,7 @@ def addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
 
 
 def is_own(host: str) -> bool:
-    """Say whether a host is this machine.
+    """Return whether a host is this machine.
 
     Raises:
         DeviceError: It is not known.

@@ -2,7 +2,8 @@
 
 A launcher starts its processes once. When one of them is lost, on any machine, the exchanges of
 the others fail, so every launcher ends. Each machine then ends what is left, meets the others where
-it met them before, and starts its own processes again, which go on from the last checkpoint.
+it met them before, and starts its own processes again, which continue from the last checkpoint.
+``docs/architecture.md`` has the states of this as a picture.
 """
 
 from __future__ import annotations
@@ -114,12 +115,14 @@ class Attempts:
                     return ended.told.result
                 failure = self._first(attempt, failure)
             self._note(ended)
+            # A signal has decided the end: what the processes report after it is its effect.
             if self._stop.number is not None or not failure.again:
                 self._give_up(failure, ended)
             if self._may_meet_again(failure, ended, begun):
                 time.sleep(AGAIN_S)
                 continue
             self._restart(attempt, failure, ended)
+            # Each restart has all of the time to meet: an attempt may have trained for days.
             begun = time.monotonic()
 
     def _prepare(self, waits: float) -> Attempt:
@@ -248,7 +251,7 @@ class Attempts:
             Failures(self._folder / FILE, name, machine).write(ended.failure)
 
     def _may_meet_again(self, failure: Failure, ended: Ended, begun: float) -> bool:
-        """Say whether processes on several machines, which have not met, are to try once more.
+        """Return whether processes on several machines, which have not met, are to try once more.
 
         What is known to have failed is not tried again for nothing.
         """
@@ -266,6 +269,7 @@ class Attempts:
 
     def _restart(self, attempt: Attempt, failure: Failure, ended: Ended) -> None:
         """Prepare another attempt, if there may be one."""
+        # Without min_devices the same cards are tried again: most losses are not the card's fault.
         if self._section.min_devices is not None:
             self._leave_out(attempt, failure)
         if self._restarts == self._section.restarts or not self._left:

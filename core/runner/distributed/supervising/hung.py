@@ -98,8 +98,8 @@ class Watch:
     def look(self, told: Told) -> tuple[Failure, Sequence[Sight]] | None:
         """Return what hangs, and what is seen of each process; ``None`` if all is well.
 
-        Once one has left that has waited in vain, the launcher is about to end the others, so it
-        is looked without a pause, and one that was stopped is known to be what it has waited for.
+        Once one has left that waited in vain, the launcher is about to end the others, so this
+        looks without a pause, and takes a stopped process for what it waited for.
         """
         now = time.monotonic()
         if now < self._next and not told.left:
@@ -156,6 +156,7 @@ class Watch:
 
     def _ask(self, sights: list[Sight]) -> list[Sight]:
         """Add where those are that answer, and keep it beside what they have printed."""
+        # A stopped process cannot answer before it is continued.
         able = [sight.process.number for sight in sights if sight.state not in STOPPED]
         new = [process for process in able if process not in self._stacks]
         self._stacks |= dict.fromkeys(new, "") | stacks.ask(self._status, new)
@@ -173,6 +174,8 @@ class Watch:
     def _judge(self, sights: Sequence[Sight]) -> Failure:
         suspect = find_suspect(sights)
         elsewhere = find_elsewhere(sights)
+        # Where others are on machines that are not seen from here, being the only one elsewhere
+        # proves nothing: that machine may have none that hangs.
         if self._alone:
             suspect = suspect or elsewhere
         longest = max(sights, key=lambda sight: sight.seconds)
@@ -199,6 +202,7 @@ class Watch:
         process = suspect.process
         since = suspect.ago
         if suspect.seconds < self._allowed(process) < longest.seconds:
+            # It still shows progress, as in a loop of its own; the wait of the others is the proof.
             since = f"{longest.seconds:.0f} s that others have waited"
         doing = f" ({suspect.activity})" if suspect.activity else ""
         stopped = " and is stopped" if suspect.state in STOPPED else ""

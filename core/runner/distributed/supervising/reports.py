@@ -60,11 +60,11 @@ class Told:
         return dict(sorted(met.items()))
 
     def works(self, process: Process) -> bool:
-        """Say whether the others need a process, which has not left."""
+        """Return whether the others need a process, which has not left."""
         return process.left is None and not process.done
 
     def owes(self, process: Process) -> bool:
-        """Say whether an end of a process would be one that it has not explained."""
+        """Return whether an end of a process would be one that it has not explained."""
         exports = process.rank == 0 and process.done and self.result is None
         return self.works(process) or (exports and process.left is None)
 
@@ -99,7 +99,7 @@ class Told:
 
 
 def may_only_help(process: Process) -> bool:
-    """Say whether a process may be one that only helps the others to meet."""
+    """Return whether a process may be one that only helps the others to meet."""
     return process.rank is None and process.local_rank is None
 
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 LAUNCHER_LOG = "launcher.log"
 WATCH_S = 0.2
-"""How often it is looked what the processes tell and print."""
+"""How often the watcher reads what processes report and print."""
 FILE_S = 1.0
-"""How often it is looked what other machines tell."""
+"""How often it reads what other machines report."""
 LEAVE_S = 30.0
 """Time in which the others may end, when one process has said why it leaves, or has the result."""
 LOST_S = 10.0
@@ -129,7 +129,9 @@ class Watcher:
         return self._conclude(code)
 
     def _look(self, wait_s: float = WATCH_S) -> None:
-        early = self._code_of_early_end()  # before what it has told, if it has, is read
+        # Asked before the reports are read: a process reports before it ends, so its report, if
+        # there is one, is among those that are read next, and comes first.
+        early = self._code_of_early_end()
         told = self._told
         owing = {number for number, process in told.processes.items() if told.owes(process)}
         codes = self._ends.wait(owing, wait_s)
@@ -156,10 +158,13 @@ class Watcher:
         if known is not None and not known.follows:
             return
         found = self._hung.look(self._told)
+        # What is known is an effect, so another effect explains nothing.
         if found is None or (known is not None and found[0].follows):
             return
         failure, sights = found
         self._events.emit("run.hung", processes=[str(sight) for sight in sights])
+        # The cause takes the place of the effect; a process that hangs does not leave by itself, so
+        # there is nothing to wait for.
         self._failure = self._deadline = None
         self._fail(failure, 0.0)
 
@@ -250,7 +255,7 @@ class Watcher:
             os.kill(first.number, number)
 
     def _is_over(self) -> bool:
-        """Say whether what is left of the processes has to be ended."""
+        """Return whether what is left of the processes has to be ended."""
         late = self._deadline is not None and time.monotonic() >= self._deadline
         return late or self._stop.at_once
 
@@ -271,13 +276,13 @@ class Watcher:
         return Ended(told=told, failure=failure, shown=shown)
 
     def _is_done(self) -> bool:
-        """Say whether the other machines no longer need the processes here, and so each other."""
+        """Return whether other machines no longer need the processes here, and so each other."""
         ranks = self._told.ranks
         all_here = len(ranks) == self._attempt.local_count
         return all_here and all(process.done for process in ranks.values())
 
     def _is_done_elsewhere(self) -> bool:
-        """Say whether the processes here are done, and the result comes from another machine."""
+        """Return whether the processes here are done, and the result comes from another machine."""
         return 0 not in self._told.ranks and self._is_done()
 
     def _explained(self) -> Failure | None:
