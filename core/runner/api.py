@@ -25,7 +25,7 @@ from runner.data.decode_options import Noticed
 from runner.distributed.launching.shell import Start
 from runner.distributed.machines import Machines
 from runner.distributed.signals import Signals
-from runner.errors import InterruptedRunError, OtherRankError, PluginError, StopRun, UsageError
+from runner.errors import InterruptedRunError, PluginError, StopRun, UsageError, of_process
 from runner.planning.loading import load
 from runner.planning.plan import check_runnable
 from runner.plugins import kinds, listing, loading
@@ -680,12 +680,8 @@ def _outcome(carry_out: Callable[[], dict[str, Any] | None], heard: _Heard, othe
         if not heard.stopped or heard.folder is None:
             raise
         return Run.at(heard.folder)
-    except SystemExit as left:  # of processes that were started, and have said why
-        error = OtherRankError(
-            f"the processes of the run have failed with status {left.code}, and have said why"
-        )
-        error.exit_code, error.said = int(left.code or 0), True
-        raise error from None
+    except SystemExit as left:  # of one of several processes, where rank 0 says why
+        raise of_process(int(left.code or 0), "rank 0 says why the run ends") from None
     if result is None:
         return Run(folder=otherwise, recipe="", metrics={}, result={}, leads=False)
     return Run.of(result)

@@ -137,6 +137,18 @@ class InterruptedRunError(RunnerError):
         super().__init__(message)
 
 
+def of_process(code: int, message: str) -> RunnerError:
+    """Return the error of another process, which has printed it, by its exit status."""
+    kinds = (UsageError, PluginError, DeviceError, DataError, CheckpointError, ArtifactError)
+    by_code = {kind.exit_code: kind for kind in (*kinds, NonFiniteError, StorageError)}
+    if code > 128:
+        error: RunnerError = InterruptedRunError(message, code - 128)
+    else:
+        error = by_code.get(code, OtherRankError)(message)
+    error.exit_code, error.said = code, True
+    return error
+
+
 class StopRun(RunnerError):  # noqa: N818  a wish, as StopIteration is
     """Raised by a listener to end the run.
 

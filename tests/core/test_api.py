@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import runner
-from runner.errors import ArtifactError, RecipeError, UsageError
+from runner.errors import ArtifactError, NonFiniteError, RecipeError, UsageError
 from runner.recipe.overrides import as_texts
 
 
@@ -255,10 +255,12 @@ def test_a_script_needs_no_guard_for_several_devices(recipe, two, project):
 
 def test_an_error_of_several_devices_is_raised(recipe, two, project):
     changes = {**two, "optimizer.learning_rate": 1e300}
-    with pytest.raises(runner.RunnerError, match="the processes of the run have failed") as error:
+    with pytest.raises(NonFiniteError, match=r"^the loss is .* at step ") as error:
         runner.train(recipe, changes)
-    assert error.value.exit_code == 8
-    assert "the loss is" in project.capture.readouterr().err
+    assert f"error: {error.value}\n" in project.capture.readouterr().err
+    printed = project.runner("train", recipe, *(f"--set={key}={changes[key]}" for key in changes))
+    assert printed.code == 8
+    assert printed.err.count("error: ") == 1
 
 
 def test_a_framework_that_hands_out_no_models_says_so(recipe, project):

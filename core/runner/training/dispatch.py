@@ -40,7 +40,7 @@ def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any
     """Carry out a recipe; of several processes the one that started them returns the result.
 
     Raises:
-        SystemExit: Processes that were started for several devices have failed.
+        SystemExit: This is one of several processes, and another one says why all leave.
     """
     own = reporter.of_process()
     with telling_alone(own):
@@ -70,7 +70,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         UsageError: An override would change what the model sees, the run's recipe was edited, or
             the run is finished and a checkpoint of it is named.
         ArtifactError: The run is finished, and an export of it has failed.
-        SystemExit: Processes that were started for several devices have failed.
+        SystemExit: This is one of several processes, and another one says why all leave.
     """
     own = reporter.of_process()
     with telling_alone(own):

@@ -56,7 +56,6 @@ def carry_out(
     Raises:
         RunnerError: Something is not installed, a device or a value is missing, the machines do
             not meet, or the user has to start the processes; or the run has failed.
-        SystemExit: The run has ended with another status than 0, and has said why.
     """
     if not hasattr(os, "pidfd_open"):
         raise DeviceError(

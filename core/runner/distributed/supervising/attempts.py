@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
+from runner import errors
 from runner.distributed.launching import cards
 from runner.distributed.launching.command import line
 from runner.distributed.meeting import rendezvous
@@ -90,7 +91,6 @@ class Attempts:
 
         Raises:
             RunnerError: The run has failed, and may not be started again.
-            SystemExit: The run has ended with another status than 0, and has said why.
         """
         try:
             return self._carry_out()
@@ -304,10 +304,9 @@ class Attempts:
 
         Raises:
             RunnerError: Why the run has ended.
-            SystemExit: It has said so.
         """
         if failure.agreed and ended.shown:
-            raise SystemExit(failure.code)
+            raise errors.of_process(failure.code, str(failure))
         number = self._stop.number
         if not failure.agreed and number is not None:
             if failure.words and failure.code == 128 + number:  # it says what it has saved
