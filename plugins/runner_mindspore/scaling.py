@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from runner.errors import CheckpointError
+from runner.framework.loss_scale import ScaleState
 from runner_mindspore.autoload import Tensor, ms, nn, ops
 
 if TYPE_CHECKING:
@@ -18,13 +18,12 @@ START, FACTOR, WINDOW = 65536.0, 2.0, 2000
 without an overflow before it grows. The defaults of torch, and of MindSpore's models."""
 
 
-class LossScale(nn.Cell):
+class LossScale(ScaleState, nn.Cell):
     """What happens to the loss before, and to the gradients after, the backward pass.
 
     The methods without side effects on the host are compiled into the step.
     """
 
-    kind: str
     skips = False
     """Whether a step whose gradients overflow is skipped."""
 
@@ -40,24 +39,10 @@ class LossScale(nn.Cell):
         """Change the factor after a step whose gradients were finite, or not; return ``finite``."""
         return finite
 
-    def state(self) -> Mapping[str, Any]:
-        """Return what the next step depends on (JSON)."""
-        return {"kind": self.kind}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state`` returned."""
-        if state.get("kind") != self.kind:
-            raise CheckpointError(
-                f"the checkpoint has loss scale {state.get('kind')!r}, this run {self.kind!r}; "
-                "continue with the same precision.loss_scale"
-            )
-
 
 @final
 class NoLossScale(LossScale):
     """The loss as it is."""
-
-    kind = "none"
 
 
 class UncheckedLossScale(LossScale):

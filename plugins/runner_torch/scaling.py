@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, final
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, final
 
-from runner.errors import CheckpointError
+from runner.framework.loss_scale import ScaleState
 from runner_torch.autoload import torch
 
 if TYPE_CHECKING:
@@ -15,32 +16,24 @@ if TYPE_CHECKING:
     from runner_torch.device import TorchDevice
 
 
-class LossScale(Protocol):
+class LossScale(ScaleState, ABC):
     """What happens to the loss before, and to the gradients after, the backward pass."""
 
+    @abstractmethod
     def scale(self, loss: torch.Tensor) -> torch.Tensor:
         """Multiply the loss."""
-        ...
 
+    @abstractmethod
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the gradients; once per step, after the last backward pass."""
-        ...
 
+    @abstractmethod
     def step(self, optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
         """Update the weights; return whether the update was skipped, ``None`` if it cannot be."""
-        ...
-
-    def state(self) -> Mapping[str, Any]:
-        """Return what the next step depends on (JSON)."""
-        ...
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state`` returned."""
-        ...
 
 
 @final
-class NoLossScale:
+class NoLossScale(LossScale):
     """The loss as it is."""
 
     def scale(self, loss: torch.Tensor) -> torch.Tensor:
@@ -54,23 +47,17 @@ class NoLossScale:
         """Update the weights."""
         optimizer.step()
 
-    def state(self) -> Mapping[str, Any]:
-        """Return the kind."""
-        return {"kind": "none"}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Check that the state is of this kind."""
-        _check_kind(state, "none")
-
 
 @final
-class StaticLossScale:
+class StaticLossScale(LossScale):
     """A constant factor; a step whose gradients overflow is skipped.
 
     MindSpore's ``FixedLossScaleManager`` behaves like this. The scaler of the dynamic scale looks
     for infinite gradients, because on some hardware only a vendor's own knows how; what it makes of
     the factor is put back.
     """
+
+    kind = "static"
 
     def __init__(self, factor: float, device: TorchDevice) -> None:
         self._factor = factor
@@ -96,20 +83,18 @@ class StaticLossScale:
 
     def state(self) -> Mapping[str, Any]:
         """Return the factor."""
-        return {"kind": "static", "factor": self._factor}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Check that the state is of this kind."""
-        _check_kind(state, "static")
+        return {"kind": self.kind, "factor": self._factor}
 
 
 @final
-class UncheckedLossScale:
+class UncheckedLossScale(LossScale):
     """A constant factor; overflowing gradients reach the weights, and the run stops on them.
 
     Apex's static scale and MindSpore's ``drop_overflow_update=False`` behave like this. No number
     is read from the device.
     """
+
+    kind = "static"
 
     def __init__(self, factor: float) -> None:
         self._factor = factor
@@ -130,20 +115,18 @@ class UncheckedLossScale:
 
     def state(self) -> Mapping[str, Any]:
         """Return the factor."""
-        return {"kind": "static", "factor": self._factor}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Check that the state is of this kind."""
-        _check_kind(state, "static")
+        return {"kind": self.kind, "factor": self._factor}
 
 
 @final
-class DynamicLossScale:
+class DynamicLossScale(LossScale):
     """A factor that is halved, and the step skipped, when gradients overflow.
 
     It starts at 65536 and doubles after 2000 steps without an overflow, torch's defaults. Torch
     reads one number from the device per step to decide, unless the optimizer is a fused one.
     """
+
+    kind = "dynamic"
 
     def __init__(self, device: TorchDevice) -> None:
         self._scaler = device.loss_scaler()
@@ -166,20 +149,12 @@ class DynamicLossScale:
 
     def state(self) -> Mapping[str, Any]:
         """Return the factor and how long it has been in force."""
-        return {"kind": "dynamic", **self._scaler.state_dict()}
+        return {"kind": self.kind, **self._scaler.state_dict()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Put back what ``state`` returned."""
-        _check_kind(state, "dynamic")
+        super().load_state(state)
         self._scaler.load_state_dict({k: v for k, v in state.items() if k != "kind"})
-
-
-def _check_kind(state: Mapping[str, Any], expected: str) -> None:
-    if state.get("kind") != expected:
-        raise CheckpointError(
-            f"the checkpoint has loss scale {state.get('kind')!r}, this run {expected!r}; "
-            "continue with the same precision.loss_scale"
-        )
 
 
 def loss_scale(section: PrecisionSection, device: TorchDevice) -> LossScale:

@@ -162,16 +162,16 @@ def uphill_for_images(engine: FakeEngine) -> dict[str, Any]:
 
 
 def averages_buffers(engine: FakeEngine) -> dict[str, Any]:
-    average = engine._average
+    if engine._average is not None:
+        update, average = engine._average.update, engine._average.model
 
-    def average_all() -> None:
-        decay, old = engine._spec.ema_decay, engine._ema["colour_mean"]
-        average()
-        if decay is not None:
-            mean = decay * old + (1 - decay) * engine._weights["colour_mean"]
-            engine._ema["colour_mean"] = mean.astype(np.float32)
+        def average_all() -> None:
+            decay, old = engine._spec.ema_decay or 0.0, average["colour_mean"]
+            update()
+            mean = decay * old + (1 - decay) * engine._model["colour_mean"]
+            average["colour_mean"] = mean.astype(np.float32)
 
-    engine._average = average_all  # type: ignore[method-assign]
+        engine._average.update = average_all  # type: ignore[method-assign]
     return {}
 
 
@@ -340,7 +340,7 @@ def slow_to_learn(engine: FakeEngine) -> dict[str, Any]:
 
 
 def weights_are_a_view(engine: FakeEngine) -> dict[str, Any]:
-    return {"weights": lambda: vars(engine)["_weights"]}
+    return {"weights": lambda: vars(engine)["_model"]}
 
 
 def any_names_are_accepted(engine: FakeEngine) -> dict[str, Any]:
@@ -364,7 +364,7 @@ def any_state_is_accepted(engine: FakeEngine) -> dict[str, Any]:
 
 def momentum_is_forgotten(engine: FakeEngine) -> dict[str, Any]:
     def load(state: EngineState) -> None:
-        kept = {name: a for name, a in state.tensors.items() if not name.startswith("velocity.")}
+        kept = {name: a for name, a in state.tensors.items() if not name.startswith("optimizer/")}
         engine.load_state(EngineState(tensors=kept, values=state.values))
 
     return {"load_state": load}
@@ -449,7 +449,7 @@ def agree_is_missing(engine: FakeEngine) -> dict[str, Any]:
 
 def agree_forgets(engine: FakeEngine) -> dict[str, Any]:
     def agree() -> None:
-        engine._weights["colour_mean"][:] = 0
+        engine._model["colour_mean"][:] = 0
 
     return {"agree": agree}
 
@@ -648,7 +648,8 @@ def agree_does_nothing(engine: FakeEngine) -> dict[str, Any]:
 def goes_on_with_the_mean(engine: FakeEngine) -> dict[str, Any]:
     def agree() -> None:
         engine.agree()
-        engine._own_mean = None
+        if engine._statistics is not None:
+            engine._statistics.forget()
 
     return {"agree": agree}
 
@@ -656,7 +657,7 @@ def goes_on_with_the_mean(engine: FakeEngine) -> dict[str, Any]:
 def loses_what_others_had(engine: FakeEngine) -> dict[str, Any]:
     def state() -> EngineState:
         found = engine.state()
-        kept = {name: a for name, a in found.tensors.items() if not name.startswith("own.")}
+        kept = {name: a for name, a in found.tensors.items() if not name.startswith("own/")}
         return EngineState(tensors=kept, values=found.values)
 
     return {"state": state}

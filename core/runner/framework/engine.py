@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from runner.contracts import Batch, Deferred, Device, EngineSpec, StepResult
     from runner.framework.failures import Wording
+    from runner.framework.loss_scale import ScaleState
     from runner.framework.own_statistics import OwnStatistics
 
     Arrays = Mapping[str, NDArray[Any]]
@@ -45,22 +46,6 @@ class WeightAverage(Protocol[ModelT_co]):
     @property
     def model(self) -> ModelT_co:
         """The model with the averaged weights."""
-        ...
-
-
-class ScaleState(Protocol):
-    """What a loss scale keeps in a checkpoint."""
-
-    def state(self) -> Mapping[str, Any]:
-        """Return what the next step depends on (JSON)."""
-        ...
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``state`` returned.
-
-        Raises:
-            CheckpointError: It is of another kind of loss scale.
-        """
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import os
+import re
 import signal
 import sys
 import time
@@ -14,17 +15,24 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from runner.contracts import EngineState, StepResult
-from runner.errors import CheckpointError, DeviceError
+from runner.contracts import StepResult
+from runner.errors import DeviceError
+from runner.framework.engine import OPTIMIZER, EngineBase, build_model
+from runner.framework.failures import Wording
+from runner.framework.loss_scale import ScaleState
+from runner.framework.own_statistics import OwnStatistics
+from runner.framework.weights import check_fit
 from runner.session.metrics import count_correct
+from runner.testing.fake import FakeDevice
 from runner.testing.fake_options import FakeOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from runner.contracts import Batch, Deferred, Device, EngineSpec, EvalCounts
+    from runner.contracts import Batch, Deferred, Device, EngineSpec, EvalCounts, Group
+    from runner.framework.engine import Pass
 
     Array = NDArray[Any]
 
@@ -106,38 +114,91 @@ class Ready:
 
 
 @final
-class FakeEngine:
+class Average:
+    """The moving average of a model's weights."""
+
+    def __init__(self, weights: dict[str, Array], decay: float) -> None:
+        self.model = copy.deepcopy(weights)
+        self._weights = weights
+        self._decay = decay
+
+    def update(self) -> None:
+        """Move the average towards the weights."""
+        for name in PARAMETERS:
+            mean = self._decay * self.model[name] + (1 - self._decay) * self._weights[name]
+            self.model[name] = mean.astype(np.float32)
+        for name in (BUFFER, RUNNING_MEAN):
+            self.model[name] = self._weights[name]
+
+
+@final
+class FakeStatistics(OwnStatistics):
+    """The running mean of the pixels."""
+
+    def __init__(self, models: Sequence[dict[str, Array]], group: Group) -> None:
+        super().__init__(group)
+        self._models = models
+
+    def _read(self) -> dict[str, Array]:
+        return {RUNNING_MEAN: self._models[0][RUNNING_MEAN].copy()}
+
+    def _write(self, arrays: Mapping[str, Array]) -> None:
+        self._models[0].update(arrays)
+
+    def _gather(self, flat: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        rows = np.zeros((self._group.world_size, len(flat)))
+        rows[self._group.rank] = flat
+        return np.reshape(self._group.sum(rows.ravel().tolist()), rows.shape).astype(np.uint8)
+
+    def _average(self) -> None:
+        total = self._group.sum(self._models[0][RUNNING_MEAN].tolist())
+        for weights in self._models:
+            weights[RUNNING_MEAN] = (np.array(total) / self._group.world_size).astype(np.float32)
+
+
+@final
+class FakeEngine(EngineBase["dict[str, Array]", FakeDevice, FakeOptions]):
     """Trains and evaluates the linear classifier."""
 
+    framework = "fake"
+    wording = Wording(
+        framework="NumPy",
+        memory=re.compile("Unable to allocate"),
+        kernel=re.compile("not supported for the input types"),
+        shape=re.compile("operands|dimension"),
+        reason=repr,
+    )
+    tensor_type = np.ndarray
+    device_type = FakeDevice
+    options_type = FakeOptions
+
+    _average: Average | None
+    _optimizer: Sgd | None
+
     def __init__(self, spec: EngineSpec, device: Device) -> None:
-        if spec.precision.compute != "fp32":
-            raise DeviceError(f"{device.name} computes in fp32 only, not {spec.precision.compute}")
-        self._spec = spec
-        self._device = device
-        if not isinstance(spec.framework_options, FakeOptions):
-            raise TypeError(f"expected FakeOptions, got {spec.framework_options!r}")
-        self._options: FakeOptions = spec.framework_options
-        self._model: Linear = spec.model.build(spec.model_options, spec.num_classes)
-        self._weights = self._model.fresh_weights(spec.seed)
-        self._ema = copy.deepcopy(self._weights)
+        super().__init__(spec, device)
+        precision = spec.precision
+        if precision.compute != "fp32":
+            raise DeviceError(f"{device.name} computes in fp32 only, not {precision.compute}")
+        self._linear = build_model(spec, Linear)
+        self._model = self._linear.fresh_weights(spec.seed)
+        self._average = None if spec.ema_decay is None else Average(self._model, spec.ema_decay)
         self._rank = spec.group.rank if spec.group else 0
-        self._optimizer: Sgd | None = None
+        if spec.group is not None:
+            self._statistics = FakeStatistics(self._models(), spec.group)
+        self._optimizer = None
         if spec.optimizer is not None:
             self._optimizer = spec.optimizer.build(self._groups(), spec.optimizer_options, 0.0)
-        precision = spec.precision
+        self._loss_scale = ScaleState()
         scaled = precision.effective_loss_scale != "none"  # a factor is not needed in float64
         self._skips_overflow = scaled and precision.skip_overflow
         self._takes_signals = os.environ.get("RUNNER_FAKE_SIGNALS") == "1"
-        self._own_mean: Array | None = None
-        self._rows: Array | None = None
         self._is_sound = os.environ.get("RUNNER_FAKE_SOUND") == "1"
         self._steps = 0
         self._steps_here = 0
 
-    def train_step(self, batch: Batch, learning_rate: float) -> Deferred[StepResult]:
+    def _train_step(self, batch: Batch, learning_rate: float) -> Deferred[StepResult]:
         """Take one step; fail, overflow or break down where the options say so."""
-        if self._optimizer is None:
-            raise ValueError("the engine was opened without an optimizer, so it cannot train")
         misbehaves = self._options.on_rank in (None, self._rank) and not self._is_sound
         if misbehaves and self._steps == self._options.hang_at_step:
             sys.stderr.write("the fake framework hangs\n")
@@ -149,29 +210,25 @@ class FakeEngine:
             _take_signals()
         if misbehaves and self._steps_here == self._options.fail_after_steps:
             raise RuntimeError(f"the fake framework fails after {self._steps_here} steps, as asked")
-        if self._own_mean is not None:
-            self._weights[RUNNING_MEAN], self._own_mean = self._own_mean, None
-        size = self._spec.micro_batch_size
-        parts = [slice(i, i + size) for i in range(0, len(batch.labels), size)]
         # Drawn anew for each step and rank, so that the state of one rank continues all.
         random = np.random.default_rng((self._spec.seed, 1, self._steps, self._rank))
-        losses, gradients = zip(
-            *(self._gradients(batch.images[p], batch.labels[p], random) for p in parts), strict=True
-        )
+        passes = list(self._passes(batch))
+        losses, gradients = zip(*(self._gradients(part, random) for part in passes), strict=True)
         count = len(batch.labels)
         loss = sum(losses) / count
         mean = {name: sum(part[name] for part in gradients) / count for name in PARAMETERS}
-        for part in parts:
-            self._update_buffers(batch.images[part])
+        for part in passes:
+            self._update_buffers(part.images)
         step, self._steps, self._steps_here = self._steps, self._steps + 1, self._steps_here + 1
         if misbehaves and step == self._options.non_finite_at_step:
             loss, mean = float("nan"), {name: part * np.nan for name, part in mean.items()}
         mean = {name: self._mean_over_ranks(part) for name, part in mean.items()}
         overflows = self._skips_overflow and not all(np.isfinite(g).all() for g in mean.values())
         skipped = overflows or step == self._options.overflow_at_step
-        if not skipped:
-            self._optimizer.step(self._weights, self._clipped(mean), learning_rate)
-        self._average()
+        if not skipped and self._optimizer is not None:
+            self._optimizer.step(self._model, self._clipped(mean), learning_rate)
+        if self._average is not None:
+            self._average.update()
         return Ready(StepResult(loss=loss, skipped=skipped))
 
     def eval_step(self, batch: Batch) -> Deferred[EvalCounts]:
@@ -180,84 +237,43 @@ class FakeEngine:
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return logits ``[B, K]``."""
-        return self._model.logits(self.evaluation_weights(), self._features(images))
+        return self._linear.logits(self._evaluated, self._features(images))
 
-    def weights(self) -> Mapping[str, Array]:
-        """Copy weights and buffer."""
-        return copy.deepcopy(self._weights)
+    def _copy_weights(self, model: dict[str, Array]) -> dict[str, Array]:
+        return copy.deepcopy(model)
 
-    def load_weights(self, weights: Mapping[str, Array]) -> None:
-        """Replace weights and buffer, and start the average anew."""
-        problems = [f"{name} is missing" for name in self._weights if name not in weights]
-        problems += [f"{name} is unexpected" for name in weights if name not in self._weights]
-        problems += [
-            f"{name} has shape {weights[name].shape}, not {own.shape}"
-            for name, own in self._weights.items()
-            if name in weights and weights[name].shape != own.shape
-        ]
-        if problems:
-            raise CheckpointError(f"the weights do not fit the model: {'; '.join(problems)}")
-        self._weights = {name: np.array(weights[name], own.dtype) for name, own in self._items()}
-        self._ema = copy.deepcopy(self._weights)
-        self._own_mean = None
+    def _load_weights(self, model: dict[str, Array], weights: Mapping[str, Array]) -> None:
+        check_fit({name: array.shape for name, array in model.items()}, weights)
+        model.update({name: np.array(weights[name], own.dtype) for name, own in model.items()})
 
-    def evaluation_weights(self) -> Mapping[str, Array]:
-        """Copy the averaged weights, or the weights when nothing is averaged."""
-        return copy.deepcopy(self._weights if self._spec.ema_decay is None else self._ema)
-
-    def state(self) -> EngineState:
-        """Copy momentum, average and the number of steps."""
+    def _own_state(self) -> tuple[dict[str, Mapping[str, Array]], dict[str, Any]]:
         velocity = self._optimizer.velocity if self._optimizer else {}
-        tensors = {f"velocity.{name}": array for name, array in velocity.items()}
-        if self._spec.ema_decay is not None:
-            tensors |= {f"ema/{name}": array for name, array in self._ema.items()}
-        if self._rows is not None:
-            tensors[f"own.{RUNNING_MEAN}"] = self._rows
-        values = {
-            "optimizer": self._spec.optimizer.name if self._spec.optimizer else None,
-            "steps": self._steps,
-        }
-        return EngineState(tensors=copy.deepcopy(tensors), values=copy.deepcopy(values))
+        return {OPTIMIZER: copy.deepcopy(velocity)}, {"steps": self._steps}
 
-    def load_state(self, state: EngineState) -> None:
-        """Continue where the state was taken."""
-        expected = self._spec.optimizer.name if self._spec.optimizer else None
-        found = state.values.get("optimizer", "nothing")
-        if found != expected:
-            raise CheckpointError(f"the state belongs to {found}, not to {expected}")
-        tensors = copy.deepcopy(dict(state.tensors))
+    def _load_own_state(
+        self, parts: Mapping[str, Mapping[str, Array]], values: Mapping[str, Any]
+    ) -> None:
         if self._optimizer:
-            self._optimizer.velocity = _below("velocity.", tensors)
-        if self._spec.ema_decay is not None:
-            self._ema = _below("ema/", tensors)
-        self._steps = state.values["steps"]
-        rows = tensors.get(f"own.{RUNNING_MEAN}", ())
-        if self._spec.group and len(rows) == self._spec.group.world_size:
-            self._weights[RUNNING_MEAN] = rows[self._rank]
+            self._optimizer.velocity = copy.deepcopy(dict(parts.get(OPTIMIZER, {})))
+        self._steps = values["steps"]
 
-    def agree(self) -> None:
-        """Average the running mean over the ranks, until the next step."""
-        group = self._spec.group
-        if group is None or self._own_mean is not None:
-            return
-        self._own_mean = self._weights[RUNNING_MEAN]
-        rows = np.zeros((group.world_size, 3))
-        rows[self._rank] = self._own_mean
-        self._rows = np.reshape(group.sum(rows.ravel().tolist()), rows.shape).astype(np.float32)
-        for weights in (self._weights, self._ema):
-            weights[RUNNING_MEAN] = self._rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    def _identity(self) -> dict[str, Any]:
+        identity = super()._identity()
+        del identity["device"]  # a run continues on any of them, to the bit
+        return identity
 
-    def synchronize(self) -> None:
-        """Return at once: nothing runs in the background."""
-        self._device.synchronize()
+    def _versions(self) -> dict[str, str]:
+        return {"numpy": np.__version__}
 
-    def report(self) -> Mapping[str, Any]:
-        """Return the number of parameters and the precision."""
-        count = sum(int(self._weights[name].size) for name in PARAMETERS)
-        return {"parameters": count, "precision": "fp32", "device": self._device.name}
+    def _trained(self) -> Iterator[tuple[int, str]]:
+        for name in PARAMETERS:
+            yield self._model[name].size, str(self._model[name].dtype)
 
-    def _items(self) -> Sequence[tuple[str, Array]]:
-        return list(self._weights.items())
+    def _describe_optimizer(self) -> Mapping[str, Any] | None:
+        return None if self._optimizer is None else {"groups": self._optimizer.groups}
+
+    def _settings(self) -> dict[str, Any]:
+        return {}
 
     def _groups(self) -> list[Mapping[str, Any]]:
         rules = self._spec.no_weight_decay
@@ -272,13 +288,13 @@ class FakeEngine:
 
     def _features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         mean, std = np.array(self._spec.mean), np.array(self._spec.std)
-        return self._model.pool((images / 255 - mean) / std)
+        return self._linear.pool((images / 255 - mean) / std)
 
     def _update_buffers(self, images: NDArray[np.uint8]) -> None:
         own = (images / 255 - self._spec.mean) / self._spec.std
-        mean = 0.9 * self._weights[RUNNING_MEAN] + 0.1 * own.mean(axis=(0, 1, 2))
-        self._weights[RUNNING_MEAN] = mean.astype(np.float32)
-        self._weights[BUFFER] = np.array(self._weights[BUFFER] + 1)
+        mean = 0.9 * self._model[RUNNING_MEAN] + 0.1 * own.mean(axis=(0, 1, 2))
+        self._model[RUNNING_MEAN] = mean.astype(np.float32)
+        self._model[BUFFER] = np.array(self._model[BUFFER] + 1)
 
     def _mean_over_ranks(self, array: Array) -> Array:
         group = self._spec.group
@@ -286,16 +302,14 @@ class FakeEngine:
             return array
         return np.reshape(group.sum(array.ravel().tolist()), array.shape) / group.world_size
 
-    def _gradients(
-        self, images: Array, labels: Array, random: np.random.Generator
-    ) -> tuple[float, dict[str, Array]]:
+    def _gradients(self, part: Pass, random: np.random.Generator) -> tuple[float, dict[str, Array]]:
         """Return the sum of the losses of some images, and its gradients."""
-        features = self._features(images)
-        if self._model.noise:
-            features = features + random.normal(0, self._model.noise, features.shape)
-        logits = self._model.logits(self._weights, features).astype(np.float64)
+        features = self._features(part.images)
+        if self._linear.noise:
+            features = features + random.normal(0, self._linear.noise, features.shape)
+        logits = self._linear.logits(self._model, features).astype(np.float64)
         log_probabilities = logits - _log_sum_exp(logits)
-        targets = self._targets(labels)
+        targets = self._targets(part.labels)
         residual = np.exp(log_probabilities) - targets
         return float(-(targets * log_probabilities).sum()), {
             "head.weight": np.einsum("bk,bf->kf", residual, features),
@@ -316,25 +330,11 @@ class FakeEngine:
             return gradients
         return {name: part * (limit / (norm + 1e-6)) for name, part in gradients.items()}
 
-    def _average(self) -> None:
-        decay = self._spec.ema_decay
-        if decay is None:
-            return
-        for name in PARAMETERS:
-            mean = decay * self._ema[name] + (1 - decay) * self._weights[name]
-            self._ema[name] = mean.astype(np.float32)
-        for name in (BUFFER, RUNNING_MEAN):
-            self._ema[name] = self._weights[name]
-
 
 def _take_signals() -> None:
     """Install handlers for SIGINT and SIGTERM that Python does not know, as MindSpore does."""
     for number in (signal.SIGINT, signal.SIGTERM):
         ctypes.CDLL(None).signal(int(number), 0)  # SIG_DFL: the process ends at once
-
-
-def _below(prefix: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    return {name[len(prefix) :]: a for name, a in tensors.items() if name.startswith(prefix)}
 
 
 def _log_sum_exp(logits: Array) -> Array:
