@@ -80,6 +80,17 @@ class EngineState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedImage:
+    """An image that could not be read or decoded."""
+
+    index: int
+    """Position in the dataset."""
+    description: str
+    """Its name, usually its path."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """What a framework needs to build an engine; the plan derives it from the recipe."""
 

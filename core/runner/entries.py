@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runner.contracts import (
         ArtifactInfo,
         Availability,
+        DamagedImage,
         Dataset,
         Device,
         Engine,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         RunLogger,
         StoredWeights,
     )
-    from runner.data.decode import DamagedImage
     from runner.data.decode_options import Decoding, Notice
     from runner.data.transforms.options import Transform
     from runner.distributed.machines import Machines

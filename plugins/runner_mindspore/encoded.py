@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 from PIL import Image
 
-from runner.data.decode import DamagedImage, DamagedImageError, check, read
+from runner.contracts import DamagedImage
+from runner.data.decode import DamagedImageError, check, read
 from runner.data.decode_options import Noticed
 from runner.data.transforms.options import RandomCrop, fixed_size
 from runner_mindspore.transforms import undecodable

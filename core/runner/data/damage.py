@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from runner.data.decode import DamagedImage
+    from runner.contracts import DamagedImage
     from runner.recipe.schema import LoaderSection
 
 

@@ -17,7 +17,6 @@ import struct
 import warnings
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -86,17 +85,6 @@ _BROKEN = (
     struct.error,
     zlib.error,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DamagedImage:
-    """An image that could not be read or decoded."""
-
-    index: int
-    """Position in the dataset."""
-    description: str
-    """Its name, usually its path."""
-    reason: str
 
 
 class DamagedImageError(DataError):

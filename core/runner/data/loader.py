@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from runner.contracts import DamagedImage
 from runner.data.cache import PixelCache
 from runner.data.damage import DamagedImages, fill_up
-from runner.data.decode import DamagedImage, DamagedImageError, decode, read
+from runner.data.decode import DamagedImageError, decode, read
 from runner.data.decode_options import AS_STORED, Noticed, unreported
 from runner.data.order import Augmentation, eval_indices, train_indices
 from runner.data.size_limits import check_batches, check_threads
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from runner.data.transforms.options import Transform
     from runner.recipe.schema import LoaderSection
 
-__all__ = ["DamagedImage", "ImageLoader"]
 
 _IMAGES_PER_TASK = 4
 """Images that a thread handles in a row; few, so that the threads finish a batch together."""

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from runner.contracts import Dataset, Engine, Group, Loader
+    from runner.contracts import DamagedImage, Dataset, Engine, Group, Loader
     from runner.data.decode_options import Decoding, Notice
-    from runner.data.loader import DamagedImage
     from runner.data.transforms.options import Transform
     from runner.planning.plan import Plan
     from runner.storage.events import EventLog

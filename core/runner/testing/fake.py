@@ -35,6 +35,7 @@ from runner.errors import DeviceError
 from runner.hooks import hookimpl
 from runner.options import NoOptions, options
 from runner.testing import fake_group
+from runner.testing.fake_device import FakeDevice
 from runner.testing.fake_exports import (
     NpzOptions,
     RoundedOptions,
@@ -47,7 +48,7 @@ from runner.testing.fake_exports import (
 from runner.testing.fake_options import FakeOptions, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from types import ModuleType
     from typing import Any
 
@@ -94,25 +95,6 @@ class ColoursOptions:
     """Height and width in pixels."""
     hang_at_image: Step = None
     """Training image whose reading takes an hour, and says so on standard error."""
-
-
-@final
-class FakeDevice:
-    """The processor that runs this process, by any name."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def synchronize(self) -> None:
-        """Return at once: nothing runs in the background."""
-
-    def peak_memory_bytes(self) -> int | None:
-        """Return ``None``: nothing is measured."""
-        return None
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return the device's name."""
-        return {"device": self.name}
 
 
 @final

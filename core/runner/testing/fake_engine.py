@@ -23,7 +23,7 @@ from runner.framework.loss_scale import ScaleState
 from runner.framework.own_statistics import OwnStatistics
 from runner.framework.weights import check_fit
 from runner.session.metrics import count_correct
-from runner.testing.fake import FakeDevice
+from runner.testing.fake_device import FakeDevice
 from runner.testing.fake_options import FakeOptions
 
 if TYPE_CHECKING:

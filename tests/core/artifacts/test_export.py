@@ -154,6 +154,7 @@ def test_a_live_model_in_a_reduced_precision_is_not_near_its_export(project, mon
         opened(self, replace(spec, precision=PrecisionSection()), device)
 
     monkeypatch.setattr(FakeEngine, "__init__", open_anyway)
+    monkeypatch.delitem(fake.REFUSED, "bf16")
     outcome = project.run("--precision", "bf16", extra=rounded())
     assert outcome.code == 0, outcome.err
     [record] = outcome.json["exports"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runner.data.loader import DamagedImage, ImageLoader
+from runner.data.loader import ImageLoader
 from runner.data.order import epoch_order
 from runner.data.samples import sample_bytes
 from runner.data.transforms.options import (
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from runner.contracts import Batch
+    from runner.contracts import Batch, DamagedImage
 
 TRAIN: list[Transform] = [
     RandomResizedCrop(name="random_resized_crop", size=16),

@@ -14,18 +14,28 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from runner.distributed.signals import SIGNALS
 from runner.planning.loading import load
 from runner.storage import checkpoint
 from runner.testing import fake_group
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
 MARK = "RUNNER_TEST_FOLDER"
 EXTRA = "checkpoint: {every_steps: 5, keep: 9}\nexport:\n  - {name: fake_npz, verify_images: 4}\n"
 """The model without noise, so that ranks draw nothing of their own, on 99 and 33 images."""
 OPTIONS = ("--set", "model.noise=0", "--set", "dataset.images=99")
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """Put back what a test lets signals do: a run that was stopped ignores further warnings."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

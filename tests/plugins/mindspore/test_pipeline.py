@@ -40,7 +40,7 @@ from runner_mindspore.autoload import ms
 from runner_mindspore.pipeline import open_loader, pipeline_seed
 
 if TYPE_CHECKING:
-    from runner.data.decode import DamagedImage
+    from runner.contracts import DamagedImage
     from runner.data.decode_options import Notice
 
 COUNT = 37

@@ -28,9 +28,8 @@ from runner.errors import DataError, StorageError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from runner.contracts import Dataset, Loader
+    from runner.contracts import DamagedImage, Dataset, Loader
     from runner.data.decode_options import Notice
-    from runner.data.loader import DamagedImage
     from runner.data.transforms.options import Transform
 
 SUFFIX = ".bin"
