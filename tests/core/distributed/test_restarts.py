@@ -119,7 +119,7 @@ def test_a_rank_that_hangs_within_a_step_is_named_by_where_it_is(project, launch
     assert "hangs (training, epoch 1 step 5)" in error
     seen = {line[:6]: line for line in ended.err.splitlines() if "s without progress" in line}
     assert ", at fake_engine.py:" in seen["rank 2"]
-    assert " in train_step, " in seen["rank 2"]
+    assert " in _train_step, " in seen["rank 2"]
     assert ", at socket.py:" in seen["rank 3"]
     [stacks] = project.path.glob("runs/colours/*.launch/attempt_0/stacks.txt")
     assert [line for line in stacks.read_text().splitlines() if line in seen.values()] == [
