@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runner.data.transforms.options import Transform
-    from runner.entries import ModelEntry, OptimizerEntry
-    from runner.recipe.schema import LossSection, PrecisionSection
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -88,43 +86,6 @@ class DamagedImage:
     description: str
     """Its name, usually its path."""
     reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSpec:
-    """What a framework needs to build an engine; the plan derives it from the recipe."""
-
-    model: ModelEntry
-    model_options: object
-    num_classes: int
-    image_size: tuple[int, int]
-    """Height and width of evaluation images, in pixels."""
-    mean: tuple[float, float, float]
-    """Mean of each channel, on pixels scaled to [0, 1]."""
-    std: tuple[float, float, float]
-    precision: PrecisionSection
-    framework_options: object
-    seed: int
-    loss: LossSection
-    optimizer: OptimizerEntry | None
-    """``None`` when the engine only evaluates."""
-    optimizer_options: object | None
-    weight_decay: float
-    no_weight_decay: tuple[str, ...]
-    """Kinds of parameters (``bias``, ``norm``) and name patterns that are not decayed."""
-    micro_batch_size: int
-    """Images in one forward pass on one device; a step's batch is split into these."""
-    clip_grad_norm: float | None
-    ema_decay: float | None
-    sync_batch_norm: bool = False
-    """Take the statistics of batch normalisation over the images of a pass on all devices."""
-    group: Group | None = None
-    """The processes that train together; gradients are averaged over them. ``None`` when this
-    process is alone. ``micro_batch_size`` is this process's share of a pass."""
-    smallest_pass: tuple[int, int, int] | None = None
-    """Images, height and width of the smallest pass of training; ``None`` where it is not known.
-    An engine refuses when it is opened, rather than later, a size that the model does not take, and
-    one image of which batch normalisation has a single value per channel."""
 
 
 class Group(Protocol):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         Dataset,
         Device,
         Engine,
-        EngineSpec,
         Group,
         Loader,
         Predictor,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from runner.data.decode_options import Decoding, Notice
     from runner.data.transforms.options import Transform
     from runner.distributed.machines import Machines
-    from runner.recipe.schema import LoaderSection
+    from runner.recipe.schema import LoaderSection, LossSection, PrecisionSection
 
 # The options that core passes to these callables are an instance of the entry's own `config`
 # class, which only the plugin knows: hence `Any` in their types.
@@ -202,6 +201,43 @@ class Command:
     interrupted: bool = True
     """Interrupt the launcher when ``runner`` is killed. Not one that would kill its processes then:
     they notice it themselves, and save."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """What a framework needs to build an engine; the plan derives it from the recipe."""
+
+    model: ModelEntry
+    model_options: object
+    num_classes: int
+    image_size: tuple[int, int]
+    """Height and width of evaluation images, in pixels."""
+    mean: tuple[float, float, float]
+    """Mean of each channel, on pixels scaled to [0, 1]."""
+    std: tuple[float, float, float]
+    precision: PrecisionSection
+    framework_options: object
+    seed: int
+    loss: LossSection
+    optimizer: OptimizerEntry | None
+    """``None`` when the engine only evaluates."""
+    optimizer_options: object | None
+    weight_decay: float
+    no_weight_decay: tuple[str, ...]
+    """Kinds of parameters (``bias``, ``norm``) and name patterns that are not decayed."""
+    micro_batch_size: int
+    """Images in one forward pass on one device; a step's batch is split into these."""
+    clip_grad_norm: float | None
+    ema_decay: float | None
+    sync_batch_norm: bool = False
+    """Take the statistics of batch normalisation over the images of a pass on all devices."""
+    group: Group | None = None
+    """The processes that train together; gradients are averaged over them. ``None`` when this
+    process is alone. ``micro_batch_size`` is this process's share of a pass."""
+    smallest_pass: tuple[int, int, int] | None = None
+    """Images, height and width of the smallest pass of training; ``None`` where it is not known.
+    An engine refuses when it is opened, rather than later, a size that the model does not take, and
+    one image of which batch normalisation has a single value per channel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

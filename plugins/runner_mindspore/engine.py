@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from runner.contracts import Batch, Device, EngineSpec, EvalCounts
+    from runner.contracts import Batch, Device, EvalCounts
+    from runner.entries import EngineSpec
     from runner.framework.engine import Pass
     from runner_mindspore.group import MindSporeGroup
 

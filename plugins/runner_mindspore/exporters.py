@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from runner.contracts import ArtifactInfo, Engine, EngineSpec
+    from runner.contracts import ArtifactInfo, Engine
+    from runner.entries import EngineSpec
     from runner.options import NoOptions
 
 RAW = "unfinished.onnx"

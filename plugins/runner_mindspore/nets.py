@@ -12,7 +12,7 @@ from runner_mindspore.autoload import ms, nn
 from runner_mindspore.models import SeededDropout
 
 if TYPE_CHECKING:
-    from runner.contracts import EngineSpec
+    from runner.entries import EngineSpec
 
 STATISTICS = ("moving_mean", "moving_variance")
 """How the names of batch normalisation's running statistics end."""

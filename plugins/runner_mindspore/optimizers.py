@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from runner.contracts import EngineSpec
+    from runner.entries import EngineSpec
     from runner.framework.options import AdamWOptions, SgdOptions
 
 NORM_LAYERS = (

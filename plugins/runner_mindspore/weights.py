@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from runner.contracts import EngineSpec
+    from runner.entries import EngineSpec
 
 ValueT = TypeVar("ValueT")
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.contracts import ArtifactInfo, Engine, EngineSpec
+    from runner.contracts import ArtifactInfo, Engine
+    from runner.entries import EngineSpec
     from runner_torch.options import CompiledOptions
 
 FORMAT = "aot_inductor"

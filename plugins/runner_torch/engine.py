@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from runner.contracts import Batch, Device, EngineSpec, EvalCounts
+    from runner.contracts import Batch, Device, EvalCounts
+    from runner.entries import EngineSpec
     from runner_torch.group import TorchGroup
     from runner_torch.scaling import LossScale
 

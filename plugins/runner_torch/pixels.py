@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.contracts import EngineSpec
+    from runner.entries import EngineSpec
     from runner_torch.device import TorchDevice
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from runner.contracts import EngineSpec
+    from runner.entries import EngineSpec
 
 
 def array_of(tensor: torch.Tensor) -> NDArray[Any]:

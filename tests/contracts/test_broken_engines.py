@@ -25,7 +25,8 @@ from runner.testing.step_checks import SHAPES, draw_batch, make_trial, part
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from runner.contracts import Batch, Device, EngineSpec
+    from runner.contracts import Batch, Device
+    from runner.entries import EngineSpec
 
 Flaw = Callable[[FakeEngine], "dict[str, Any]"]
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from runner.contracts import Batch, Deferred, Device, EngineSpec, StepResult
+    from runner.contracts import Batch, Deferred, Device, StepResult
+    from runner.entries import EngineSpec
     from runner.framework.failures import Wording
     from runner.framework.loss_scale import ScaleState
     from runner.framework.own_statistics import OwnStatistics

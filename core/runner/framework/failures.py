@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Sequence
 
-    from runner.contracts import EngineSpec
+    from runner.entries import EngineSpec
     from runner.errors import RunnerError
 
 FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, MemoryError)

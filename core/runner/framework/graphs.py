@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from runner.contracts import EngineSpec
+    from runner.entries import EngineSpec
 
 INPUT, OUTPUT, BATCH = "input", "logits", "batch"
 """Names in exported graphs: the input, the output, and the size of the batch."""

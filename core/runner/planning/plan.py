@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from runner.contracts import EngineSpec
 from runner.data.decode_options import AS_STORED
 from runner.data.size_limits import check_batches, check_threads
 from runner.data.transforms.options import fixed_size, largest_size, output_size
@@ -13,6 +12,7 @@ from runner.entries import (
     ConverterEntry,
     DatasetEntry,
     DeviceEntry,
+    EngineSpec,
     ExportEntry,
     ExportPlan,
     FrameworkEntry,

@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.contracts import Device, Engine, EngineSpec
+    from runner.contracts import Device, Engine
+    from runner.entries import EngineSpec
     from runner.testing.fake_engine import Linear, Sgd
 
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from runner.contracts import Batch, Deferred, Device, EngineSpec, EvalCounts, Group
+    from runner.contracts import Batch, Deferred, Device, EvalCounts, Group
+    from runner.entries import EngineSpec
     from runner.framework.engine import Pass
 
     Array = NDArray[Any]

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from runner.contracts import Engine, EngineSpec, Predictor
-    from runner.entries import ConversionRequest
+    from runner.contracts import Engine, Predictor
+    from runner.entries import ConversionRequest, EngineSpec
     from runner.testing.fake_engine import Linear
 
 FORMAT = "fake_npz"

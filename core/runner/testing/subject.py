@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
-from runner.contracts import Device, Engine, EngineSpec
+from runner.contracts import Device, Engine
+from runner.entries import EngineSpec
 from runner.testing import returned
 
 if TYPE_CHECKING:

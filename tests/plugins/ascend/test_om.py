@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from runner import ArtifactInfo, ModelEntry
-from runner.contracts import EngineSpec
 from runner.data.transforms.options import CenterCrop, Resize
-from runner.entries import ConversionRequest, ExportPlan
+from runner.entries import ConversionRequest, EngineSpec, ExportPlan
 from runner.errors import ArtifactError, MissingRuntimeError
 from runner.options import NoOptions
 from runner.recipe.schema import LossSection, PrecisionSection

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from runner import Batch, ModelEntry
-from runner.contracts import EngineSpec
+from runner.entries import EngineSpec
 from runner.framework.options import AdamWOptions, SgdOptions
 from runner.recipe.schema import LossSection, PrecisionSection
 from runner_mindspore.options import CpuOptions, MindSporeOptions

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from runner import ModelEntry
-    from runner.contracts import EngineSpec
+    from runner.entries import EngineSpec
     from runner_mindspore.device import MindSporeDevice
 
 IMAGES = 8

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from tests.plugins.torch.conftest import MakeBatches, MakeEngine, MakeEntry, MakeSpec
 
     from runner import Batch
-    from runner.contracts import EngineSpec, Predictor
+    from runner.contracts import Predictor
+    from runner.entries import EngineSpec
     from runner_torch.engine import TorchEngine
 
 Trained: TypeAlias = "tuple[TorchEngine, EngineSpec]"

@@ -34,7 +34,7 @@ from runner_torch.traits import CPU
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from runner.contracts import EngineSpec
+    from runner.entries import EngineSpec
     from runner_torch.device import TorchDevice
 
 RATE = 0.1
