@@ -22,7 +22,8 @@ ONE_EPOCH = "--set=train.epochs=1"
 
 PLUGIN = """\
 import os
-from runner.hooks import hookimpl
+from runner import LoggerEntry, hookimpl
+from runner.contracts import RunLogger
 
 def speak(what):
     print("plugin says", what)
@@ -30,13 +31,17 @@ def speak(what):
 
 speak("import")
 
-@hookimpl
-def runner_run_started(run):
-    speak("started")
+class Talks(RunLogger):
+    def __init__(self, run, options):
+        speak("started")
+
+    def event(self, name, fields):
+        if name == "run.finished":
+            speak("finished")
 
 @hookimpl
-def runner_run_finished(run, result):
-    speak("finished")
+def runner_register_loggers():
+    yield LoggerEntry(name="talks", summary="Prints", always=True, open=Talks)
 """
 
 

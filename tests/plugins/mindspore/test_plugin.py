@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from runner.entries import Entry, ImporterEntry, LauncherEntry
+from runner.plugins.loading import load
 from runner_mindspore import plugin
 
 if TYPE_CHECKING:
     from tests.plugins.mindspore.conftest import MakeBatches, MakeSpec
 
+REGISTRY = load(extra=[("checked", plugin)], environ={"RUNNER_PLUGINS": ""}).registry
 ENTRIES = [
-    *plugin.runner_register_frameworks(),
-    *plugin.runner_register_devices(),
-    *plugin.runner_register_datasets(),
-    *plugin.runner_register_models(),
-    *plugin.runner_register_optimizers(),
-    *plugin.runner_register_exporters(),
-    *plugin.runner_register_predictors(),
+    item.entry
+    for item in REGISTRY.entries(Entry)
+    if not isinstance(item.entry, (ImporterEntry, LauncherEntry))
 ]
 
 

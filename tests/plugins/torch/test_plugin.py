@@ -9,6 +9,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from runner.contracts import StoredWeights
+from runner.entries import Entry, ImporterEntry, LauncherEntry
+from runner.plugins.loading import load
 from runner_torch import plugin
 from runner_torch.autoload import torch
 
@@ -17,13 +19,11 @@ if TYPE_CHECKING:
 
     from tests.plugins.torch.conftest import MakeBatches, MakeSpec
 
+REGISTRY = load(extra=[("checked", plugin)], environ={"RUNNER_PLUGINS": ""}).registry
 ENTRIES = [
-    *plugin.runner_register_frameworks(),
-    *plugin.runner_register_devices(),
-    *plugin.runner_register_models(),
-    *plugin.runner_register_optimizers(),
-    *plugin.runner_register_exporters(),
-    *plugin.runner_register_predictors(),
+    item.entry
+    for item in REGISTRY.entries(Entry)
+    if not isinstance(item.entry, (ImporterEntry, LauncherEntry))
 ]
 
 
