@@ -7,8 +7,10 @@ or mappings; overrides are values by dotted key, or texts as ``--set`` takes the
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, final
@@ -24,7 +26,7 @@ from runner.benchmark import recipe as bench_recipe
 from runner.data.decode_options import Noticed
 from runner.distributed.launching.shell import Start
 from runner.distributed.machines import Machines
-from runner.distributed.signals import Signals
+from runner.distributed.signals import SIGNALS, Signals
 from runner.errors import InterruptedRunError, PluginError, StopRun, UsageError, of_process
 from runner.planning.loading import load
 from runner.planning.plan import check_runnable
@@ -95,7 +97,13 @@ class _Heard:
     """Passes events to listeners, and notes what they ask."""
 
     def __init__(self, listeners: Listeners, signals: Signals | None = None) -> None:
-        self._listeners = [listeners] if callable(listeners) else listeners
+        found = [listeners] if callable(listeners) else listeners
+        if not isinstance(found, Sequence) or not all(_takes_events(item) for item in found):
+            raise UsageError(
+                f"listeners is {listeners!r}; expected functions that take an event's name and its "
+                "fields"
+            )
+        self._listeners = found
         self._signals = signals
         self.folder: Path | None = None
         self.stopped = False
@@ -110,8 +118,10 @@ class _Heard:
             self.folder = Path(fields["folder"])
         for listener in self._listeners:
             try:
-                listener(event, fields)
+                listener(event, dict(fields))  # each has its own
             except StopRun:
+                if event == "run.finished":  # there is nothing left to stop
+                    continue
                 if self._signals is None or not self._signals.stop():
                     raise
                 self.stopped = True
@@ -226,7 +236,7 @@ def evaluate(
     trusted: bool = False,
     weights: str | None = None,
 ) -> Evaluation:
-    """Evaluate one model over the whole validation split; see ``evaluate_all``.
+    """Evaluate one model over the whole validation split; ``evaluate_all`` has the arguments.
 
     Raises:
         UsageError: The path stands for several.
@@ -263,6 +273,8 @@ def evaluate_all(
     Raises:
         CheckpointError: The classes of the data are not those of the model.
     """
+    if not (recipe is None or isinstance(recipe, str)):
+        raise UsageError(f"recipe is {recipe!r}; expected its name or path")
     path, changes = _path(model), as_texts(overrides)
     registry = loading.load().registry
     events = EventLog(_Heard(listeners))
@@ -312,7 +324,11 @@ def predict(
     Raises:
         UsageError: ``model`` stands for several checkpoints, or there is no image.
     """
+    _check_number("top", top, 1)
+    _check_number("batch_size", batch_size, 1)
     given_images = [images] if isinstance(images, (str, Path)) else images
+    if not given_images or "" in given_images:
+        raise UsageError(f"images is {images!r}; expected image files or folders of them")
     files = prediction.find_images([Path(image) for image in given_images])
     registry = loading.load().registry
     found_in_images = EventLog(_Heard(listeners))
@@ -421,6 +437,8 @@ def verify(
         ArtifactError: The artifact is damaged, differs, or allows more than its exporter, or
             nothing installed can run it.
     """
+    if tolerance is not None and not tolerance >= 0:
+        raise UsageError(f"tolerance is {tolerance!r}; expected a number from 0")
     registry = loading.load().registry
     found = artifacts.read(_path(artifact), trusted=trusted)
     allowed = verification.allowed(found, tolerance, registry)
@@ -458,6 +476,9 @@ def bench(
     Raises:
         UsageError: An argument has no effect on what is measured.
     """
+    _check_number("batch_size", batch_size, 1)
+    _check_number("steps", steps, 1)
+    _check_number("warmup", warmup, 0)
     changes, heard = as_texts(overrides), _Heard(listeners)
     subject = _path(subject) if isinstance(subject, (Run, Artifact)) else subject
     if not isinstance(subject, Mapping) and bench_model.is_model(str(subject)):
@@ -467,12 +488,12 @@ def bench(
             Path(subject),
             changes,
             batch_size=batch_size,
-            steps=steps or bench_model.STEPS,
-            warmup=warmup or bench_model.WARMUP,
+            steps=bench_model.STEPS if steps is None else steps,
+            warmup=bench_model.WARMUP if warmup is None else warmup,
             listener=heard,
             trusted=trusted,
         )
-    elif batch_size:
+    elif batch_size is not None:
         raise UsageError(
             "--batch-size is for a trained model; of a recipe, set train.batch_size and "
             "eval.batch_size"
@@ -481,8 +502,8 @@ def bench(
         figures = bench_recipe.bench(
             load(subject, changes, shortened=smoke).plan,
             EventLog(heard),
-            steps=steps or bench_recipe.STEPS,
-            warmup=warmup or bench_recipe.WARMUP,
+            steps=bench_recipe.STEPS if steps is None else steps,
+            warmup=bench_recipe.WARMUP if warmup is None else warmup,
         )
     name = str(figures.get("recipe") or figures["model"])
     return Benchmark(subject=name, images_per_s=figures["images_per_s"], figures=figures)
@@ -588,7 +609,7 @@ def load_run(path: str | Path) -> Run:
         UsageError: There is no run.
         CheckpointError: One of its files is damaged.
     """
-    return Run.at(path)
+    return Run.at(_path(path))
 
 
 def load_model(
@@ -663,14 +684,47 @@ def _exports_of(path: Path) -> Path:
 
 
 def _path(model: Trained) -> Path:
-    return model.folder if isinstance(model, (Run, Artifact)) else Path(model)
+    if isinstance(model, (Run, Artifact)):
+        return model.folder
+    if not isinstance(model, (str, Path)) or "\0" in str(model):
+        raise UsageError(f"got {model!r}; expected {MODEL_PATHS}, or what was returned")
+    return Path(model)
+
+
+def _takes_events(listener: object) -> bool:
+    return callable(listener) and not isinstance(listener, type)
+
+
+def _check_number(name: str, value: object, least: int) -> None:
+    """Refuse what is no number of something; ``None`` leaves the choice open."""
+    if value is None or (isinstance(value, int) and value is not True and value >= least):
+        return
+    raise UsageError(f"{name} is {value!r}; expected a whole number from {least}")
 
 
 def _held(signals: bool | Signals) -> AbstractContextManager[Signals]:  # noqa: FBT001
     """Return the signals that ask; of none, listeners alone do."""
     if isinstance(signals, Signals):
         return nullcontext(signals)
-    return Signals() if signals else nullcontext(Signals(()))
+    return _hearing() if signals else nullcontext(Signals(()))
+
+
+@contextmanager
+def _hearing() -> Iterator[Signals]:
+    """Hear signals for a while: a program lives on after a run that was stopped, as before."""
+    if threading.current_thread() is not threading.main_thread():
+        raise UsageError(
+            "signals=True in another thread than the main one, which alone hears signals; leave it "
+            "out, and stop the run from a listener with StopRun"
+        )
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with Signals() as heard:
+            yield heard
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # one of C, which cannot be put back
+                signal.signal(number, handler)
 
 
 def _outcome(carry_out: Callable[[], dict[str, Any] | None], heard: _Heard, otherwise: Path) -> Run:

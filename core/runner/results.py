@@ -42,7 +42,7 @@ class Artifact(Shown):
         """Return what an export has written down."""
         return cls(
             name=record["name"],
-            folder=Path(record["folder"]),
+            folder=Path(record["folder"]).absolute(),  # a program may change its folder
             verified=record["verified"],
             metrics=records.floats(record.get("metrics", {})),
             record=record,
@@ -79,7 +79,7 @@ class Run(Shown):
     def of(cls, result: Mapping[str, Any]) -> Run:
         """Return the run that a result tells of."""
         metrics = records.floats(result["metrics"])
-        folder = Path(result["folder"])
+        folder = Path(result["folder"]).absolute()  # a program may change its folder
         return cls(folder=folder, recipe=result["recipe"], metrics=metrics, result=result)
 
     @classmethod
@@ -97,7 +97,7 @@ class Run(Shown):
         last = _told(found, "epoch.finished", "epoch")[-1:]
         metrics = {name: value for item in last for name, value in item.items() if "." in name}
         recipe = str(found.read_manifest()["recipe"])
-        return cls(folder=found.path, recipe=recipe, metrics=metrics, result={})
+        return cls(folder=found.path.absolute(), recipe=recipe, metrics=metrics, result={})
 
     @property
     def finished(self) -> bool:
@@ -130,7 +130,10 @@ class Run(Shown):
     @property
     def artifacts(self) -> Sequence[Artifact]:
         """What the run has exported."""
-        return [Artifact.of(record) for record in self.result.get("exports", ())]
+        if not self.finished:
+            return []
+        result = rundir.where_it_is(self.result, self.folder)
+        return [Artifact.of(record) for record in result.get("exports", ())]
 
     def title(self) -> str:
         """Return what it is of."""

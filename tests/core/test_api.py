@@ -9,13 +9,21 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import runner
-from runner.errors import ArtifactError, NonFiniteError, RecipeError, UsageError
+from runner.distributed.signals import SIGNALS
+from runner.errors import (
+    ArtifactError,
+    InterruptedRunError,
+    NonFiniteError,
+    RecipeError,
+    UsageError,
+)
 from runner.recipe.overrides import as_texts
 
 
@@ -31,7 +39,7 @@ def recipe(project):
 def test_a_run_tells_what_its_folder_holds(recipe, project):
     seen = []
     run = runner.run(recipe, folder="here", listeners=lambda *event: seen.append(event))
-    assert run.folder.parent == Path("here/colours")
+    assert run.folder.parent == Path("here/colours").absolute()
     assert run.finished
     assert run.recipe == "colours"
     assert [epoch["epoch"] for epoch in run.history] == [1, 2, 3]
@@ -166,6 +174,72 @@ def test_signals_are_left_alone_unless_they_are_to_be_heard(recipe, project):
     runner.train(recipe, {"train.epochs": 1}, listeners=look, signals=True)
     assert before not in during
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_run_that_a_signal_stopped_leaves_handlers_as_they_were(recipe, project):
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def stop(event, fields):
+        if event == "train.step":
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(InterruptedRunError, match="runner resume"):
+        runner.train(recipe, signals=True, listeners=stop)
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+def test_signals_are_for_the_main_thread(recipe, project):
+    with ThreadPoolExecutor() as pool:
+        task = pool.submit(runner.train, recipe, signals=True)
+        with pytest.raises(UsageError, match="another thread than the main one"):
+            task.result()
+
+
+def test_results_answer_wherever_the_program_goes(recipe, project, monkeypatch):
+    run = runner.run(recipe, {"train.epochs": 1})
+    monkeypatch.chdir("/")
+    assert len(run.history) == 1
+    assert run.artifacts[0].folder.is_dir()
+    assert runner.load_run(run.folder).metrics == run.metrics
+
+
+def test_listeners_do_not_see_what_others_make_of_an_event(recipe, project):
+    seen = []
+
+    def clear(event, fields):
+        fields.clear()
+        if event == "run.finished":
+            raise runner.StopRun
+
+    run = runner.train(recipe, listeners=[clear, lambda *event: seen.append(event)])
+    assert run.finished
+    assert all(fields for _, fields in seen)
+
+
+ANY: Any = runner  # what type checkers would refuse
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run: ANY.predict(run, "a.png", top=0), "top is 0; expected a whole number"),
+        (lambda run: ANY.predict(run, "a.png", batch_size=-3), "batch_size is -3; expected"),
+        (lambda run: ANY.predict(run, []), "expected image files or folders"),
+        (lambda run: ANY.predict(run, ""), "expected image files or folders"),
+        (lambda run: ANY.evaluate(None), "got None; expected a run"),
+        (lambda run: ANY.load_run("a\0b"), "expected a run"),
+        (lambda run: ANY.bench(run, steps=-1), "steps is -1; expected a whole number from 1"),
+        (lambda run: ANY.verify("x", tolerance=float("nan")), "tolerance is nan; expected"),
+        (lambda run: ANY.evaluate(run, recipe={"extends": "x"}), "expected its name or path"),
+        (lambda run: ANY.evaluate(run, [3]), r"overrides is \[3\]; expected values by key"),
+        (lambda run: ANY.evaluate(run, None), "overrides is None; expected values by key"),
+        (lambda run: ANY.train("quickstart", listeners=3), "listeners is 3; expected functions"),
+        (lambda run: ANY.train("quickstart", listeners=runner.Console), "expected functions"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(recipe, project, call, message):
+    with pytest.raises(UsageError, match=message):
+        call("a run")
 
 
 def test_images_are_predicted_and_artifacts_verified(recipe, project):

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from runner.errors import Problem, RecipeError, UsageError
 from runner.recipe.phrasing import as_text, dotted, show
 from runner.recipe.source import KeyPath, Node, Origin, parse, typed
 from runner.recipe.tree import long_form, merge, precision_long_form
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @final
@@ -47,6 +44,11 @@ def as_texts(overrides: Mapping[str, object] | Sequence[str]) -> list[str]:
         raise UsageError(
             f"overrides is the text {overrides!r}; expected values by key, such as "
             '{"train.epochs": 10}'
+        )
+    if not isinstance(overrides, Sequence) or not all(isinstance(text, str) for text in overrides):
+        raise UsageError(
+            f"overrides is {overrides!r}; expected values by key, such as "
+            '{"train.epochs": 10}, or texts, such as ["train.epochs=10"]'
         )
     return list(overrides)
 

@@ -160,21 +160,21 @@ class RunDir:
             raise CheckpointError(
                 f"{self.result} cannot be read: {error.strerror}; {RESULT.remedy}"
             ) from None
-        content = _where_it_is(found.content, self.path)
+        content = where_it_is(found.content, self.path)
         return records.seal(RESULT, content) if found.checked else content
 
 
-def _where_it_is(result: dict[str, Any], folder: Path) -> dict[str, Any]:
+def where_it_is(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return a result with the paths of a run that was copied or moved after it had finished."""
     before = Path(result["folder"])
     if before.absolute() == folder.absolute():
-        return result
+        return dict(result)
 
     def moved(path: str) -> str:
         own = Path(path).is_relative_to(before)
         return str(folder / Path(path).relative_to(before)) if own else path
 
-    exports = [{**item, "folder": moved(item["folder"])} for item in result["exports"]]
+    exports = [{**item, "folder": moved(item["folder"])} for item in result.get("exports", ())]
     return {**result, "folder": str(folder), "exports": exports}
 
 
