@@ -109,7 +109,7 @@ def test_where_two_processes_were_stopped_changes_no_bit(project, launched):
         checkpoint.load(checkpoint.latest(place / "checkpoints"))
         for place in (folder, project.path / "straight")
     )
-    assert any(name.startswith("own.") for name in one.state.tensors)
+    assert any(name.startswith("own/") for name in one.state.tensors)
     assert what_it_holds(one) == what_it_holds(other)
 
 
