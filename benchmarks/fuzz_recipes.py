@@ -231,7 +231,7 @@ def run(seed: int, count: int) -> list[tuple[int, Case, str]]:
         raise Hung
 
     before = signal.signal(signal.SIGPROF, ring)
-    registry = loading.load().registry
+    registry = loading.load()
     found, held_gb = [], peak_gb()
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -90,7 +90,7 @@ def own_registry() -> Registry:
     points = entry_points(group=loading.GROUP)
     own = [point for point in points if point.dist and point.dist.name == DISTRIBUTION]
     modules = [(point.name, importlib.import_module(point.value)) for point in own]
-    loaded = loading.load(extra=sorted(modules), environ={"RUNNER_PLUGINS": ""}).registry
+    loaded = loading.load(extra=sorted(modules), environ={"RUNNER_PLUGINS": ""})
     items = [item for kind in kinds.KINDS for item in loaded.entries(kind.entry)]
     return Registry([info for info in loaded.plugins if info.state != "disabled"], items)
 

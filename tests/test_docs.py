@@ -281,9 +281,7 @@ def test_example_plugins_register(examples, module, registers):
     plugin = importlib.import_module(module)
     extra = [("example", plugin)]
     [info] = (
-        i
-        for i in load(extra=extra, environ={"RUNNER_PLUGINS": ""}).registry.plugins
-        if i.name == "example"
+        i for i in load(extra=extra, environ={"RUNNER_PLUGINS": ""}).plugins if i.name == "example"
     )
     assert info.state in {"ready", "unavailable"}, info.reason
     found = {kind: [entry.name for entry in group] for kind, group in info.entries.items()}
@@ -391,8 +389,8 @@ import sys, acme_device
 from runner import DeviceEntry
 from runner.errors import DeviceError
 from runner.plugins.loading import load
-loaded = load(extra=[("acme", acme_device)], environ={"RUNNER_PLUGINS": ""})
-entry = loaded.registry.find(DeviceEntry, "acme", "torch").entry
+registry = load(extra=[("acme", acme_device)], environ={"RUNNER_PLUGINS": ""})
+entry = registry.find(DeviceEntry, "acme", "torch").entry
 assert "torch" not in sys.modules
 assert entry.probe().available, entry.probe()
 device = entry.open(entry.config())

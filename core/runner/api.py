@@ -276,7 +276,7 @@ def evaluate_all(
     if not (recipe is None or isinstance(recipe, str)):
         raise UsageError(f"recipe is {recipe!r}; expected its name or path")
     path, changes = _path(model), as_texts(overrides)
-    registry = loading.load().registry
+    registry = loading.load()
     events = EventLog(_Heard(listeners))
     plan = plan_for(path, changes, recipe, registry, events)
     if artifacts.is_artifact(path):
@@ -330,7 +330,7 @@ def predict(
     if not given_images or "" in given_images:
         raise UsageError(f"images is {images!r}; expected image files or folders of them")
     files = prediction.find_images([Path(image) for image in given_images])
-    registry = loading.load().registry
+    registry = loading.load()
     found_in_images = EventLog(_Heard(listeners))
 
     def report(notice: Notice) -> None:
@@ -382,7 +382,7 @@ def export(
     """
     path, changes = _path(model), as_texts(overrides)
     named = [formats] if isinstance(formats, str) else formats
-    registry = loading.load().registry
+    registry = loading.load()
     events = EventLog(_Heard(listeners))
     paths.check_there(path, MODEL_PATHS)
     found = classifier.checkpoints_at(path)[-1]
@@ -439,7 +439,7 @@ def verify(
     """
     if tolerance is not None and not tolerance >= 0:
         raise UsageError(f"tolerance is {tolerance!r}; expected a number from 0")
-    registry = loading.load().registry
+    registry = loading.load()
     found = artifacts.read(_path(artifact), trusted=trusted)
     allowed = verification.allowed(found, tolerance, registry)
     artifacts.tell_unchecked(found, EventLog(_Heard(listeners)))
@@ -592,7 +592,7 @@ def list_entries(kind: str) -> Sequence[Listed] | Sequence[RecipeListing]:
     Raises:
         UsageError: There is no such kind.
     """
-    registry = loading.load().registry
+    registry = loading.load()
     if kind == "recipes":
         return list_recipes(registry)
     row = next((row for row in kinds.KINDS if row.plural == kind), None)
@@ -631,7 +631,7 @@ def load_model(
         UsageError: There is no checkpoint, or several.
         PluginError: The framework does not hand out its models.
     """
-    registry = loading.load().registry
+    registry = loading.load()
     events = EventLog(_Heard(listeners))
     path = _path(model)
     paths.check_there(path, MODEL_PATHS)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from runner.contracts import Availability
+from runner import lazy
 from runner.framework.device_traits import entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from runner.contracts import Device
-    from runner.entries import DeviceEntry
+    from runner import DeviceEntry
     from runner_torch.traits import DeviceTraits
 
 FRAMEWORK = "torch"
@@ -47,23 +45,7 @@ def device_entry(
         summary=summary,
         config=config,
         install=install,
-        probe=partial(_probe, traits),
-        open_device=partial(_open, traits, configure),
+        configure=configure,
+        probe_device=lazy("runner_torch.device:probe_device"),
+        open_device=lazy("runner_torch.device:open_device"),
     )
-
-
-def _probe(traits: DeviceTraits) -> Availability:
-    try:
-        from runner_torch.device import probe_device
-    except ImportError as error:
-        return Availability(available=False, reason=f"torch cannot be imported: {error}")
-    return probe_device(traits)
-
-
-def _open(
-    traits: DeviceTraits, configure: Callable[[Any], Mapping[str, Any]] | None, options: Any
-) -> Device:
-    from runner_torch.device import open_device
-
-    settings = None if configure is None else partial(configure, options)
-    return open_device(traits, index=getattr(options, "index", 0), configure=settings)

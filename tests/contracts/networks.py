@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def registry_of(module: str) -> Registry:
     plugin = importlib.import_module(module)
-    return load(extra=[("own", plugin)], environ={"RUNNER_PLUGINS": ""}).registry
+    return load(extra=[("own", plugin)], environ={"RUNNER_PLUGINS": ""})
 
 
 def entries(module: str, framework: str, device: str, optimizer: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,10 @@ from runner import (
     hookimpl,
 )
 from runner.plugins.kinds import KINDS, Kind, registration_hooks
-from runner.plugins.loading import Plugins, load
+from runner.plugins.loading import load
+
+if TYPE_CHECKING:
+    from runner.plugins.registry import Registry
 
 
 class EveryHook:
@@ -79,7 +82,7 @@ class EveryHook:
         raise NotImplementedError
 
 
-def load_only(**plugins: object) -> Plugins:
+def load_only(**plugins: object) -> Registry:
     return load(extra=list(plugins.items()), environ={"RUNNER_PLUGINS": ""})
 
 
@@ -90,7 +93,7 @@ def test_the_plugin_has_every_hook() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.hook)
 def test_registration_hooks_offer_entries(kind: Kind) -> None:
-    registry = load_only(every_hook=EveryHook()).registry
+    registry = load_only(every_hook=EveryHook())
     assert registry.plugins[-1].reason == ""
     (item,) = registry.entries(kind.entry)
     assert type(item.entry) in kind.types

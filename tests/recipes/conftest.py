@@ -29,7 +29,7 @@ class MakePlan(Protocol):
 
 @pytest.fixture(scope="session")
 def registry() -> Registry:
-    return loading.load(environ={}).registry
+    return loading.load(environ={})
 
 
 @pytest.fixture(scope="session")

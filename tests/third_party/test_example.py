@@ -65,7 +65,7 @@ from runner import DatasetEntry, DeviceEntry, FrameworkEntry, ModelEntry, Optimi
 from runner.plugins.loading import load
 from runner.testing import check_dataset, check_framework, check_plugin
 check_plugin("runner_blobs.plugin")
-find = load().registry.find
+find = load().find
 dataset = find(DatasetEntry, "blobs").entry
 check_dataset(dataset, dataset.config())
 check_framework(

@@ -82,7 +82,7 @@ def bench(
         artifact = artifacts.read(path, trusted=trusted)
         artifacts.tell_unchecked(artifact, EventLog(listener))
         size = artifacts.batch_size(artifact, batch_size, otherwise=BATCH_SIZE)
-        model = artifacts.open_predictor(artifact, loading.load().registry)
+        model = artifacts.open_predictor(artifact, loading.load())
         inputs = model.inputs(_images(artifact.transforms, size))
         seconds = _time(lambda: model.predict(inputs), steps=steps, warmup=warmup)
         what = {"runtime": dict(model.describe())}
@@ -118,7 +118,7 @@ def as_table(result: Mapping[str, Any]) -> str:
 def _open_checkpoint(
     path: Path, overrides: Sequence[str], events: EventLog
 ) -> tuple[classifier.Classifier, dict[str, Any]]:
-    registry = loading.load().registry
+    registry = loading.load()
     [found] = classifier.checkpoints_at(path)
     plan = plan_for(found, overrides, None, registry, events)
     device = open_device(plan)

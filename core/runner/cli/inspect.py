@@ -92,7 +92,7 @@ def list_plugins(as_json: JsonOption = False) -> None:
     from runner.cli import tables
     from runner.plugins import loading
 
-    registry = loading.load().registry
+    registry = loading.load()
     if as_json:
         streams.deliver_json(tables.plugins_data(registry))
     else:
@@ -104,7 +104,7 @@ def list_(kind: KindArgument, as_json: JsonOption = False) -> None:
     from runner.cli import tables
     from runner.plugins import loading
 
-    registry = loading.load().registry
+    registry = loading.load()
     if kind == "recipes":
         from runner.recipe import list_recipes
 
@@ -136,7 +136,7 @@ def doctor(runs_dir: RunsDirOption = RUNS, as_json: JsonOption = False) -> None:
     from runner.plugins import loading
 
     findings = []
-    for finding in examination.examine(loading.load().registry, runs_dir):
+    for finding in examination.examine(loading.load(), runs_dir):
         findings.append(finding)
         if not as_json:
             word = "ok  " if finding.ok else "FAIL"
@@ -175,4 +175,4 @@ def schema() -> None:
     from runner.plugins import loading
     from runner.recipe import json_schema
 
-    streams.deliver_json(json_schema(loading.load().registry))
+    streams.deliver_json(json_schema(loading.load()))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
+from runner.contracts import Availability
 from runner.entries import DeviceEntry
+from runner.errors import PluginError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from runner.contracts import Availability, Device
+    from runner.contracts import Device
 
 
 def _nothing(_index: int) -> Mapping[str, Any]:
@@ -53,16 +56,20 @@ class DeviceTraits:
     """Return what identifies the hardware with this index (JSON)."""
 
 
+TraitsT = TypeVar("TraitsT", bound=DeviceTraits)
+
+
 def entry_of(
-    traits: DeviceTraits,
+    traits: TraitsT,
     *,
     framework: str,
     requires: tuple[str, ...],
     summary: str,
     config: type,
     install: str,
-    probe: Callable[[], Availability],
-    open_device: Callable[[Any], Device],
+    configure: Callable[[Any], Mapping[str, Any]] | None,
+    probe_device: Callable[[TraitsT], Availability],
+    open_device: Callable[..., Device],
 ) -> DeviceEntry:
     """Make the entry of a kind of device, which recipes name by ``traits.kind``.
 
@@ -73,8 +80,11 @@ def entry_of(
         summary: One line for lists.
         config: The class, made with ``runner.options``, of the device's keys in a recipe.
         install: The command that installs the framework and what else the kind needs.
-        probe: See ``DeviceEntry``.
-        open_device: ``DeviceEntry.open``.
+        configure: Puts the options into effect and returns what is in effect (JSON).
+        probe_device: Whether the machine has one. A ``lazy`` function, as the next: both import the
+            framework.
+        open_device: Opens one, given the traits, ``configure`` for the options where there is one,
+            and their ``index`` where they have it.
     """
     package = () if traits.vendor_package is None else (traits.vendor_package,)
     return DeviceEntry(
@@ -84,8 +94,8 @@ def entry_of(
         requires=(*requires, *package),
         install=install,
         framework=framework,
-        probe=probe,
-        open=open_device,
+        probe=partial(_probe, probe_device, traits, framework),
+        open=partial(_open, open_device, traits, configure),
         visible_devices=traits.visible_devices,
         card_environment=traits.card_environment,
         interface_variables=traits.interface_variables,
@@ -94,3 +104,23 @@ def entry_of(
         refused_formats=traits.refused_formats,
         slow_formats=traits.slow_formats,
     )
+
+
+def _probe(
+    probe_device: Callable[[TraitsT], Availability], traits: TraitsT, framework: str
+) -> Availability:
+    try:
+        return probe_device(traits)
+    except (ImportError, PluginError) as error:
+        return Availability(available=False, reason=f"{framework} cannot be imported: {error}")
+
+
+def _open(
+    open_device: Callable[..., Device],
+    traits: DeviceTraits,
+    configure: Callable[[Any], Mapping[str, Any]] | None,
+    options: Any,
+) -> Device:
+    settings = None if configure is None else partial(configure, options)
+    chosen = {"index": options.index} if hasattr(options, "index") else {}
+    return open_device(traits, configure=settings, **chosen)

@@ -67,7 +67,7 @@ def carry_out(words: Sequence[str], *, importer: str, output: Path | None) -> Im
 
     if len(words) == 1:
         words = split_text(words[0], os.environ)
-    return _translate(_choose(words, importer, loading.load().registry), words, output)
+    return _translate(_choose(words, importer, loading.load()), words, output)
 
 
 def _translate(

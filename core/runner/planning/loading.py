@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from runner.errors import Problem
     from runner.planning.plan import Plan
-    from runner.plugins.loading import Plugins
+    from runner.plugins.registry import Registry
     from runner.recipe import Document
     from runner.recipe.source import Node
 
@@ -32,7 +32,7 @@ class Loaded:
 
     plan: Plan
     document: Document
-    plugins: Plugins
+    registry: Registry
 
 
 def load(
@@ -60,8 +60,7 @@ def load(
         RecipeError: The recipe or an override is wrong.
         UsageError: There is no such recipe.
     """
-    loaded = loading.load()
-    registry = loaded.registry
+    registry = loading.load()
     held = isinstance(given, Mapping)
     path = Path(f"{name}.yaml") if held else recipe.find(str(given), registry)
 
@@ -96,7 +95,7 @@ def load(
         resolved = plan.resolve(path.stem, checked, registry, unset=unset)
         resolved = replace(resolved, remarks=(remark,) if remark else ())
     resolved = replace(resolved, remarks=(*document.notes, *resolved.remarks))
-    return Loaded(plan=resolved, document=document, plugins=loaded)
+    return Loaded(plan=resolved, document=document, registry=registry)
 
 
 def read_back(name: str, text: str, remarks: Sequence[str]) -> Loaded:
@@ -110,7 +109,7 @@ def read_back(name: str, text: str, remarks: Sequence[str]) -> Loaded:
     Raises:
         RecipeError: What is installed here does not take it.
     """
-    loaded = loading.load()
+    registry = loading.load()
 
     def read(_file: Path, problems: list[Problem]) -> Node:
         node = source.parse(text, name, problems, line_numbers=False)
@@ -118,11 +117,11 @@ def read_back(name: str, text: str, remarks: Sequence[str]) -> Loaded:
         return node
 
     document = recipe.compose(
-        Path(f"{name}.yaml"), environ=os.environ, registry=loaded.registry, read=read
+        Path(f"{name}.yaml"), environ=os.environ, registry=registry, read=read
     )
-    checked = recipe.validate(document, loaded.registry)
-    resolved = replace(plan.resolve(name, checked, loaded.registry), remarks=tuple(remarks))
-    return Loaded(plan=resolved, document=document, plugins=loaded)
+    checked = recipe.validate(document, registry)
+    resolved = replace(plan.resolve(name, checked, registry), remarks=tuple(remarks))
+    return Loaded(plan=resolved, document=document, registry=registry)
 
 
 def _held(given: object, name: str, problems: list[Problem]) -> Node:

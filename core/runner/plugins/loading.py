@@ -43,19 +43,9 @@ if TYPE_CHECKING:
     from runner.entries import Entry
     from runner.plugins.registry import State
 
-__all__ = ["PluginInfo", "Plugins", "load"]
-
 GROUP = "runner.plugins"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 OWN_DISTRIBUTION = "vision-runner"
-
-
-@final
-class Plugins:
-    """The plugins of this process: what they registered."""
-
-    def __init__(self, registry: Registry) -> None:
-        self.registry = registry
 
 
 def load(
@@ -63,7 +53,7 @@ def load(
     extra: Iterable[tuple[str, object]] = (),
     environ: Mapping[str, str] | None = None,
     trace: Callable[[str], object] | None = None,
-) -> Plugins:
+) -> Registry:
     """Find, import and register plugins; no framework is imported.
 
     A plugin that fails is listed in ``registry.plugins`` with the reason, and the rest live.
@@ -94,11 +84,9 @@ def load(
             outcomes.append(_unused(candidate, "clash", _same_name(twins)))
         else:
             outcomes.append(_open(candidate, write))
-    return Plugins(
-        Registry(
-            (outcome.info for outcome in outcomes),
-            (item for outcome in outcomes for item in outcome.registered),
-        )
+    return Registry(
+        (outcome.info for outcome in outcomes),
+        (item for outcome in outcomes for item in outcome.registered),
     )
 
 

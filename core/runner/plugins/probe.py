@@ -52,7 +52,7 @@ def probe(framework: str, device: str) -> Availability:
 def main() -> None:
     """Probe the device named on the command line and print the answer as JSON."""
     framework, device = sys.argv[1:]
-    registered = loading.load().registry.find(DeviceEntry, device, framework)
+    registered = loading.load().find(DeviceEntry, device, framework)
     found = (
         Availability(available=False, reason=registered.reason)
         if registered.reason

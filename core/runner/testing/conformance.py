@@ -45,7 +45,7 @@ def check_plugin(module: str) -> PluginInfo:
         AssertionError: A promise is broken.
     """
     plugin = importlib.import_module(module)
-    registry = load(extra=[("checked", plugin)], environ={"RUNNER_PLUGINS": ""}).registry
+    registry = load(extra=[("checked", plugin)], environ={"RUNNER_PLUGINS": ""})
     info = next(info for info in registry.plugins if info.name == "checked")
     assert info.state in {"ready", "unavailable"}, f"{module} is {info.state}: {info.reason}"
     assert info.entries, f"{module} registers no entry"

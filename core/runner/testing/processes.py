@@ -180,7 +180,7 @@ def _imported(file: str) -> ModuleType:
 def _check_place(framework: FrameworkEntry, group: Group, plugins: Sequence[str]) -> None:
     """Compare what the environment tells with what the processes have found."""
     loaded = load(extra=[(name, importlib.import_module(name)) for name in plugins])
-    launchers = loaded.registry.entries(LauncherEntry, framework.name)
+    launchers = loaded.entries(LauncherEntry, framework.name)
     places = [item.entry.place(os.environ) for item in launchers]
     place = next((found for found in places if found and not found.whole_machine), None)
     assert place is not None, (

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runner.planning.plan import Plan
-    from runner.plugins.loading import Plugins
+    from runner.plugins.registry import Registry
     from runner.session.opening import Split
     from runner.storage.events import Listener
 
@@ -69,17 +69,17 @@ class Opened:
     A context manager that closes loaders, the event log and the group.
     """
 
-    def __init__(self, plan: Plan, plugins: Plugins, request: Request, asked: str) -> None:
+    def __init__(self, plan: Plan, registry: Registry, request: Request, asked: str) -> None:
         """Prepare to open a plan.
 
         Args:
             plan: The recipe.
-            plugins: What is installed.
+            registry: What is installed.
             request: What a command asks beyond it.
             asked: What all processes are to do.
         """
         self.plan = plan
-        self.plugins = plugins
+        self.registry = registry
         self.request = request
         self._asked = asked
         self._reporter = reporter.of_process()
@@ -267,7 +267,7 @@ class Opened:
         if named:
             self.ranks.progress.begin("reading weights")
             path = Path(named).expanduser()
-            registry = self.plugins.registry
+            registry = self.registry
             fitted = given.load(
                 self.engine,
                 self.plan,
@@ -294,7 +294,7 @@ class Opened:
         """Return what this process runs on (JSON)."""
         return manifest.describe(
             self.plan,
-            self.plugins.registry.plugins,
+            self.registry.plugins,
             device=self.device,
             engine=self.engine,
             splits=self.splits(),

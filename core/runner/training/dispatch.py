@@ -51,7 +51,7 @@ def start(loaded: Loaded, runs_dir: Path, request: run.Request) -> dict[str, Any
     if needed:
         task = Task.of(resolved, request.command, runs_dir, export=request.export)
         return _launch(resolved, runs_dir / resolved.name, request, task)
-    return own.hand_over(run.start(resolved, loaded.plugins, runs_dir, request))
+    return own.hand_over(run.start(resolved, loaded.registry, runs_dir, request))
 
 
 def _take_place(resolved: Plan, request: run.Request, own: Reporter) -> Place | None:
@@ -77,8 +77,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         folder, source = _named(path)
         _check_resumable(overrides)
         manifest = folder.read_manifest()
-        loaded = loading.load()
-        registry = loaded.registry
+        registry = loading.load()
         document = recipe.compose(folder.recipe, overrides, environ=os.environ)
         checked = recipe.validate(document, registry)
         resolved = plan.resolve(str(manifest["recipe"]), checked, registry)
@@ -98,7 +97,7 @@ def resume(path: Path, overrides: Sequence[str], request: run.Request) -> dict[s
         task = replace(task, resumes=str(path), overrides=overrides)
         return _launch(resolved, runs, request, task)
     with _naming_its_folder(folder):
-        return own.hand_over(run.resume(resolved, loaded, folder, source, request, changed))
+        return own.hand_over(run.resume(resolved, registry, folder, source, request, changed))
 
 
 def take_part(task: Task, request: run.Request) -> None:
@@ -111,16 +110,16 @@ def take_part(task: Task, request: run.Request) -> None:
     with telling_alone(own):
         loaded = read_back(task.name, task.recipe, task.remarks)
         place.needs_launch(loaded.plan, place.rank_of(loaded.plan))
-        checked, registry = loaded.plan.recipe, loaded.plugins.registry
+        checked, registry = loaded.plan.recipe, loaded.registry
         if task.resumes:
             folder, source = _named(Path(task.resumes))
             changed = continuing.changed(folder, source, checked, task.overrides, registry)
     request = replace(request, devices=checked.device.count)
     if not task.resumes:
-        own.hand_over(run.start(loaded.plan, loaded.plugins, Path(task.runs_dir), request))
+        own.hand_over(run.start(loaded.plan, loaded.registry, Path(task.runs_dir), request))
         return
     with _naming_its_folder(folder):
-        own.hand_over(run.resume(loaded.plan, loaded.plugins, folder, source, request, changed))
+        own.hand_over(run.resume(loaded.plan, loaded.registry, folder, source, request, changed))
 
 
 def _named(path: Path) -> tuple[rundir.RunDir, Path | None]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from runner.contracts import Device, Engine
     from runner.planning.plan import Plan
-    from runner.plugins.loading import PluginInfo
+    from runner.plugins.registry import PluginInfo
     from runner.session.opening import Split
 
 OWN_PACKAGES = ("numpy", "pillow", "pluggy", "pydantic", "pyyaml", "safetensors", "typer")

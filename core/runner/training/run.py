@@ -30,14 +30,16 @@ if TYPE_CHECKING:
 
     from runner.contracts import StepRecord
     from runner.planning.plan import Plan
-    from runner.plugins.loading import Plugins
+    from runner.plugins.registry import Registry
     from runner.storage.checkpoint import Checkpoint
     from runner.storage.rundir import RunDir
 
 __all__ = ["Request", "compare", "resume", "start"]
 
 
-def start(plan: Plan, plugins: Plugins, runs_dir: Path, request: Request) -> dict[str, Any] | None:
+def start(
+    plan: Plan, registry: Registry, runs_dir: Path, request: Request
+) -> dict[str, Any] | None:
     """Carry out a recipe in a fresh run folder and return its result.
 
     The folder is made once device, data and model are open: a wrong path leaves nothing behind.
@@ -45,8 +47,8 @@ def start(plan: Plan, plugins: Plugins, runs_dir: Path, request: Request) -> dic
     processes only that of rank 0 has a result.
     """
     asked = "run" if request.export else "train"
-    with Opened(plan, plugins, request, asked) as opened, opened.ranks.telling():
-        run, ranks, registry = _Run(opened), opened.ranks, plugins.registry
+    with Opened(plan, registry, request, asked) as opened, opened.ranks.telling():
+        run, ranks = _Run(opened), opened.ranks
         before = continuing.earlier(ranks)
         if before:
             ranks.lead(lambda: continuing.check_recipe(before.folder, plan.recipe, registry))
@@ -65,7 +67,7 @@ def start(plan: Plan, plugins: Plugins, runs_dir: Path, request: Request) -> dic
 
 def resume(
     plan: Plan,
-    plugins: Plugins,
+    registry: Registry,
     folder: RunDir,
     source: Path | None,
     request: Request,
@@ -80,7 +82,7 @@ def resume(
     asked = " ".join(
         ["resume", *folder.path.absolute().parts[-2:], *([source.name] if source else [])]
     )
-    with Opened(plan, plugins, request, asked) as opened, opened.ranks.telling():
+    with Opened(plan, registry, request, asked) as opened, opened.ranks.telling():
         before = continuing.earlier(opened.ranks)
         return _Run(opened, changed).go_on(folder, None if before and before.saved else source)
 
@@ -339,7 +341,7 @@ class _Run:
                 engine=self._engine,
                 val=self._val,
                 folder=folder.exports,
-                registry=self._opened.plugins.registry,
+                registry=self._opened.registry,
                 events=self._events,
             )
             for position in range(len(self._plan.recipe.export))

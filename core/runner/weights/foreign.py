@@ -69,7 +69,7 @@ def main() -> None:
     from runner.plugins.returns import as_stored
 
     framework, path, target = sys.argv[1:]
-    entry = loading.load().registry.find(FrameworkEntry, framework).entry
+    entry = loading.load().find(FrameworkEntry, framework).entry
     assert entry.read_weights is not None, "it was chosen because it reads weights"
     try:
         weights = as_stored(entry.read_weights(Path(path)), framework)

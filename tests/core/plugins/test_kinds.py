@@ -54,7 +54,7 @@ def recipes(own_kind: Any, project: Any, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def test_its_entries_are_loaded_and_found(own_kind: Any) -> None:
-    registry = load(environ={"RUNNER_PLUGINS": "own_kind"}).registry
+    registry = load(environ={"RUNNER_PLUGINS": "own_kind"})
     found = registry.find(own_kind.AugmenterEntry, "mirror", "fake")
     assert (found.kind, found.entry.apply) == ("augmenter", own_kind.mirror)
     with pytest.raises(UnknownEntryError, match="unknown augmenter 'miror' for fake; did you mean"):
@@ -76,7 +76,7 @@ def test_its_entries_are_checked_when_they_are_loaded(
     flawed = own_kind.AugmenterEntry(**named | flaw)
     plugin = ModuleType("flawed")
     plugin.runner_register_augmenters = hookimpl(lambda: [flawed])  # type: ignore[attr-defined]
-    registry = load(extra=[("flawed", plugin)], environ={"RUNNER_PLUGINS": ""}).registry
+    registry = load(extra=[("flawed", plugin)], environ={"RUNNER_PLUGINS": ""})
     assert registry.plugins[-1].state == "failed"
     assert registry.plugins[-1].reason.startswith(reason)
 

@@ -42,7 +42,7 @@ def registry_of(*models: ModelEntry, **module: object) -> Registry:
     plugin = ModuleType("acme")
     vars(plugin).update(module, runner_register_models=lambda: models)
     hookimpl(plugin.runner_register_models)
-    return load(extra=[("acme", plugin)], environ={"RUNNER_PLUGINS": ""}).registry
+    return load(extra=[("acme", plugin)], environ={"RUNNER_PLUGINS": ""})
 
 
 def model(build: Callable[..., Any], **fields: Any) -> ModelEntry:

@@ -20,15 +20,15 @@ from runner.cli.tables import entries_data, entries_table, plugins_data, plugins
 from runner.entries import ExportEntry
 from runner.errors import PluginError
 from runner.plugins import kinds
-from runner.plugins.loading import Plugins, load
-from runner.plugins.registry import UnknownEntryError
+from runner.plugins.loading import load
+from runner.plugins.registry import Registry, UnknownEntryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from runner.plugins.registry import PluginInfo
 
-    LoadCases = Callable[..., Plugins]
+    LoadCases = Callable[..., Registry]
 
 THIRD_PARTY = Path(__file__).parents[2] / "data" / "third_party"
 
@@ -38,7 +38,7 @@ def load_cases(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadCases]:
     """Install fake distributions and load them, and no others, by the names of their plugins."""
     before = set(sys.modules)
 
-    def load_them(*cases: str, plugins: str = "", **environ: str) -> Plugins:
+    def load_them(*cases: str, plugins: str = "", **environ: str) -> Registry:
         for case in cases:
             monkeypatch.syspath_prepend(THIRD_PARTY / case)
         names = plugins or ",".join("acme" if case == "success" else case for case in cases)
@@ -50,8 +50,8 @@ def load_cases(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadCases]:
             del sys.modules[name]
 
 
-def info_of(plugins: Plugins, name: str) -> PluginInfo:
-    return next(info for info in plugins.registry.plugins if info.name == name)
+def info_of(registry: Registry, name: str) -> PluginInfo:
+    return next(info for info in registry.plugins if info.name == name)
 
 
 def module(**attributes: object) -> ModuleType:
@@ -71,7 +71,7 @@ def install(folder: Path, name: str, code: str, entry: str = "", metadata: str =
     )
 
 
-def load_inline(**attributes: object) -> Plugins:
+def load_inline(**attributes: object) -> Registry:
     return load(extra=[("inline", module(**attributes))], environ={"RUNNER_PLUGINS": ""})
 
 
@@ -94,12 +94,12 @@ def registers(*entries: object) -> object:
 
 
 def test_a_working_distribution_is_ready(load_cases: LoadCases) -> None:
-    plugins = load_cases("success")
-    info = info_of(plugins, "acme")
+    registry = load_cases("success")
+    info = info_of(registry, "acme")
     assert (info.state, info.reason) == ("ready", "")
     assert (info.distribution, info.version) == ("acme-vision", "1.2.0")
     assert info.module == "acme_vision.plugin"
-    found = plugins.registry.find(ModelEntry, "acme_net", "fake")
+    found = registry.find(ModelEntry, "acme_net", "fake")
     assert found.plugin is info
     assert found.missing == ()
 
@@ -125,23 +125,23 @@ def test_a_working_distribution_is_ready(load_cases: LoadCases) -> None:
 def test_a_broken_plugin_is_explained_and_the_rest_live(
     load_cases: LoadCases, case: str, parts: list[str]
 ) -> None:
-    plugins = load_cases("success", case)
-    info = info_of(plugins, case)
+    registry = load_cases("success", case)
+    info = info_of(registry, case)
     assert info.state == "failed"
     for part in parts:
         assert part in info.reason
     assert info.distribution.startswith("acme-")
     assert "\n" not in info.reason
     assert not info.entries
-    assert plugins.registry.find(ModelEntry, "acme_net", "fake").entry.name == "acme_net"
+    assert registry.find(ModelEntry, "acme_net", "fake").entry.name == "acme_net"
     with pytest.raises(UnknownEntryError, match=f"plugin '{case}' .* is failed") as caught:
-        plugins.registry.find(ModelEntry, "never", "fake")
+        registry.find(ModelEntry, "never", "fake")
     assert info.reason in str(caught.value)
 
 
 def test_two_distributions_with_one_plugin_name(load_cases: LoadCases) -> None:
-    plugins = load_cases("same_name_a", "same_name_b", plugins="same_name")
-    twins = [info for info in plugins.registry.plugins if info.name == "same_name"]
+    registry = load_cases("same_name_a", "same_name_b", plugins="same_name")
+    twins = [info for info in registry.plugins if info.name == "same_name"]
     assert [info.state for info in twins] == ["clash", "clash"]
     for info in twins:
         assert "acme-same-name-a 1.0.0" in info.reason
@@ -150,7 +150,7 @@ def test_two_distributions_with_one_plugin_name(load_cases: LoadCases) -> None:
 
 
 def test_two_plugins_with_one_entry_name_lose_only_that_name(load_cases: LoadCases) -> None:
-    registry = load_cases("clash_a", "clash_b").registry
+    registry = load_cases("clash_a", "clash_b")
     with pytest.raises(UnknownEntryError) as caught:
         registry.find(ModelEntry, "twin", "fake")
     assert "acme-clash-a 1.0.0" in str(caught.value)
@@ -163,16 +163,16 @@ def test_two_plugins_with_one_entry_name_lose_only_that_name(load_cases: LoadCas
 
 
 def test_the_environment_chooses_plugins(load_cases: LoadCases) -> None:
-    plugins = load_cases("success", "clash_a", plugins="acme,clash_a")
-    assert {info_of(plugins, n).state for n in ("acme", "clash_a")} == {"ready"}
-    plugins = load_cases(plugins="acme")
-    assert info_of(plugins, "clash_a").state == "disabled"
-    assert "RUNNER_PLUGINS" in info_of(plugins, "clash_a").reason
-    plugins = load_cases(plugins="acme,clash_a", RUNNER_DISABLE_PLUGINS="acme")
-    assert info_of(plugins, "acme").state == "disabled"
+    registry = load_cases("success", "clash_a", plugins="acme,clash_a")
+    assert {info_of(registry, n).state for n in ("acme", "clash_a")} == {"ready"}
+    registry = load_cases(plugins="acme")
+    assert info_of(registry, "clash_a").state == "disabled"
+    assert "RUNNER_PLUGINS" in info_of(registry, "clash_a").reason
+    registry = load_cases(plugins="acme,clash_a", RUNNER_DISABLE_PLUGINS="acme")
+    assert info_of(registry, "acme").state == "disabled"
     with pytest.raises(UnknownEntryError, match="RUNNER_DISABLE_PLUGINS names it"):
-        plugins.registry.find(ModelEntry, "acme_net", "fake")
-    none = load(environ={"RUNNER_PLUGINS": ""}).registry
+        registry.find(ModelEntry, "acme_net", "fake")
+    none = load(environ={"RUNNER_PLUGINS": ""})
     assert {info.state for info in none.plugins} == {"disabled"}
 
 
@@ -213,25 +213,25 @@ def test_a_hook_under_another_name_belongs_to_its_own_plugin_only() -> None:
     def offer() -> tuple[ModelEntry, ...]:
         return (model("one"),)
 
-    plugins = load(
+    registry = load(
         extra=[
             ("one", module(offer=offer)),
             ("two", module(runner_register_models=registers(model("two")))),
         ],
         environ={"RUNNER_PLUGINS": ""},
     )
-    owners = {i.entry.name: i.plugin.name for i in plugins.registry.entries(ModelEntry)}
+    owners = {i.entry.name: i.plugin.name for i in registry.entries(ModelEntry)}
     assert owners == {"one": "one", "two": "two"}
 
 
 def test_missing_requirements_make_entries_and_plugins_unavailable() -> None:
     absent = model("absent", requires=("absent_package.part",), install="pip install absent")
-    plugins = load_inline(runner_register_models=registers(absent))
-    info = info_of(plugins, "inline")
+    registry = load_inline(runner_register_models=registers(absent))
+    info = info_of(registry, "inline")
     reason = "absent_package.part is not installed; pip install absent"
     assert (info.state, info.reason) == ("unavailable", reason)
 
-    registry = load_inline(runner_register_models=registers(absent, model("net"))).registry
+    registry = load_inline(runner_register_models=registers(absent, model("net")))
     found = registry.find(ModelEntry, "absent", "fake")
     assert (found.plugin.state, found.missing) == ("ready", ("absent_package.part",))
     assert found.reason == reason
@@ -243,23 +243,23 @@ def test_a_folder_of_the_same_name_is_not_an_installed_package(
 ) -> None:
     (tmp_path / "absent_package").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    plugins = load_inline(runner_register_models=registers(model(requires=("absent_package",))))
-    assert info_of(plugins, "inline").state == "unavailable"
+    registry = load_inline(runner_register_models=registers(model(requires=("absent_package",))))
+    assert info_of(registry, "inline").state == "unavailable"
 
 
 def test_a_missing_requirement_of_the_module_counts_for_its_entries() -> None:
-    plugins = load_inline(
+    registry = load_inline(
         runner_register_models=registers(model()),
         RUNNER_REQUIRES=("absent_package",),
         RUNNER_INSTALL="pip install absent",
     )
-    assert info_of(plugins, "inline").state == "unavailable"
-    found = plugins.registry.find(ModelEntry, "net")
+    assert info_of(registry, "inline").state == "unavailable"
+    found = registry.find(ModelEntry, "net")
     assert found.reason == "absent_package is not installed; pip install absent"
 
 
 def test_lists_are_plain_data_and_aligned_text(load_cases: LoadCases) -> None:
-    registry = load_cases("success", "import_error").registry
+    registry = load_cases("success", "import_error")
     data = plugins_data(registry)
     acme = next(row for row in json.loads(json.dumps(data)) if row["name"] == "acme")
     assert acme["entries"] == {
@@ -319,7 +319,7 @@ def test_a_dataset_for_any_framework_clashes_with_one_for_a_framework() -> None:
 
     registry = load(
         extra=[("one", offers("any")), ("two", offers("fake"))], environ={"RUNNER_PLUGINS": ""}
-    ).registry
+    )
     with pytest.raises(UnknownEntryError, match=r"plugin 'one' .* and plugin 'two'"):
         registry.find(DatasetEntry, "shapes", "fake")
     assert registry.find(DatasetEntry, "shapes", "other").plugin.name == "one"
@@ -331,7 +331,7 @@ def test_loading_imports_no_framework_and_no_heavy_package() -> None:
         "from runner.plugins.loading import load\n"
         "from runner.cli.tables import plugins_table, entries_table\n"
         "from runner.plugins.kinds import KINDS\n"
-        "registry = load().registry\n"
+        "registry = load()\n"
         "plugins_table(registry), [entries_table(registry, kind) for kind in KINDS]\n"
         "heavy = {'torch', 'torchvision', 'numpy', 'PIL', 'pydantic', 'rich', 'yaml', 'sklearn',"
         " 'onnx', 'onnxruntime', 'mindspore', 'tensorboardX'}\n"
@@ -374,11 +374,11 @@ def test_metadata_of_another_copy_of_the_product_hides_nothing(tmp_path, monkeyp
     left.mkdir()
     (left / "METADATA").write_text("Metadata-Version: 2.1\nName: vision-runner\nVersion: 9\n")
     (left / "entry_points.txt").write_text("[runner.plugins]\ntorch = runner_torch.plugin\n")
-    before = [info for info in load(environ={}).registry.plugins if info.name == "data"]
+    before = [info for info in load(environ={}).plugins if info.name == "data"]
     monkeypatch.syspath_prepend(tmp_path)
-    plugins = load(environ={"RUNNER_PLUGINS": "data"})
-    assert [info for info in plugins.registry.plugins if info.name == "data"] == before
-    plugins.registry.find(DatasetEntry, "class_folders", "torch")
+    registry = load(environ={"RUNNER_PLUGINS": "data"})
+    assert [info for info in registry.plugins if info.name == "data"] == before
+    registry.find(DatasetEntry, "class_folders", "torch")
     [finding] = doctor.copies()
     assert not finding.ok
     assert f"9 was left behind in {tmp_path}" in finding.text
@@ -433,9 +433,9 @@ def test_odd_metadata_is_named(tmp_path, monkeypatch, entry, metadata, reason):
 )
 def test_fields_of_an_entry_have_their_types(changes, reason):
     fields = {"name": "net", "framework": "torch", "summary": "x", "build": print, **changes}
-    plugins = load_inline(runner_register_models=hookimpl(specname="runner_register_models")(
+    registry = load_inline(runner_register_models=hookimpl(specname="runner_register_models")(
         lambda: [ModelEntry(**fields)]))  # fmt: skip
-    info = info_of(plugins, "inline")
+    info = info_of(registry, "inline")
     assert info.state == "failed"
     assert reason in info.reason
 

@@ -61,5 +61,5 @@ LONG = "a" * 5000
 def test_each_kind_that_was_found(fuzz, tmp_path, text, overrides, message):
     recipe = (fuzz.RECIPES / "quickstart.yaml").read_text()
     case = fuzz.Case(recipe + text, overrides)
-    answer = fuzz.outcome(case, tmp_path, fuzz.loading.load().registry)
+    answer = fuzz.outcome(case, tmp_path, fuzz.loading.load())
     assert message in answer

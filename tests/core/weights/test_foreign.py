@@ -101,7 +101,7 @@ def test_the_own_framework_reads_in_this_process(npz: Path) -> None:
 def registry(project: Project, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """The plugins of a machine where the fake framework is installed."""
     monkeypatch.setenv("PYTHONPATH", str(FAKE_DISTRIBUTION))
-    return loading.load().registry
+    return loading.load()
 
 
 def test_another_framework_reads_in_a_child_process(npz: Path, registry: Registry) -> None:

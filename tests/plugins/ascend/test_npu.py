@@ -53,7 +53,7 @@ from runner.plugins.loading import load
 from runner.testing import check_framework
 from runner_torch.autoload import torch
 
-find = load().registry.find
+find = load().find
 framework, entry = find(FrameworkEntry, "torch").entry, find(DeviceEntry, "npu", "torch").entry
 model = find(ModelEntry, "tiny_cnn", "torch").entry
 optimizer = find(OptimizerEntry, "sgd", "torch").entry

@@ -10,7 +10,7 @@ from runner.plugins import loading
 
 
 def test_hccl_is_told_the_address_of_this_machine_and_which_cards_to_use():
-    found = loading.load(environ={}).registry.find(DeviceEntry, "npu", "torch")
+    found = loading.load(environ={}).find(DeviceEntry, "npu", "torch")
     entry = found.entry
     machines = Machines(count=2, rank=1, host="10.0.0.7", port=1, address="10.0.0.8")
     assert network.environment(entry, machines, {}) == {"HCCL_IF_IP": "10.0.0.8"}

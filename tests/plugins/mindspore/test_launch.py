@@ -102,7 +102,7 @@ def test_on_several_machines_each_starts_its_own_processes():
 
 
 def test_the_libraries_are_told_the_way_to_other_machines():
-    registry = loading.load(environ={}).registry
+    registry = loading.load(environ={})
     found = registry.entries(DeviceEntry, "mindspore")
     entries = {item.entry.name: item.entry for item in found}
     assert network.environment(entries["ascend"], SECOND_OF_TWO, {}) == {"HCCL_IF_IP": "10.0.0.8"}

@@ -575,7 +575,7 @@ class TestProcess:
 
 
 def test_the_entry_is_a_dataset_of_this_framework_with_the_keys_of_class_folders(intact):
-    registry = load().registry
+    registry = load()
     entry, core = (
         registry.find(DatasetEntry, name, "mindspore").entry
         for name in ("mindspore_folders", "class_folders")

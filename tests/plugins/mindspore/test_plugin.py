@@ -15,7 +15,7 @@ from runner_mindspore import plugin
 if TYPE_CHECKING:
     from tests.plugins.mindspore.conftest import MakeBatches, MakeSpec
 
-REGISTRY = load(extra=[("checked", plugin)], environ={"RUNNER_PLUGINS": ""}).registry
+REGISTRY = load(extra=[("checked", plugin)], environ={"RUNNER_PLUGINS": ""})
 ENTRIES = [
     item.entry
     for item in REGISTRY.entries(Entry)

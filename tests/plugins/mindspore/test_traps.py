@@ -131,10 +131,7 @@ def test_weights_that_are_loaded_after_a_step_are_those_it_goes_on_with(
     engine.load_state(state)
     assert np.array_equal(engine.predict(first.images), fresh.predict(first.images))
     for batch in others:
-        one, other = (item.train_step(batch, 0.1).read() for item in (engine, fresh))
-        # on a busy machine MindSpore's sums over threads differ in the last bit
-        assert one.loss == pytest.approx(other.loss, rel=1e-6)
-        assert one.skipped == other.skipped
+        assert engine.train_step(batch, 0.1).read() == fresh.train_step(batch, 0.1).read()
     assert same(engine.weights(), fresh.weights())
     assert np.array_equal(engine.predict(first.images), fresh.predict(first.images))
 

@@ -239,7 +239,7 @@ def test_each_framework_reads_for_the_other(tmp_path: Path) -> None:
     from runner_torch import plugin
 
     [other] = plugin.runner_register_frameworks()
-    registry = load().registry
+    registry = load()
     before = dict(os.environ)
     net = TinyNet()
     expected = values(net)
@@ -285,7 +285,7 @@ def test_large_tensors_are_in_parts(tmp_path: Path) -> None:
 
 def test_mindspores_words_are_understood_in_any_file(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "mindcv.safetensors")
-    found = any_weights.read(tmp_path / "mindcv.safetensors", FRAMEWORK, load().registry).stored
+    found = any_weights.read(tmp_path / "mindcv.safetensors", FRAMEWORK, load()).stored
     assert set(found.sets[""]) == {
         *("conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "fc.weight"),
         "layer2.0.downsample.0.weight",

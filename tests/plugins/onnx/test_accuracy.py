@@ -56,12 +56,12 @@ def records(tmp_path_factory):
         lambda: [ModelEntry(name="small_net", framework="torch", summary="Small", build=build)],
         specname="runner_register_models",
     )
-    loaded = loading.load(extra=[("small", module)])
+    registry = loading.load(extra=[("small", module)])
     file = folder / "digits.yaml"
     file.write_text(RECIPE)
-    document = recipe.compose(file, [], environ={}, registry=loaded.registry)
-    resolved = plan.resolve("digits", recipe.validate(document, loaded.registry), loaded.registry)
-    result = run.start(resolved, loaded, folder, run.Request(command=[]))
+    document = recipe.compose(file, [], environ={}, registry=registry)
+    resolved = plan.resolve("digits", recipe.validate(document, registry), registry)
+    result = run.start(resolved, registry, folder, run.Request(command=[]))
     assert result is not None
     return {record["name"]: record for record in result["exports"]}
 

@@ -21,9 +21,7 @@ RECIPE = {"seed": 1, "train": {"ema_decay": None, "amp": True}, "model": {"name"
 
 
 def open_log(folder: Path) -> RunLogger:
-    registry = load(
-        extra=[("tb", runner_tensorboard.plugin)], environ={"RUNNER_PLUGINS": ""}
-    ).registry
+    registry = load(extra=[("tb", runner_tensorboard.plugin)], environ={"RUNNER_PLUGINS": ""})
     entry = registry.find(LoggerEntry, "tensorboard").entry
     assert entry.always
     return entry.open(RunInfo(name="demo", folder=folder, recipe=RECIPE), entry.config())
@@ -107,9 +105,7 @@ def test_a_run_that_continues_within_a_second_has_a_further_file(tmp_path: Path)
 
 def test_without_tensorboardx_the_plugin_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    registry = load(
-        extra=[("tb", runner_tensorboard.plugin)], environ={"RUNNER_PLUGINS": ""}
-    ).registry
+    registry = load(extra=[("tb", runner_tensorboard.plugin)], environ={"RUNNER_PLUGINS": ""})
     info = next(info for info in registry.plugins if info.name == "tb")
     assert info.state == "unavailable"
     assert info.reason == (

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.plugins.torch.conftest import MakeBatches, MakeSpec
 
-REGISTRY = load(extra=[("checked", plugin)], environ={"RUNNER_PLUGINS": ""}).registry
+REGISTRY = load(extra=[("checked", plugin)], environ={"RUNNER_PLUGINS": ""})
 ENTRIES = [
     item.entry
     for item in REGISTRY.entries(Entry)

@@ -52,7 +52,7 @@ def predict(
             "as runs/quickstart/20260131-120000/exports/onnx"
         )
     refuse_device(overrides)
-    registry = loading.load().registry
+    registry = loading.load()
     events = EventLog(listener)
     resolved = plan_for(path, overrides, recipe_name, registry, events)
     artifact = artifacts.read(path, trusted=trusted)
@@ -165,7 +165,7 @@ def _find(
     path = Path(source)
     if artifacts.is_artifact(path):
         artifact = artifacts.read(path)
-        registry = loading.load().registry
+        registry = loading.load()
         return plan_for(path, overrides, recipe_name, registry, EventLog()), artifact
     if recipe_name:
         raise UsageError(
